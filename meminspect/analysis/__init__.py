@@ -1,0 +1,1 @@
+"""Pure functions over captures and theories: documents, peaks, bills, verdicts."""

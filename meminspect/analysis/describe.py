@@ -1,0 +1,112 @@
+"""The JSON documents of the machine-readable contract, from the objects that they describe.
+
+Every key is always there; what is unknown is None. Sizes are bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from meminspect.analysis.plan import Plan, PlanRow
+    from meminspect.checkpoint.model import Checkpoint
+    from meminspect.theory.ledger import Theory
+
+__all__ = ["Document", "cached_fraction", "checkpoint_document", "plan_document", "theory_document"]
+
+Document = dict[str, Any]
+
+
+def checkpoint_document(
+    checkpoint: Checkpoint,
+    architecture_id: str | None,
+    residencies: Sequence[float | None],
+    file_system: str | None,
+    architecture_note: str = "",
+) -> Document:
+    """CHECKPOINT of the contract.
+
+    Args:
+        checkpoint: its headers.
+        architecture_id: what it was recognised as; None when that failed.
+        residencies: for each of its files, in order, the fraction that is in the page cache.
+        file_system: the type of the file system that it lies on.
+        architecture_note: why it is of no known architecture, or what had to be assumed; becomes a warning.
+    """
+    tensors_in_file = [0] * len(checkpoint.files)
+    for tensor in checkpoint.tensors:
+        tensors_in_file[tensor.storage.file] += 1
+    largest = checkpoint.largest_tensor
+    return {
+        "path": str(checkpoint.path.absolute()),
+        "layout": checkpoint.layout,
+        "architecture": architecture_id,
+        "files": [
+            {"name": file.name, "bytes": file.nbytes, "tensors": tensors, "cached_fraction": cached}
+            for file, tensors, cached in zip(checkpoint.files, tensors_in_file, residencies, strict=True)
+        ],
+        "shards": len(checkpoint.files),
+        "tensors": len(checkpoint.tensors),
+        "parameters": checkpoint.parameters,
+        "bytes": checkpoint.nbytes,
+        "largest_tensor": None if largest is None else {"name": largest.name, "bytes": largest.nbytes},
+        "largest_shard_bytes": max(checkpoint.shard_nbytes, default=None),
+        "dtypes": {
+            dtype: {"tensors": tensors, "bytes": nbytes} for dtype, (tensors, nbytes) in checkpoint.dtypes.items()
+        },
+        "tied": [list(names) for names in checkpoint.tied],
+        "file_system": file_system,
+        "warnings": [*checkpoint.warnings, *([architecture_note] if architecture_note else [])],
+    }
+
+
+def cached_fraction(checkpoint: Checkpoint, residencies: Sequence[float | None]) -> float | None:
+    """The fraction of all the checkpoint's files that is in the page cache; None if any file's is unknown."""
+    sizes = [file.nbytes for file in checkpoint.files]
+    known = [fraction for fraction in residencies if fraction is not None]
+    if len(known) < len(sizes) or not sum(sizes):
+        return None
+    return sum(size * fraction for size, fraction in zip(sizes, known, strict=True)) / sum(sizes)
+
+
+def theory_document(theory: Theory) -> Document:
+    """THEORY of the contract, and beside it the peak of all host pools together at one moment."""
+    return {
+        "floor_bytes": theory.floor_bytes,
+        "peak": asdict(theory.peak),
+        "peak_rss_bytes": theory.peak_rss_bytes,
+        "steady": asdict(theory.steady),
+        "bill": [{"item": line.item, "pool": line.pool, "bytes": line.nbytes} for line in theory.bill],
+    }
+
+
+def plan_document(plan: Plan, checkpoint: Mapping[str, Any], machine: Mapping[str, Any]) -> Document:
+    """The document of `meminspect plan`.
+
+    Args:
+        plan: every strategy against the budgets.
+        checkpoint: CHECKPOINT.
+        machine: MACHINE.
+    """
+    return {
+        "schema": "meminspect.plan/1",
+        "checkpoint": dict(checkpoint),
+        "machine": dict(machine),
+        "budgets": {"ram_bytes": plan.ram_bytes, "vram_bytes": plan.vram_bytes},
+        "recommended": plan.recommendation.strategy_id,
+        "why": plan.recommendation.why,
+        "strategies": [_row(row) for row in plan.rows],
+    }
+
+
+def _row(row: PlanRow) -> Document:
+    return {
+        "strategy": row.strategy.id,
+        "available": row.why_not is None,
+        "why_not": row.why_not,
+        "verdict": row.verdict,
+        "theory": None if row.theory is None else theory_document(row.theory),
+    }

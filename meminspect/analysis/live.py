@@ -1,0 +1,140 @@
+"""What was in memory at a moment of a run, tensor by tensor, replayed from the worker's events."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, NamedTuple
+
+from meminspect.capture.records import EventKind, Operation, Pool
+from meminspect.theory.ledger import BillLine, Item
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from meminspect.capture.records import Event
+
+__all__ = ["Place", "bill", "place_at", "tensors_materialised"]
+
+LedgerRow = tuple[str, str, str, str, str, int]  # phase, operation, pool, item, tensor, bytes
+
+
+class Place(NamedTuple):
+    """Where a run was at a moment."""
+
+    phase: str | None
+    tensor: str | None
+
+
+def place_at(events: Iterable[Event], t_ns: int) -> Place:
+    """The phase and the tensor that was in flight, or else the last one that was."""
+    phase: str | None = None
+    tensor: str | None = None
+    for event in events:
+        if event.t_ns > t_ns:
+            break
+        if event.kind is EventKind.PHASE:
+            phase, tensor = event.name, None
+        elif event.kind is EventKind.BEGIN:
+            tensor = event.name
+    return Place(phase, tensor)
+
+
+def tensors_materialised(events: Iterable[Event]) -> int:
+    """How many different tensors got memory or a mapping."""
+    return len(
+        {event.name for event in events if event.kind is EventKind.END and event.operation is Operation.MATERIALISE}
+    )
+
+
+class _Replay:
+    """Follows the events and knows at each moment which tensors' bytes are resident."""
+
+    def __init__(self) -> None:
+        self.phase = ""
+        self._heap: dict[int, tuple[str, Event]] = {}  # id → phase in which it was begun, event
+        self._mapped: dict[int, Event] = {}
+        self._touched: dict[int, dict[str, tuple[str, int]]] = defaultdict(dict)  # file → tensor → phase, bytes
+
+    def apply(self, event: Event) -> None:
+        if event.kind is EventKind.PHASE:
+            self.phase = event.name
+        elif event.kind is EventKind.BEGIN:
+            self._begin(event)
+        elif event.kind is EventKind.RELEASE:
+            self._release(event)
+
+    def resident(self) -> Iterable[tuple[str, Pool, str, int]]:
+        """Phase, pool, tensor and bytes of everything resident."""
+        for phase, event in self._heap.values():
+            yield phase, Pool.HEAP, event.name, event.nbytes
+        for tensors in self._touched.values():
+            for name, (phase, nbytes) in tensors.items():
+                yield phase, Pool.FILE, name, nbytes
+
+    def _begin(self, event: Event) -> None:
+        if event.operation is Operation.MATERIALISE and event.pool is Pool.FILE:
+            self._mapped[event.id] = event
+            return
+        if event.operation in (Operation.COPY, Operation.TOUCH) or event.pool is Pool.HEAP:
+            # Whatever reads a mapped tensor's values makes its pages resident.
+            for source in self._mapped.values():
+                if source.name == event.name:
+                    self._touched[source.file].setdefault(source.name, (self.phase, source.nbytes))
+        if event.operation is Operation.MATERIALISE:
+            self._heap[event.id] = (self.phase, event)
+
+    def _release(self, event: Event) -> None:
+        self._heap.pop(event.id, None)
+        source = self._mapped.pop(event.id, None)
+        # A mapping's pages go when its last tensor does.
+        if source is not None and all(other.file != source.file for other in self._mapped.values()):
+            self._touched.pop(source.file, None)
+
+
+def bill(
+    events: Sequence[Event], ledger: Iterable[LedgerRow], t_ns: int, baseline_ns: int, peak_rss_bytes: int
+) -> tuple[BillLine, ...]:
+    """What the peak was made of: the tensors that the events show in memory, under the items that theory files them.
+
+    Args:
+        events: the run's events.
+        ledger: the theory's rows; they give names to lines, never sizes to them.
+        t_ns: the moment of the peak.
+        baseline_ns: the moment of the baseline.
+        peak_rss_bytes: the measured peak above the baseline.
+
+    Returns:
+        Lines that sum to the measurement; the last, signed, is what no event explains.
+    """
+    replay = _Replay()
+    for event in events:
+        if event.t_ns > t_ns:
+            break
+        if event.t_ns >= baseline_ns:
+            replay.apply(event)
+    shares = _shares(ledger)
+    sums: dict[tuple[str, Pool], int] = defaultdict(int)
+    for phase, pool, tensor, nbytes in replay.resident():
+        items = shares.get((phase, pool.name.lower(), tensor))
+        if not items:
+            continue
+        total = sum(items.values())
+        left = nbytes
+        for item, share in items.items():
+            part = nbytes * share // total if total else 0
+            sums[item, pool] += part
+            left -= part
+        sums[next(iter(items)), pool] += left
+    lines = [BillLine(item, pool.name.lower(), nbytes) for (item, pool), nbytes in sums.items() if nbytes]
+    lines.sort(key=lambda line: -line.nbytes)
+    explained = sum(line.nbytes for line in lines)
+    return (*lines, BillLine(Item.UNEXPLAINED, "heap", peak_rss_bytes - explained))
+
+
+def _shares(ledger: Iterable[LedgerRow]) -> dict[tuple[str, str, str], dict[str, int]]:
+    shares: dict[tuple[str, str, str], dict[str, int]] = defaultdict(dict)
+    for phase, operation, pool, item, tensor, nbytes in ledger:
+        if operation in ("materialise", "touch") and item:
+            items = shares[phase, pool, tensor]
+            items[item] = items.get(item, 0) + nbytes
+    return shares

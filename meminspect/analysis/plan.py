@@ -1,0 +1,69 @@
+"""Every strategy's theory for one task, against a budget. Nothing is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from meminspect.analysis.verdict import Candidate, Recommendation, recommend, verdict
+from meminspect.strategies import STRATEGIES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from meminspect.analysis.verdict import Verdict
+    from meminspect.strategies import LoadTask, Strategy
+    from meminspect.theory.ledger import Theory
+
+__all__ = ["Plan", "PlanRow", "make_plan"]
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRow:
+    """What one strategy would cost; verdict and theory are None where it cannot load the task."""
+
+    strategy: Strategy
+    why_not: str | None
+    verdict: Verdict | None
+    theory: Theory | None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All strategies in the registry's order, and the one to take."""
+
+    rows: tuple[PlanRow, ...]
+    recommendation: Recommendation
+    ram_bytes: int | None
+    vram_bytes: int | None
+
+
+def make_plan(
+    task: LoadTask,
+    ram_bytes: int | None,
+    vram_bytes: int | None = None,
+    *,
+    strategies: Iterable[Strategy] | None = None,
+    decimal: bool = False,
+) -> Plan:
+    """Work out every strategy's theory and hold it against the budgets.
+
+    Args:
+        task: what to load.
+        ram_bytes: host memory that the load may take; None if unknown.
+        vram_bytes: device memory that it may take; None if unknown or there is no device.
+        strategies: all of the registry's unless given.
+        decimal: write the sizes in the recommendation in decimal units.
+    """
+    wanted = STRATEGIES.values() if strategies is None else strategies
+    rows = tuple(_row(strategy, task, ram_bytes, vram_bytes) for strategy in wanted)
+    candidates = [Candidate(row.strategy.id, row.theory, row.verdict) for row in rows if row.theory is not None]
+    return Plan(rows, recommend(candidates, decimal=decimal), ram_bytes, vram_bytes)
+
+
+def _row(strategy: Strategy, task: LoadTask, ram_bytes: int | None, vram_bytes: int | None) -> PlanRow:
+    why_not = strategy.why_not(task)
+    if why_not is not None:
+        return PlanRow(strategy, why_not, None, None)
+    theory = strategy.theory(task)
+    return PlanRow(strategy, None, verdict(theory, ram_bytes, vram_bytes), theory)

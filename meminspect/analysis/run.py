@@ -1,0 +1,179 @@
+"""A finished run as the JSON contract has it (`meminspect.run/1`, RUN), derived from its capture."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from meminspect.analysis.live import bill, place_at, tensors_materialised
+from meminspect.analysis.window import samples_between, window
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from meminspect.analysis.window import Window
+    from meminspect.capture.records import Event, Sample
+    from meminspect.capture.store import CaptureReader
+
+__all__ = ["run_document"]
+
+_COLD, _WARM = 0.01, 0.99
+_POOL_KEYS = ("heap_bytes", "file_bytes", "pinned_bytes")
+_NO_POOLS = dict.fromkeys((*_POOL_KEYS, "vram_allocated_bytes", "vram_reserved_bytes"))
+
+
+def run_document(capture: CaptureReader) -> dict[str, Any]:
+    """Everything that is known of a run; what is not, is None."""
+    spec = capture.fact("spec") or {}
+    outcome = capture.fact("outcome") or {"outcome": None, "message": "still running", "died_at": None}
+    events = [event for _, event in capture.events()]
+    samples = capture.samples()
+    cut = window(events, samples)
+    return {
+        "strategy": spec.get("strategy"),
+        "outcome": outcome["outcome"],
+        "message": outcome["message"],
+        "died_at": outcome["died_at"],
+        "returned_s": _elapsed(capture.fact("returned")),
+        "resident_s": _elapsed(capture.fact("resident")),
+        "cache": _cache(capture.fact("checkpoint"), capture.fact("cache_after")),
+        "baseline": _baseline(cut),
+        "peak": _peak(cut, samples),
+        "peak_bracket_bytes": _NO_POOLS if cut is None else {**_NO_POOLS, **cut.brackets()._asdict()},
+        "peak_at": _peak_at(cut, events),
+        "steady": _steady(cut, capture.fact("steady"), samples),
+        "theory": capture.fact("theory"),
+        "bill": _bill(cut, events, capture),
+        "tensors": _tensors(events, capture.fact("tensors"), capture.fact("checkpoint")),
+        "io": _io(cut, samples, capture.fact("resident")),
+        "overhead": _overhead(cut, capture.fact("supervision"), capture.fact("hooks")),
+        "limit": None,
+        "repeat": {"index": spec.get("repeat_index"), "of": spec.get("repeat_of")},
+        "capture": str(capture.path),
+    }
+
+
+def _elapsed(moment: Mapping[str, int] | None) -> float | None:
+    """Seconds since the load began; both times come from the worker's clock."""
+    return None if moment is None else (moment["t_ns"] - moment["started_ns"]) / 1e9
+
+
+def _cache(checkpoint: Mapping[str, Any] | None, after: float | None) -> dict[str, Any]:
+    before = None
+    files = checkpoint["files"] if checkpoint else []
+    if files and all(file["cached_fraction"] is not None for file in files):
+        total = sum(file["bytes"] for file in files)
+        before = sum(file["cached_fraction"] * file["bytes"] for file in files) / total if total else None
+    state = None
+    if before is not None:
+        state = "cold" if before <= _COLD else "warm" if before >= _WARM else "mixed"
+    return {"state": state, "fraction_before": before, "fraction_after": after}
+
+
+def _baseline(cut: Window | None) -> dict[str, int | None]:
+    if cut is None:
+        return dict.fromkeys(("rss_bytes", "heap_bytes", "file_bytes"))
+    reading = cut.baseline.reading
+    return {
+        "rss_bytes": reading.rss_bytes,
+        "heap_bytes": reading.heap_bytes,
+        "file_bytes": reading.file_bytes,
+    }
+
+
+def _peak(cut: Window | None, samples: Sequence[Sample]) -> dict[str, int | None]:
+    if cut is None:
+        return {**_NO_POOLS, "rss_bytes": None, "vram_used_bytes": None}
+    inside = samples_between(samples, cut.baseline.t_ns, cut.end_ns)
+    return {
+        **_NO_POOLS,
+        **cut.peaks()._asdict(),
+        "rss_bytes": cut.peak_rss_bytes,
+        "vram_used_bytes": _vram_above_first(inside),
+    }
+
+
+def _vram_above_first(samples: Sequence[Sample]) -> int | None:
+    readings = [sample.vram_used_bytes for sample in samples if sample.vram_used_bytes is not None]
+    return max(readings) - readings[0] if readings else None
+
+
+def _peak_at(cut: Window | None, events: Sequence[Event]) -> dict[str, Any]:
+    if cut is None:
+        return {"t_s": None, "phase": None, "tensor": None}
+    place = place_at(events, cut.peak.t_ns)
+    return {"t_s": (cut.peak.t_ns - cut.baseline.t_ns) / 1e9, "phase": place.phase, "tensor": place.tensor}
+
+
+def _steady(cut: Window | None, steady: Mapping[str, Any] | None, samples: Sequence[Sample]) -> dict[str, int | None]:
+    if cut is None or steady is None:
+        more = ("rss_bytes", "vram_used_bytes", "retained_heap_bytes", "trimmed_heap_bytes")
+        return {**_NO_POOLS, **dict.fromkeys(more)}
+    base = cut.baseline.reading
+    pools = {key: steady["steady"][key] - getattr(base, key) for key in _POOL_KEYS}
+    trimmed = steady["trimmed"]["heap_bytes"] - base.heap_bytes
+    return {
+        **_NO_POOLS,
+        **pools,
+        "rss_bytes": sum(pools.values()),
+        "vram_used_bytes": _vram_above_first(samples_between(samples, cut.baseline.t_ns, cut.end_ns)[-1:]),
+        "retained_heap_bytes": pools["heap_bytes"] - trimmed,
+        "trimmed_heap_bytes": trimmed,
+    }
+
+
+def _bill(cut: Window | None, events: Sequence[Event], capture: CaptureReader) -> list[dict[str, Any]] | None:
+    if cut is None:
+        return None
+    lines = bill(events, capture.ledger(), cut.peak.t_ns, cut.baseline.t_ns, cut.peak_rss_bytes)
+    return [{"item": line.item, "pool": line.pool, "bytes": line.nbytes} for line in lines]
+
+
+def _tensors(
+    events: Sequence[Event], verified: Mapping[str, Any] | None, checkpoint: Mapping[str, Any] | None
+) -> dict[str, int | None]:
+    counts = verified or {}
+    keys = ("expected", "verified", "mismatched", "missing", "unexpected")
+    document: dict[str, int | None] = {key: counts.get(key) for key in keys}
+    if document["expected"] is None and checkpoint is not None:
+        document["expected"] = checkpoint["tensors"]
+    return {**document, "materialised": tensors_materialised(events)}
+
+
+def _io(cut: Window | None, samples: Sequence[Sample], resident: Mapping[str, int] | None) -> dict[str, Any]:
+    slow = [] if cut is None else samples_between(samples, cut.baseline.t_ns, cut.end_ns)
+    slow = [sample for sample in slow if sample.minor_faults is not None]
+    if len(slow) < 2:
+        return dict.fromkeys(("read_bytes", "major_faults", "minor_faults", "bytes_per_s"))
+    first, last = slow[0], slow[-1]
+    read = None
+    if first.read_bytes is not None and last.read_bytes is not None:
+        read = last.read_bytes - first.read_bytes
+    seconds = _elapsed(resident)
+    return {
+        "read_bytes": read,
+        "major_faults": (last.major_faults or 0) - (first.major_faults or 0),
+        "minor_faults": (last.minor_faults or 0) - (first.minor_faults or 0),
+        "bytes_per_s": read / seconds if read is not None and seconds else None,
+    }
+
+
+def _overhead(
+    cut: Window | None, supervision: Mapping[str, Any] | None, hooks: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """What watching cost. The hooks delay the load itself; sampler and writer run beside it, on another core if any."""
+    watched, inside = supervision or {}, hooks or {}
+    beside = [watched.get("sampler_cpu_s"), watched.get("writer_cpu_s")]
+    hooks_s, supervised_s = inside.get("hooks_s"), watched.get("supervised_s")
+    fraction = None
+    if cut is not None and supervised_s and hooks_s is not None and cut.end_ns > cut.baseline.t_ns:
+        fraction = sum(beside) / supervised_s + hooks_s / ((cut.end_ns - cut.baseline.t_ns) / 1e9)
+    return {
+        "samples": watched.get("samples"),
+        "sampler_cpu_s": beside[0],
+        "writer_cpu_s": beside[1],
+        "hooks_s": hooks_s,
+        "accounted_fraction": fraction,
+        "max_gap_ms": watched.get("max_gap_ms"),
+        "events": inside.get("events"),
+        "event_us_median": inside.get("event_us_median"),
+    }

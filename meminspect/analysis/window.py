@@ -1,0 +1,111 @@
+"""The stretch of a run that its peak is taken from, and the peaks in it: from the baseline to *resident*.
+
+The total is exact: the kernel's high-water mark, reset at the baseline and read before every later reset. A pool has no
+mark of its own; its peak is the highest reading, from inside the worker and from outside, and its bracket says how
+much higher it may have been. Where the total sets a new mark between two readings, the pool can have taken all of it
+but what the other pools held; where it sets none, a pool is taken to lie between its readings.
+"""
+
+from __future__ import annotations
+
+import bisect
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from meminspect.capture.records import EventKind, Reading
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from meminspect.capture.records import Event, Sample
+
+__all__ = ["Moment", "PoolPeaks", "Window", "window"]
+
+_SETTLING_NS = 1_000_000  # a sample this close after the baseline may have read the mark before it was reset
+
+
+class Moment(NamedTuple):
+    """One reading of the worker's memory."""
+
+    t_ns: int
+    reading: Reading
+
+
+class PoolPeaks(NamedTuple):
+    """Bytes above the baseline by pool."""
+
+    heap_bytes: int
+    file_bytes: int
+    pinned_bytes: int
+
+
+@dataclass(frozen=True)
+class Window:
+    """Baseline, end and every reading between them."""
+
+    baseline: Moment
+    end_ns: int
+    moments: tuple[Moment, ...]  # in order of time; the first is the baseline
+
+    @property
+    def peak(self) -> Moment:
+        """The reading whose high-water mark is the highest: the peak lies between the reading before it and it."""
+        return max(self.moments, key=lambda moment: moment.reading.high_water_bytes)
+
+    @property
+    def peak_rss_bytes(self) -> int:
+        """The exact peak of the process above the baseline."""
+        return max(0, self.peak.reading.high_water_bytes - self.baseline.reading.rss_bytes)
+
+    def peaks(self) -> PoolPeaks:
+        """The highest readings of the pools."""
+        return PoolPeaks(
+            *(max(moment.reading[pool] for moment in self.moments) - self.baseline.reading[pool] for pool in range(3))
+        )
+
+    def brackets(self) -> PoolPeaks:
+        """How much higher each pool's true peak may lie."""
+        highest = [max(moment.reading[pool] for moment in self.moments) for pool in range(3)]
+        beyond = [0, 0, 0]
+        for before, after in zip(self.moments, self.moments[1:]):  # noqa: B905 - pairs of neighbours
+            mark = after.reading.high_water_bytes
+            if mark <= max(before.reading.rss_bytes, after.reading.rss_bytes):
+                continue
+            if mark == before.reading.high_water_bytes:  # an old mark, not set between these two
+                continue
+            least = [min(before.reading[pool], after.reading[pool]) for pool in range(3)]
+            for pool in range(3):
+                beyond[pool] = max(beyond[pool], mark - (sum(least) - least[pool]) - highest[pool])
+        return PoolPeaks(*beyond)
+
+
+def window(events: Sequence[Event], samples: Sequence[Sample]) -> Window | None:
+    """Cut the window out of a capture; None when the run never reached its baseline."""
+    baseline = _named(events, "baseline")
+    if baseline is None or baseline.reading is None:
+        return None
+    end = _named(events, "resident")
+    last_ns = max(events[-1].t_ns, samples[-1].t_ns if samples else 0)
+    end_ns = last_ns if end is None else end.t_ns
+    start = Moment(baseline.t_ns, baseline.reading._replace(high_water_bytes=baseline.reading.rss_bytes))
+    inside = [
+        Moment(event.t_ns, event.reading)
+        for event in events
+        if event.reading is not None and baseline.t_ns < event.t_ns <= end_ns
+    ]
+    inside += [
+        Moment(sample.t_ns, Reading(sample.heap_bytes, sample.file_bytes, sample.pinned_bytes, sample.high_water_bytes))
+        for sample in samples
+        if baseline.t_ns + _SETTLING_NS < sample.t_ns <= end_ns
+    ]
+    return Window(start, end_ns, (start, *sorted(inside, key=lambda moment: moment.t_ns)))
+
+
+def samples_between(samples: Sequence[Sample], start_ns: int, end_ns: int) -> Sequence[Sample]:
+    """The samples of a stretch of time, both ends included."""
+    times = [sample.t_ns for sample in samples]
+    return samples[bisect.bisect_left(times, start_ns) : bisect.bisect_right(times, end_ns)]
+
+
+def _named(events: Sequence[Event], name: str) -> Event | None:
+    return next((event for event in events if event.kind is EventKind.READING and event.name == name), None)

@@ -1,0 +1,68 @@
+"""Architectures: parameters by name and shape, without torch; which one a checkpoint is of; the registry."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from meminspect.architectures import gpt2, llama, skeleton
+from meminspect.architectures.family import Detection, Family, Headers, mismatch
+from meminspect.architectures.model import Architecture, Parameter
+from meminspect.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from meminspect.architectures.family import TensorHeader
+
+__all__ = ["ARCHITECTURES", "Architecture", "Detection", "Family", "Headers", "Parameter", "detect"]
+
+# One line per architecture; the skeleton is what remains when none of them fits.
+ARCHITECTURES: Mapping[str, Family] = MappingProxyType(
+    {family.id: family for family in (llama.FAMILY, gpt2.FAMILY)},
+)
+
+
+def detect(
+    config: Mapping[str, object] | None,
+    tensors: Mapping[str, TensorHeader],
+    tied: Sequence[Sequence[str]] = (),
+    parallel_files: int = 1,
+) -> Detection:
+    """The architecture whose tensors are exactly the checkpoint's; else a skeleton, with a note that says why.
+
+    Args:
+        config: params.json or config.json, if there is one.
+        tensors: shape and dtype by name, in the checkpoint's order; of one slice where the files are slices.
+        tied: groups of names that share one memory.
+        parallel_files: how many files the model is sliced into.
+
+    Raises:
+        CheckpointError: a field of the config is absurd, or slices are of no known architecture.
+    """
+    headers = Headers(config, tensors, tied, parallel_files)
+    note = "its config and names are of no known architecture"
+    for family in ARCHITECTURES.values():
+        found = family.recognise(headers)
+        if isinstance(found, Architecture):
+            difference = mismatch(found, headers)
+            if difference is None:
+                return Detection(found, _assumption(found, headers))
+            found = difference
+        if found is not None:
+            note = f"it looks like {family.id}, but {found}"
+            break
+    return Detection(_skeleton(headers, note), f"{note}: loading into a skeleton")
+
+
+def _skeleton(headers: Headers, note: str) -> Architecture:
+    try:
+        return skeleton.architecture(headers)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error.message} ({note})", error.hint) from error
+
+
+def _assumption(architecture: Architecture, headers: Headers) -> str:
+    if headers.config and headers.config.keys() <= architecture.config.keys():
+        return ""
+    return f"no config: taken for {architecture.id} by its names and shapes, which leave the number of heads open"

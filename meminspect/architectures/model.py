@@ -1,0 +1,44 @@
+"""What an architecture says of a model without building it: its parameters and buffers by name and shape."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["Architecture", "Parameter"]
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A parameter or buffer of the built model."""
+
+    name: str
+    shape: tuple[int, ...]
+    buffer: bool = False
+    dtype: str | None = None  # None: floating, in whatever dtype the model is built in
+    split_dim: int | None = None  # the dimension that model-parallel files slice; None: each has it whole
+    tied_to: str | None = None  # the earlier parameter whose memory this one is
+
+    @property
+    def elements(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A model as its headers describe it. `worker.models` builds the very same one with torch."""
+
+    id: str  # "llama", "gpt2", "skeleton"
+    naming: str  # whose tensor names: "meta", "hf", "teaching", or "checkpoint" for a skeleton
+    config: Mapping[str, object]  # the hyper-parameters, as the naming's own config file spells them
+    parameters: tuple[Parameter, ...]  # in the order in which the module registers (and allocates) them
+
+    @property
+    def elements(self) -> int:
+        """Elements of all parameters and buffers, tied ones once."""
+        return sum(parameter.elements for parameter in self.parameters if parameter.tied_to is None)

@@ -1,0 +1,111 @@
+"""What a run leaves behind, as plain data: events from inside the worker, samples from outside, log lines.
+
+All times are `time.monotonic_ns`, which one machine's processes share.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Final, NamedTuple
+
+__all__ = ["PHASES", "POOLS", "Event", "EventKind", "LogLine", "Operation", "Pool", "Reading", "Sample"]
+
+
+class Pool(enum.IntEnum):
+    """Where bytes live; pools are never added up except as a process's RSS."""
+
+    NONE = 0
+    HEAP = 1  # anonymous memory, RssAnon
+    FILE = 2  # pages of mapped files, RssFile: reclaimable
+    PINNED = 3  # page-locked and other shared memory, RssShmem
+    VRAM = 4  # device memory
+
+
+POOLS: Final = (Pool.HEAP, Pool.FILE, Pool.PINNED, Pool.VRAM)
+
+PHASES: Final = (
+    "import", "warm-up", "build", "read", "merge", "cast", "copy", "assign", "finalise", "touch", "verify",
+)  # fmt: skip
+
+
+class EventKind(enum.IntEnum):
+    """What an event says."""
+
+    PHASE = 1  # a phase begins; the one before ends
+    BEGIN = 2  # an operation on a tensor begins; written before its bytes are allocated
+    END = 3  # that operation is done
+    RELEASE = 4  # the memory that an earlier operation materialised is gone
+    READING = 5  # the worker's own reading of its memory, without a tensor
+    REPORT = 6  # a fact of the run, as JSON, under a name
+
+
+class Operation(enum.IntEnum):
+    """What is done to a tensor."""
+
+    NONE = 0
+    MATERIALISE = 1  # memory of its own, or a mapping, comes into being
+    COPY = 2  # its values are written into memory that exists
+    ASSIGN = 3  # the model takes the memory over as it is
+    TOUCH = 4  # pages of a mapping become resident
+    RELEASE = 5  # in a ledger only: an event says it by its kind
+
+
+class Reading(NamedTuple):
+    """The worker's memory by the kernel's books, in bytes.
+
+    `high_water_bytes` is the largest RSS since the mark was last reset.
+    """
+
+    heap_bytes: int
+    file_bytes: int
+    pinned_bytes: int
+    high_water_bytes: int
+
+    @property
+    def rss_bytes(self) -> int:
+        """The sum of the pools."""
+        return self.heap_bytes + self.file_bytes + self.pinned_bytes
+
+
+class Event(NamedTuple):
+    """One record of the worker's event stream.
+
+    `id` ties BEGIN, END and RELEASE together. `exact` says that the reading's high-water mark covers exactly the
+    time since the operation's BEGIN, with no other tensor in flight.
+    """
+
+    t_ns: int
+    kind: EventKind
+    operation: Operation = Operation.NONE
+    pool: Pool = Pool.NONE
+    id: int = 0
+    nbytes: int = 0
+    file: int = -1  # index into the checkpoint's files; -1: not from a file
+    offset: int = -1  # bytes from the start of that file
+    exact: bool = False
+    reading: Reading | None = None
+    name: str = ""  # the tensor, the phase or the report
+    detail: str = ""  # BEGIN: "float16 [4096, 4096]"; REPORT: the JSON
+
+
+class Sample(NamedTuple):
+    """What the supervisor saw from outside at one moment, in bytes; None where the system does not tell."""
+
+    t_ns: int
+    heap_bytes: int
+    file_bytes: int
+    pinned_bytes: int
+    swap_bytes: int
+    high_water_bytes: int
+    read_bytes: int | None = None
+    minor_faults: int | None = None
+    major_faults: int | None = None
+    vram_used_bytes: int | None = None
+
+
+class LogLine(NamedTuple):
+    """A line that the worker's code printed."""
+
+    t_ns: int
+    stream: str  # "stdout" or "stderr"
+    text: str

@@ -1,0 +1,143 @@
+"""The wire between worker and supervisor: a ring of packed event records in shared memory.
+
+One process writes, one reads, neither waits: a reader that falls behind loses the newest records, which are counted,
+and a writer that is killed leaves every finished record to be read. Each record carries a checksum, so that one whose
+bytes have not all become visible yet is left for the next look rather than misread.
+
+Layout, little-endian: a 64-byte header (magic, capacity, bytes ever written, bytes ever read, records lost) and
+`capacity` bytes of data, in which records wrap around. A record is a 4-byte length, a 4-byte CRC-32 of the rest, the
+fixed part and the two texts, padded to 8 bytes.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import zlib
+from typing import TYPE_CHECKING, Final
+
+from meminspect.capture.records import Event, EventKind, Operation, Pool, Reading
+from meminspect.errors import RunError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["CAPACITY", "RingReader", "RingWriter", "create_ring", "pack", "unpack"]
+
+CAPACITY: Final = 4 << 20
+_HEADER_BYTES: Final = 64
+_MAGIC: Final = 0x31474E49_524D454D  # "MEMRING1"
+_MAGIC_SLOT, _CAPACITY_SLOT, _WRITTEN, _READ, _LOST = range(5)
+
+_PREFIX: Final = struct.Struct("<II")
+_FIXED: Final = struct.Struct("<qBBBBIqiqqqqqHI")
+_EXACT, _HAS_READING = 1, 2
+_NO_READING: Final = (0, 0, 0, 0)
+_LONGEST_NAME: Final = 4096
+_LONGEST_DETAIL: Final = CAPACITY // 8
+
+
+def pack(event: Event) -> bytes:
+    """Encode one event as a record; over-long texts are cut."""
+    name = event.name.encode("utf-8", "surrogatepass")[:_LONGEST_NAME]
+    detail = event.detail.encode("utf-8", "surrogatepass")[:_LONGEST_DETAIL]
+    flags = (_EXACT if event.exact else 0) | (_HAS_READING if event.reading is not None else 0)
+    body = _FIXED.pack(
+        event.t_ns, event.kind, event.operation, event.pool, flags, event.id, event.nbytes, event.file,
+        event.offset, *(event.reading or _NO_READING), len(name), len(detail),
+    )  # fmt: skip
+    body += name + detail
+    body += bytes(-len(body) % 8)
+    return _PREFIX.pack(_PREFIX.size + len(body), zlib.crc32(body)) + body
+
+
+def unpack(body: bytes) -> Event:
+    """Decode a record without its length and checksum."""
+    (t_ns, kind, operation, pool, flags, id_, nbytes, file, offset, *reading, name_length, detail_length) = (
+        _FIXED.unpack_from(body)
+    )
+    middle = _FIXED.size + name_length
+    return Event(
+        t_ns,
+        EventKind(kind),
+        Operation(operation),
+        Pool(pool),
+        id_,
+        nbytes,
+        file,
+        offset,
+        bool(flags & _EXACT),
+        Reading(*reading) if flags & _HAS_READING else None,
+        body[_FIXED.size : middle].decode("utf-8", "replace"),
+        body[middle : middle + detail_length].decode("utf-8", "replace"),
+    )
+
+
+def create_ring(capacity: int = CAPACITY) -> int:
+    """Create an empty ring in anonymous shared memory and return its file descriptor."""
+    descriptor = os.memfd_create("meminspect-ring", os.MFD_CLOEXEC)
+    os.ftruncate(descriptor, _HEADER_BYTES + capacity)
+    os.pwrite(descriptor, struct.pack("<5Q", _MAGIC, capacity, 0, 0, 0), 0)
+    return descriptor
+
+
+class _Ring:
+    def __init__(self, descriptor: int) -> None:
+        size = os.fstat(descriptor).st_size
+        # Populated at once: pages that a record touches first would otherwise show up as the load's memory.
+        self._map = mmap.mmap(descriptor, size, mmap.MAP_SHARED | mmap.MAP_POPULATE)
+        self._slots = memoryview(self._map)[:_HEADER_BYTES].cast("Q")
+        if self._slots[_MAGIC_SLOT] != _MAGIC or self._slots[_CAPACITY_SLOT] != size - _HEADER_BYTES:
+            raise RunError("the event ring is not one of ours", "this is a bug in meminspect")
+        self._capacity = size - _HEADER_BYTES
+
+    @property
+    def lost(self) -> int:
+        """Records that found no room."""
+        return self._slots[_LOST]
+
+    def close(self) -> None:
+        """Unmap the ring."""
+        self._slots.release()
+        self._map.close()
+
+
+class RingWriter(_Ring):
+    """The worker's end. Not thread-safe: the caller holds a lock."""
+
+    def write(self, record: bytes) -> None:
+        """Append a packed record, or count it as lost when there is no room; never waits."""
+        written = self._slots[_WRITTEN]
+        if written + len(record) - self._slots[_READ] > self._capacity:
+            self._slots[_LOST] += 1
+            return
+        start = written % self._capacity
+        head = record[: self._capacity - start]
+        self._map[_HEADER_BYTES + start : _HEADER_BYTES + start + len(head)] = head
+        if len(head) < len(record):
+            self._map[_HEADER_BYTES : _HEADER_BYTES + len(record) - len(head)] = record[len(head) :]
+        self._slots[_WRITTEN] = written + len(record)
+
+
+class RingReader(_Ring):
+    """The supervisor's end."""
+
+    def drain(self) -> Iterator[Event]:
+        """Yield every whole record that has not been read; stop at the first that is not wholly visible."""
+        read, written = self._slots[_READ], self._slots[_WRITTEN]
+        while read < written:
+            length, checksum = _PREFIX.unpack(self._bytes(read, _PREFIX.size))
+            if not _PREFIX.size + _FIXED.size <= length <= written - read:
+                return
+            body = self._bytes(read + _PREFIX.size, length - _PREFIX.size)
+            if zlib.crc32(body) != checksum:
+                return
+            read += length
+            self._slots[_READ] = read
+            yield unpack(body)
+
+    def _bytes(self, position: int, length: int) -> bytes:
+        start = position % self._capacity
+        head = self._map[_HEADER_BYTES + start : _HEADER_BYTES + min(start + length, self._capacity)]
+        return head + self._map[_HEADER_BYTES : _HEADER_BYTES + length - len(head)]

@@ -1,0 +1,69 @@
+"""The public schema of a capture file. `PRAGMA user_version` carries `VERSION`; `APPLICATION_ID` marks the file as ours.
+
+Times are nanoseconds since the run's start (`facts.started` has the wall clock). Sizes are bytes. NULL is 'unknown'.
+
+History:
+    1 (2026-11): first version.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = ["APPLICATION_ID", "DDL", "VERSION"]
+
+VERSION: Final = 1
+APPLICATION_ID: Final = 0x4D454D49  # "MEMI"
+
+DDL: Final = """
+-- One JSON document per name: spec, checkpoint, machine, environment, theory, baseline, returned, resident, outcome, …
+CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+
+-- What the supervisor saw from outside, every few milliseconds.
+CREATE TABLE samples (
+    t_ns INTEGER NOT NULL,
+    heap_bytes INTEGER NOT NULL,        -- RssAnon
+    file_bytes INTEGER NOT NULL,        -- RssFile
+    pinned_bytes INTEGER NOT NULL,      -- RssShmem
+    swap_bytes INTEGER NOT NULL,
+    high_water_bytes INTEGER NOT NULL,  -- largest RSS since the worker last reset the mark
+    read_bytes INTEGER,                 -- storage reads caused by the process so far
+    minor_faults INTEGER,
+    major_faults INTEGER,
+    vram_used_bytes INTEGER             -- of the device, by the driver
+);
+
+-- What the worker reported from inside, in the order it happened.
+CREATE TABLE events (
+    seq INTEGER PRIMARY KEY,
+    t_ns INTEGER NOT NULL,
+    kind TEXT NOT NULL,                 -- phase, begin, end, release, reading, report
+    operation TEXT NOT NULL,            -- none, materialise, copy, assign, touch
+    pool TEXT NOT NULL,                 -- none, heap, file, pinned, vram
+    id INTEGER NOT NULL,                -- ties begin, end and release together
+    bytes INTEGER NOT NULL,
+    file INTEGER NOT NULL,              -- index into the checkpoint's files, -1 for none
+    file_offset INTEGER NOT NULL,
+    exact INTEGER NOT NULL,             -- 1: high_water_bytes covers exactly begin to end of this tensor
+    heap_bytes INTEGER,
+    file_bytes INTEGER,
+    pinned_bytes INTEGER,
+    high_water_bytes INTEGER,
+    name TEXT NOT NULL,                 -- the tensor, the phase, the report
+    detail TEXT NOT NULL                -- begin: "float16 [4096, 4096]"; report: JSON
+);
+
+-- The strategy's theory: named allocations and releases, in order.
+CREATE TABLE ledger (
+    step INTEGER PRIMARY KEY,
+    phase TEXT NOT NULL,
+    operation TEXT NOT NULL,            -- materialise, copy, assign, touch, release
+    pool TEXT NOT NULL,
+    item TEXT NOT NULL,                 -- the line of the bill it belongs to
+    tensor TEXT NOT NULL,
+    bytes INTEGER NOT NULL
+);
+
+-- What the worker's code printed.
+CREATE TABLE log (t_ns INTEGER NOT NULL, stream TEXT NOT NULL, text TEXT NOT NULL);
+"""

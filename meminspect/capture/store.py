@@ -1,0 +1,212 @@
+"""The capture file: written by one supervisor, read by anyone, live or later. See `schema` for what is in it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import sqlite3
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from meminspect.capture.records import Event, EventKind, LogLine, Operation, Pool, Reading, Sample
+from meminspect.capture.schema import APPLICATION_ID, DDL, VERSION
+from meminspect.errors import CaptureError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+__all__ = ["SUFFIX", "CaptureReader", "CaptureWriter"]
+
+SUFFIX: Final = ".meminspect"
+
+_KINDS: Final = {kind.name.lower(): kind for kind in EventKind}
+_OPERATIONS: Final = {operation.name.lower(): operation for operation in Operation}
+_POOLS: Final = {pool.name.lower(): pool for pool in Pool}
+
+
+class CaptureWriter:
+    """Creates a capture and appends to it; used by one thread at a time.
+
+    Raises:
+        CaptureError: the file exists already or cannot be written.
+    """
+
+    def __init__(self, path: Path, started_ns: int) -> None:
+        self._started_ns = started_ns
+        self._seq = 0
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            # The schema goes in before WAL: in WAL mode a copy of the lone file would have no tables.
+            self._db.executescript(f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; {DDL}")
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = NORMAL")
+        except (OSError, sqlite3.Error) as error:
+            raise CaptureError(f"cannot write the capture {path}: {error}", "name another with --out") from error
+
+    def fact(self, name: str, value: object) -> None:
+        """Store a JSON document under a name, replacing what it held."""
+        self._db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, json.dumps(value)))
+
+    def ledger(self, rows: Iterable[tuple[str, str, str, str, str, int]]) -> None:
+        """Store the theory's steps: phase, operation, pool, item, tensor, bytes."""
+        self._db.executemany(
+            "INSERT INTO ledger (phase, operation, pool, item, tensor, bytes) VALUES (?, ?, ?, ?, ?, ?)", rows
+        )
+
+    def append(self, samples: Sequence[Sample], events: Sequence[Event], log: Sequence[LogLine]) -> None:
+        """Append in one transaction, so that a reader sees a moment whole.
+
+        Raises:
+            CaptureError: the disk is full or fails.
+        """
+        if not (samples or events or log):
+            return
+        try:
+            with self._transaction():
+                self._db.executemany(
+                    f"INSERT INTO samples VALUES ({', '.join('?' * len(Sample._fields))})",  # noqa: S608 - only '?'
+                    [(sample.t_ns - self._started_ns, *sample[1:]) for sample in samples],
+                )
+                self._db.executemany(
+                    "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    [self._event_row(event) for event in events],
+                )
+                self._db.executemany(
+                    "INSERT INTO log VALUES (?, ?, ?)",
+                    [(line.t_ns - self._started_ns, line.stream, line.text) for line in log],
+                )
+        except sqlite3.Error as error:
+            raise CaptureError(f"cannot write to the capture: {error}") from error
+
+    def close(self) -> None:
+        """Fold everything into the one file, so that it can be copied."""
+        with contextlib.suppress(sqlite3.Error):  # a full disk leaves the WAL beside it: the next reader recovers
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._db.execute("PRAGMA journal_mode = DELETE")
+        self._db.close()
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    def _event_row(self, event: Event) -> tuple[object, ...]:
+        self._seq += 1
+        return (
+            self._seq, event.t_ns - self._started_ns, event.kind.name.lower(), event.operation.name.lower(),
+            event.pool.name.lower(), event.id, event.nbytes, event.file, event.offset, int(event.exact),
+            *(event.reading or (None, None, None, None)), event.name, event.detail,
+        )  # fmt: skip
+
+
+class CaptureReader:
+    """Reads a capture, growing or finished; times are nanoseconds since the run's start.
+
+    A half-written file is recovered by SQLite as it is opened. A file or folder that is not writable is read through a
+    private copy, since a WAL cannot be opened without writing beside it.
+
+    Raises:
+        CaptureError: the file is absent, not a capture, or of a version that this program does not know.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._private: tempfile.TemporaryDirectory[str] | None = None
+        if not path.is_file():
+            raise CaptureError(f"{path}: no such capture", "`meminspect run` writes one and prints its path")
+        try:
+            self._db = sqlite3.connect(self._openable(path), isolation_level=None, timeout=5)
+            application, version = (
+                self._db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
+            )
+        except (OSError, sqlite3.Error) as error:
+            self._discard_copy()
+            raise CaptureError(f"{path} is not a readable capture: {error}") from error
+        if application != APPLICATION_ID:
+            self.close()
+            raise CaptureError(f"{path} is not a meminspect capture")
+        if version > VERSION:
+            self.close()
+            raise CaptureError(f"{path} was written by a newer meminspect (schema {version})", "upgrade meminspect")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def fact(self, name: str) -> Any:
+        """The JSON document stored under a name; None where there is none (yet)."""
+        row = self._db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+        return None if row is None else json.loads(row[0])
+
+    def samples(self, after_t_ns: int = -1) -> list[Sample]:
+        """Samples later than a time, in order."""
+        rows = self._db.execute("SELECT * FROM samples WHERE t_ns > ? ORDER BY t_ns", (after_t_ns,))
+        return [Sample(*row) for row in rows]
+
+    def events(self, after_seq: int = 0) -> list[tuple[int, Event]]:
+        """Sequence number and event of everything later than a sequence number, in order."""
+        rows = self._db.execute("SELECT * FROM events WHERE seq > ? ORDER BY seq", (after_seq,))
+        return [(row[0], _event(row)) for row in rows]
+
+    def log(self) -> list[LogLine]:
+        """What the worker's code printed, in order."""
+        return [LogLine(*row) for row in self._db.execute("SELECT * FROM log ORDER BY rowid")]
+
+    def ledger(self) -> list[tuple[str, str, str, str, str, int]]:
+        """The theory's steps: phase, operation, pool, item, tensor, bytes."""
+        rows = self._db.execute("SELECT phase, operation, pool, item, tensor, bytes FROM ledger ORDER BY step")
+        return rows.fetchall()
+
+    def finish(self, outcome: object) -> None:
+        """Give a capture whose supervisor is gone its outcome and fold it into one file."""
+        with contextlib.suppress(sqlite3.OperationalError):  # read-only or locked: it stays as it is
+            self._db.execute("INSERT OR IGNORE INTO facts VALUES ('outcome', ?)", (json.dumps(outcome),))
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._db.execute("PRAGMA journal_mode = DELETE")
+
+    def close(self) -> None:
+        """Close the file and drop the private copy, if there is one."""
+        self._db.close()
+        self._discard_copy()
+
+    def _openable(self, path: Path) -> Path:
+        if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
+            return path
+        self._private = tempfile.TemporaryDirectory(prefix="meminspect-")
+        copy = Path(self._private.name) / path.name
+        for suffix in ("", "-wal"):
+            source = path.with_name(path.name + suffix)
+            if source.exists():
+                shutil.copyfile(source, copy.with_name(copy.name + suffix))
+        return copy
+
+    def _discard_copy(self) -> None:
+        if self._private is not None:
+            self._private.cleanup()
+
+
+def _event(row: Sequence[Any]) -> Event:
+    (_, t_ns, kind, operation, pool, id_, nbytes, file, offset, exact, heap, in_file, pinned, high, name, detail) = row
+    reading = None if heap is None else Reading(heap, in_file, pinned, high)
+    return Event(
+        t_ns, _KINDS[kind], _OPERATIONS[operation], _POOLS[pool], id_, nbytes, file, offset, bool(exact), reading,
+        name, detail,
+    )  # fmt: skip

@@ -1,0 +1,113 @@
+"""Folders of checkpoints: what lies there, which links may be followed, and the config beside the weights."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from typing import TYPE_CHECKING
+
+from meminspect.checkpoint.reading import os_refusal, refusal, shown
+from meminspect.checkpoint.strict_json import read_object
+from meminspect.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["describe_folder", "file_names", "member", "read_config"]
+
+MAX_ENTRIES = 100_000  # a folder of a checkpoint holds some hundreds; this one may be anybody's home
+MAX_CONFIG_BYTES = 16 << 20
+
+_FOREIGN_NAMES = (
+    (r"(pytorch_model|model).*\.bin(\.index\.json)?", "a Hugging Face checkpoint of pickled .bin files"),
+    (r".+\.gguf", "a GGUF checkpoint, as llama.cpp reads"),
+    (r"__\d+_\d+\.distcp|\.metadata", "a distributed checkpoint of torch.distributed.checkpoint"),
+    (r".+\.(pth|pt|ckpt)", "a torch.save checkpoint that is not Meta's consolidated.NN.pth"),
+    (r".+\.(h5|keras|msgpack|onnx|npz|index)", "a checkpoint of another framework"),
+)
+
+
+def file_names(folder: Path) -> list[str]:
+    """Sorted names of what lies in a folder, folders left out; empty for a path that is not a folder.
+
+    Raises:
+        CheckpointError: the folder cannot be listed.
+    """
+    if not folder.is_dir():
+        return []
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in itertools.islice(entries, MAX_ENTRIES) if not _is_folder(entry))
+    except OSError as error:
+        raise os_refusal(folder, error) from error
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that loops: reading it will say so
+        return False
+
+
+def member(folder: Path, name: str) -> Path:
+    """The path of a file of a checkpoint's folder, links checked.
+
+    A link may stay inside the folder or lead into the `blobs` of the same repository, which is how a Hugging Face
+    cache is built (https://huggingface.co/docs/huggingface_hub/guides/manage-cache: `snapshots/<revision>/file` →
+    `../../blobs/<hash>`).
+
+    Raises:
+        CheckpointError: the link leads elsewhere or nowhere.
+    """
+    path = folder / name
+    try:
+        if not path.is_symlink():
+            return path
+        root, target = folder.resolve(), path.resolve()
+    except (OSError, RuntimeError) as error:  # Python before 3.13 raises RuntimeError for a loop
+        raise refusal(path, "is a link that cannot be followed") from error
+    if target.is_relative_to(root) or any(target.is_relative_to(blobs) for blobs in _blobs(root)):
+        return path
+    raise refusal(
+        path,
+        f"is a link out of the checkpoint's folder, to {shown(str(target))}",
+        "name the folder where the files really are",
+    )
+
+
+def _blobs(root: Path) -> list[Path]:
+    return [above.parent / "blobs" for above in root.parents if above.name == "snapshots"][:1]
+
+
+def read_config(folder: Path, names: tuple[str, ...]) -> tuple[dict[str, object] | None, tuple[str, ...]]:
+    """The first of these config files that the folder holds, and a warning where it cannot be used."""
+    for name in names:
+        if (folder / name).is_file():
+            try:
+                return read_object(member(folder, name), MAX_CONFIG_BYTES), ()
+            except CheckpointError as error:
+                return None, (f"{error.message}; going on without it",)
+    return None, ()
+
+
+def describe_folder(folder: Path) -> CheckpointError:
+    """The error for a folder that no layout claims: what it holds instead, where to look."""
+    names = file_names(folder)
+    for pattern, what in _FOREIGN_NAMES:
+        found = next((name for name in names if re.fullmatch(pattern, name, re.DOTALL)), None)
+        if found is not None:
+            return refusal(
+                folder,
+                f"holds {what} ({shown(found)}), which is not a layout that is read yet",
+                "convert it to safetensors",
+            )
+    if (folder / "snapshots").is_dir():
+        return refusal(folder, "is a repository of a Hugging Face cache", "name a folder in its snapshots/")
+    if (folder / "original").is_dir():
+        return refusal(folder, "holds no weights itself", "name its folder original/")
+    return refusal(
+        folder,
+        "holds no checkpoint" if names else "is empty",
+        "it needs *.safetensors, or consolidated.00.pth with params.json",
+    )

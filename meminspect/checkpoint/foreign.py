@@ -1,0 +1,69 @@
+"""Recognises by its first bytes what a file is when it is not the checkpoint that its name promises."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from meminspect.checkpoint.reading import HeaderFile
+
+__all__ = ["HEAD_BYTES", "Foreign", "recognise"]
+
+HEAD_BYTES = 512
+_TAR_MAGIC = slice(257, 262)  # POSIX ustar header, field "magic"
+_AGAIN = "fetch the file again"
+_CONVERT = "convert it to safetensors, or name a Meta or safetensors checkpoint"
+
+
+class Foreign(NamedTuple):
+    """What a file is, to follow "is", and what its owner can do."""
+
+    what: str
+    hint: str
+
+
+# torch/serialization.py, MAGIC_NUMBER 0x1950a86a20f9469cfc6c, pickled with protocol 2 (PROTO 2, LONG1 of 10 bytes)
+_LEGACY_TORCH = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
+
+_SIGNATURES: tuple[tuple[bytes, Foreign], ...] = (
+    (b"version https://git-lfs", Foreign("a git-lfs pointer, not the weights", "run `git lfs pull` in its folder")),
+    (b"GGUF", Foreign("a GGUF file, as llama.cpp reads", _CONVERT)),
+    (
+        _LEGACY_TORCH,
+        Foreign("a torch.save file in the format from before torch 1.6", "load it and save it again with torch 1.6+"),
+    ),
+    (b"\x80", Foreign("a pickle, which would have to be executed to be read", "save its state dict as safetensors")),
+    (b"PK\x03\x04", Foreign("a zip archive, as torch.save writes", _CONVERT)),
+    (b"\x93NUMPY", Foreign("a numpy array", _CONVERT)),
+    (b"\x89HDF\r\n", Foreign("an HDF5 file, as Keras writes", _CONVERT)),
+    (b"\x1f\x8b", Foreign("a gzip archive", "unpack it first")),
+    (b"7z\xbc\xaf", Foreign("a 7z archive", "unpack it first")),
+    (b"(\xb5/\xfd", Foreign("a zstd archive", "unpack it first")),
+)
+_PAGES = (b"<!doctype html", b"<html", b"<head")
+
+
+def recognise(file: HeaderFile) -> Foreign | None:
+    """Say what a file is by its first bytes; None when they mean nothing to us.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
+    if file.nbytes == 0:
+        return Foreign("an empty file", _AGAIN)
+    head = file.read(0, min(file.nbytes, HEAD_BYTES))
+    for signature, foreign in _SIGNATURES:
+        if head.startswith(signature):
+            return foreign
+    text = head.lstrip().lower()
+    if text.startswith(_PAGES):
+        return Foreign("a web page saved under a checkpoint's name", _AGAIN)
+    if text.startswith(b"<?xml"):
+        return Foreign("an XML document, often a storage service's error", _AGAIN)
+    if text.startswith(b"{"):
+        return Foreign("a JSON document", "name the weights themselves")
+    if head[_TAR_MAGIC] == b"ustar":
+        return Foreign("a tar archive", "unpack it first")
+    if not head.strip(b"\0"):
+        return Foreign("filled with zeros, as an interrupted download leaves", _AGAIN)
+    return None

@@ -1,0 +1,1 @@
+"""One module a layout, each with its `LAYOUT`; `meminspect.checkpoint.registry` lists them."""

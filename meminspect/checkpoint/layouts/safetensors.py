@@ -1,0 +1,67 @@
+"""Layout `safetensors`: one file, by itself or alone in its folder with a config.json."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from meminspect.checkpoint.folders import file_names, member, read_config
+from meminspect.checkpoint.layouts.base import Layout
+from meminspect.checkpoint.model import Checkpoint
+from meminspect.checkpoint.reading import listed, refusal
+from meminspect.checkpoint.safetensors_header import looks_like_safetensors, read_safetensors
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["LAYOUT"]
+
+SUFFIX = ".safetensors"
+_CONVENTIONAL = "model.safetensors"  # what transformers looks for first
+_CONFIGS = "config.json", "params.json"  # Hugging Face's; Mistral's, beside consolidated.safetensors
+_SHARD = re.compile(r".*-\d{5}-of-(?!00001)\d{5}\.safetensors", re.DOTALL)
+
+
+def _claims(path: Path) -> str | None:
+    if path.is_file():
+        # A blob of a Hugging Face cache is named by its hash.
+        return path.name if path.suffix == SUFFIX or (not path.suffix and looks_like_safetensors(path)) else None
+    names = file_names(path)
+    single = [name for name in names if name.endswith(SUFFIX)]
+    if any(name.endswith(f"{SUFFIX}.index.json") for name in names):
+        return _CONVENTIONAL if _CONVENTIONAL in single else None
+    return single[0] if single else None
+
+
+def _read(path: Path) -> Checkpoint:
+    if path.is_file():
+        return _read_file(path, path, path.name, ())
+    names = [name for name in file_names(path) if name.endswith(SUFFIX)]
+    if _CONVENTIONAL in names and len(names) > 1:
+        others = [name for name in names if name != _CONVENTIONAL]
+        warnings = (f"not read, since {_CONVENTIONAL} is the folder's checkpoint: {listed(others)}",)
+        return _read_file(path, member(path, _CONVENTIONAL), _CONVENTIONAL, warnings)
+    if not names:
+        raise refusal(path, "holds no *.safetensors any more")
+    if len(names) > 1:
+        shards = all(_SHARD.fullmatch(name) for name in names)
+        raise refusal(
+            path,
+            f"holds {len(names)} safetensors files{' but not their index' if shards else ''}: {listed(names)}",
+            "fetch model.safetensors.index.json as well" if shards else "name one with --ckpt FILE",
+        )
+    return _read_file(path, member(path, names[0]), names[0], ())
+
+
+def _read_file(path: Path, file: Path, name: str, warnings: tuple[str, ...]) -> Checkpoint:
+    part = read_safetensors(file, name)
+    if _SHARD.fullmatch(name):
+        # The config beside a shard describes the whole model, which this file is not.
+        config = None
+        more: tuple[str, ...] = (f"{listed([name])} is one shard of a larger checkpoint, read alone",)
+    else:
+        config, more = read_config(file.parent, _CONFIGS)
+    return Checkpoint(path, LAYOUT.id, (part.file,), part.tensors, config, warnings=(*warnings, *part.warnings, *more))
+
+
+LAYOUT = Layout("safetensors", "one safetensors file, or a folder with one", _claims, _read)

@@ -1,0 +1,129 @@
+"""What a checkpoint is once its headers are read: files, stored tensors and the facts derived from them."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from meminspect.dtypes import bytes_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["Checkpoint", "CheckpointFile", "Storage", "StoredTensor"]
+
+
+class Storage(NamedTuple):
+    """A run of bytes in one file that one or several tensors look at. Equal keys share memory once loaded."""
+
+    file: int  # index into Checkpoint.files
+    key: str  # the zip record ("consolidated/data/0") or, where each tensor has its own bytes, the tensor's name
+    offset: int  # bytes from the start of the file
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """One named tensor as it lies on disk; in model-parallel files the same name stands once in each file."""
+
+    name: str
+    dtype: str  # torch's name, as "bfloat16"
+    shape: tuple[int, ...]
+    storage: Storage
+    offset: int = 0  # bytes from the start of the storage to the first element
+    strides: tuple[int, ...] | None = None  # in elements; None for row-major without gaps
+
+    @property
+    def elements(self) -> int:
+        """Number of elements: 1 for a 0-d tensor, 0 for an empty one."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the elements, without what else the storage holds."""
+        return bytes_of(self.dtype, self.elements)
+
+    @property
+    def file_offset(self) -> int:
+        """Bytes from the start of the file to the first element."""
+        return self.storage.offset + self.offset
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointFile:
+    """A file that holds tensors."""
+
+    name: str  # relative to the checkpoint's folder
+    path: Path
+    nbytes: int  # its size on disk, headers included
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The headers of a checkpoint; no tensor data has been read.
+
+    `parallel_files` says that the files are slices of one model (Meta's model-parallel layout), so that a name
+    stands in each of them; elsewhere a name stands once.
+    """
+
+    path: Path  # what the user named
+    layout: str  # a key of the layout registry
+    files: tuple[CheckpointFile, ...]
+    tensors: tuple[StoredTensor, ...]  # in the order in which a loader meets them: by file, then by offset
+    config: Mapping[str, object] | None = None  # params.json or config.json
+    parallel_files: bool = False
+    warnings: tuple[str, ...] = field(default=())
+
+    @functools.cached_property
+    def storages(self) -> tuple[Storage, ...]:
+        """Every distinct storage, in file order; tensors that share one count once."""
+        return tuple(dict.fromkeys(tensor.storage for tensor in self.tensors))
+
+    @functools.cached_property
+    def nbytes(self) -> int:
+        """Bytes of tensor data, shared storages once: C in the theory."""
+        return sum(storage.nbytes for storage in self.storages)
+
+    @functools.cached_property
+    def parameters(self) -> int:
+        """Elements of all tensors, tied ones once."""
+        seen: dict[tuple[Storage, int], int] = {}
+        for tensor in self.tensors:
+            view = (tensor.storage, tensor.offset)
+            seen[view] = max(seen.get(view, 0), tensor.elements)
+        return sum(seen.values())
+
+    @functools.cached_property
+    def largest_tensor(self) -> StoredTensor | None:
+        """The tensor with the most bytes, the first of equals; None without tensors."""
+        return max(self.tensors, key=lambda tensor: tensor.nbytes, default=None)
+
+    @functools.cached_property
+    def shard_nbytes(self) -> tuple[int, ...]:
+        """Bytes of tensor data in each file."""
+        sums = [0] * len(self.files)
+        for storage in self.storages:
+            sums[storage.file] += storage.nbytes
+        return tuple(sums)
+
+    @functools.cached_property
+    def dtypes(self) -> dict[str, tuple[int, int]]:
+        """Number of tensors and their bytes (views of shared storages each) for every dtype."""
+        sums: dict[str, tuple[int, int]] = {}
+        for tensor in self.tensors:
+            tensors, nbytes = sums.get(tensor.dtype, (0, 0))
+            sums[tensor.dtype] = (tensors + 1, nbytes + tensor.nbytes)
+        return sums
+
+    @functools.cached_property
+    def tied(self) -> tuple[tuple[str, ...], ...]:
+        """Groups of names that are the same elements of the same storage."""
+        groups: dict[object, list[str]] = defaultdict(list)
+        for tensor in self.tensors:
+            if tensor.elements:
+                groups[tensor.storage, tensor.offset, tensor.shape, tensor.strides].append(tensor.name)
+        return tuple(tuple(names) for names in groups.values() if len(names) > 1)

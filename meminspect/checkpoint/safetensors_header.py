@@ -1,0 +1,183 @@
+"""The header of one safetensors file.
+
+Format: https://github.com/huggingface/safetensors#format; the rules and limits are those of the reference
+implementation (`safetensors/src/tensor.rs`, `read_metadata` and `Metadata::validate`): a little-endian 64-bit length,
+that many bytes of JSON, then the data, which the tensors cover from first to last byte without holes or overlaps.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, NamedTuple
+
+from meminspect.checkpoint.foreign import recognise
+from meminspect.checkpoint.model import CheckpointFile, Storage, StoredTensor
+from meminspect.checkpoint.reading import HeaderFile, Part, open_header, shown, sizes
+from meminspect.checkpoint.strict_json import parse_object
+from meminspect.dtypes import BITS, SAFETENSORS_CODES
+from meminspect.units import format_bytes
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["looks_like_safetensors", "read_safetensors"]
+
+LENGTH_BYTES = 8
+MAX_HEADER_BYTES = 100_000_000  # MAX_HEADER_SIZE of the reference implementation
+MAX_DIMS = 64  # torch's own limit (c10 "maximum supported dimension")
+MAX_ELEMENTS = 1 << 63
+_AGAIN = "fetch the file again"
+
+
+class _Entry(NamedTuple):
+    """A tensor as the header describes it; ordered by where its bytes lie."""
+
+    begin: int
+    end: int
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def looks_like_safetensors(path: Path) -> bool:
+    """Whether a file begins as a safetensors file does: a plausible length and an opening brace.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
+    with open_header(path) as file:
+        return _header_length(file) is not None
+
+
+def read_safetensors(path: Path, name: str, index: int = 0) -> Part:
+    """Read the header of one file.
+
+    Args:
+        path: the file.
+        name: its name relative to the checkpoint's folder.
+        index: its place in `Checkpoint.files`.
+
+    Raises:
+        CheckpointError: the file is not a safetensors file, is damaged or is incomplete.
+    """
+    with open_header(path) as file:
+        length = _header_length(file)
+        if length is None:
+            raise _not_safetensors(file)
+        text = file.read(LENGTH_BYTES, length)
+        # A tensor takes 50 bytes and three brackets: a text of mere brackets would parse to 20 times its size.
+        if text.count(b"[") + text.count(b"{") > 1000 + length // 8:
+            raise file.refuse("has a header of brackets, not of tensors", _AGAIN)
+        try:
+            entries = _entries(parse_object(text))
+            end = _check_cover(entries)
+        except ValueError as error:
+            raise file.refuse(f"has a damaged header: {error}", _AGAIN) from error
+        start = LENGTH_BYTES + length
+        _check_size(file, start + end)
+    tensors = tuple(
+        StoredTensor(
+            entry.name,
+            entry.dtype,
+            entry.shape,
+            Storage(index, entry.name, start + entry.begin, entry.end - entry.begin),
+        )
+        for entry in entries
+    )
+    return Part(CheckpointFile(name, path, file.nbytes), tensors)
+
+
+def _header_length(file: HeaderFile) -> int | None:
+    if file.nbytes <= LENGTH_BYTES:
+        return None
+    head = file.read(0, LENGTH_BYTES + 1)
+    (length,) = struct.unpack_from("<Q", head)
+    # The brace, which the format demands, keeps another format's first number from passing for a length.
+    if head[-1:] != b"{" or length > min(MAX_HEADER_BYTES, file.nbytes - LENGTH_BYTES):
+        return None
+    return int(length)
+
+
+def _not_safetensors(file: HeaderFile) -> Exception:
+    foreign = recognise(file)
+    if foreign is not None:
+        return file.refuse(f"is {foreign.what}", foreign.hint)
+    if file.nbytes <= LENGTH_BYTES:
+        return file.refuse(f"is only {file.nbytes} bytes long", _AGAIN)
+    (length,) = struct.unpack("<Q", file.read(0, LENGTH_BYTES))
+    if length > MAX_HEADER_BYTES:
+        return file.refuse(
+            f"is not a safetensors file: a header of {length:,} bytes is over the limit of {MAX_HEADER_BYTES:,}",
+            _AGAIN,
+        )
+    if length > file.nbytes - LENGTH_BYTES:
+        found, promised = sizes(file.nbytes, LENGTH_BYTES + length)
+        return file.refuse(f"is {found} but its header alone takes {promised}: the download is incomplete", _AGAIN)
+    return file.refuse("is not a safetensors file: its header is not a JSON object", _AGAIN)
+
+
+def _entries(header: dict[str, object]) -> list[_Entry]:
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise ValueError("__metadata__ is not a map of strings")
+    return sorted(_entry(name, info) for name, info in header.items())
+
+
+def _entry(name: str, info: object) -> _Entry:
+    if not isinstance(info, dict):
+        raise ValueError(f"the tensor '{shown(name)}' has no description")
+    code = info.get("dtype")
+    dtype = SAFETENSORS_CODES.get(code) if isinstance(code, str) else None
+    if dtype is None:
+        what = f"the unknown dtype '{shown(code)}'" if isinstance(code, str) else "no dtype"
+        raise ValueError(f"the tensor '{shown(name)}' has {what}")
+    shape, offsets = _naturals(info.get("shape")), _naturals(info.get("data_offsets"))
+    if shape is None or len(shape) > MAX_DIMS:
+        raise ValueError(f"the tensor '{shown(name)}' has no valid shape")
+    if offsets is None or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise ValueError(f"the tensor '{shown(name)}' has no valid data_offsets")
+    bits = _elements(name, shape) * BITS[dtype]
+    if bits % 8:
+        raise ValueError(f"the tensor '{shown(name)}' does not end on a whole byte")
+    begin, end = offsets
+    if bits // 8 != end - begin:
+        raise ValueError(
+            f"the tensor '{shown(name)}' takes {bits // 8:,} bytes by its shape, {end - begin:,} by its data_offsets"
+        )
+    return _Entry(begin, end, name, dtype, shape)
+
+
+def _naturals(value: object) -> tuple[int, ...] | None:
+    if not isinstance(value, list):
+        return None
+    # bool is an int to Python, not to JSON.
+    return tuple(value) if all(type(number) is int and number >= 0 for number in value) else None
+
+
+def _elements(name: str, shape: tuple[int, ...]) -> int:
+    elements = 1
+    for dim in shape:
+        elements *= dim
+        if (
+            max(dim, elements) >= MAX_ELEMENTS
+        ):  # on the way, as the reference implementation does: (2**63, 4, 0) overflows
+            raise ValueError(f"the tensor '{shown(name)}' has more than 2**63 elements")
+    return elements
+
+
+def _check_cover(entries: list[_Entry]) -> int:
+    covered = 0
+    for entry in entries:
+        if entry.begin != covered:
+            fault = "overlaps the one before it" if entry.begin < covered else "leaves a hole before it"
+            raise ValueError(f"the tensor '{shown(entry.name)}' {fault}")
+        covered = entry.end
+    return covered
+
+
+def _check_size(file: HeaderFile, promised: int) -> None:
+    if promised > file.nbytes:
+        found, wanted = sizes(file.nbytes, promised)
+        raise file.refuse(f"is {found} but its header promises {wanted}: the download is incomplete", _AGAIN)
+    if promised < file.nbytes:
+        raise file.refuse(f"has {format_bytes(file.nbytes - promised)} behind its last tensor", _AGAIN)

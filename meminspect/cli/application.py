@@ -1,0 +1,111 @@
+"""The root command: its help, its version, and the verbs, which are imported when they are called."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from meminspect import __version__
+from meminspect.checkpoint.reading import shown
+from meminspect.cli.registry import VERBS
+from meminspect.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["EXIT_CODES", "PIPE_CLOSED", "PROGRAM", "root"]
+
+PROGRAM: Final = "meminspect"
+
+EXIT_CODES: Final[dict[ExitCode, str]] = {
+    ExitCode.OK: "done",
+    ExitCode.USAGE: "the command line makes no sense, or a file cannot be read",
+    ExitCode.OUT_OF_MEMORY: "a run died of memory",
+    ExitCode.FAILED: "a run or the program failed otherwise",
+    ExitCode.BUDGET_EXCEEDED: "a budget of `check` was exceeded",
+    ExitCode.INTERRUPTED: "interrupted",
+}
+
+PIPE_CLOSED: Final = 128 + 13  # what a shell sees of a program that dies of SIGPIPE
+
+# \b keeps click from rewrapping the lines that follow.
+_EPILOG = (
+    "\b\nExit codes:\n"
+    + "\n".join(f"  {code.value:<4} {words}" for code, words in EXIT_CODES.items())
+    + f'\n\n\b\nShell completion:\n  eval "$(_{PROGRAM.upper()}_COMPLETE=bash_source {PROGRAM})"   (or zsh_, fish_)'
+)
+
+
+class _LazyGroup(click.Group):
+    """A group whose commands are listed from the registry and imported on call."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        command: click.Command = importlib.import_module(f"meminspect.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the verbs without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in VERBS and not args[0].startswith("-") and not ctx.resilient_parsing:
+            raise UsageError(f"there is no command '{shown(args[0])}'", _suggestion(args[0]))
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # click would end with 1, like a failure
+            ctx.exit(PIPE_CLOSED)
+
+
+def _suggestion(name: str) -> str:
+    close = difflib.get_close_matches(name, VERBS, n=1)
+    if close:
+        return f"did you mean '{close[0]}'?"
+    if "\0" not in name and Path(name).exists():
+        return f"a checkpoint is named with --ckpt: {PROGRAM} plan {_checkpoint_arguments(name)}"
+    return f"choose from {', '.join(VERBS)}"
+
+
+def _checkpoint_arguments(path: Path | str | None) -> str:
+    return "--demo" if path is None else f"--ckpt {shown(shlex.quote(str(path)), 200)}"
+
+
+@click.group(
+    cls=_LazyGroup,
+    invoke_without_command=True,
+    epilog=_EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, prog_name=PROGRAM)
+@click.option("--ckpt", type=click.Path(path_type=Path), metavar="PATH", help="A checkpoint file or its folder.")
+@click.pass_context
+def root(ctx: click.Context, ckpt: Path | None) -> None:
+    """Which way of loading a PyTorch checkpoint fits, how fast is it, and which tensor makes the peak?"""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+        click.echo(f"\n{_pointer(ckpt, list(VERBS))}")
+    elif ckpt is not None:
+        verb = ctx.invoked_subcommand
+        raise UsageError("--ckpt belongs behind the command", f"{PROGRAM} {verb} {_checkpoint_arguments(ckpt)}")
+
+
+def _pointer(ckpt: Path | None, verbs: Sequence[str]) -> str:
+    """Where to begin; a verb that this version lacks is not mentioned."""
+    arguments = _checkpoint_arguments(ckpt)
+    start = f"Start with: {PROGRAM} plan {arguments}"
+    return f"{start}\nThen:       {PROGRAM} run {arguments} -s all" if "run" in verbs else start

@@ -1,0 +1,89 @@
+"""A checkpoint and a machine in a few words: the lines that every verb begins with."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from meminspect.checkpoint.reading import shown
+from meminspect.cli.output import safe
+from meminspect.units import format_bytes, format_count
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from meminspect.cli.subject import Subject
+    from meminspect.sampling.machine import Machine
+
+__all__ = ["checkpoint_card", "counted", "machine_card", "percent", "warnings_card"]
+
+_SEPARATOR = " · "
+_NAME_LIMIT = 60
+_WARNINGS = 8
+
+
+def checkpoint_card(subject: Subject, *, decimal: bool) -> list[Text]:
+    """What it is, how much of it, where it lies: two lines."""
+    document = subject.document
+    sliced = subject.checkpoint.parallel_files
+    name = os.path.basename(os.path.normpath(document["path"])) or document["path"]  # noqa: PTH119 - resolves no links
+    first = (
+        shown(name, _NAME_LIMIT),
+        f"{document['layout']} layout",
+        counted(document["shards"], "model-parallel slice" if sliced else "file"),
+        counted(document["tensors"], "tensor"),
+        f"{format_bytes(document['bytes'], decimal=decimal)}{_dtypes(subject)}",
+    )
+    cached = f"{percent(subject.cached_fraction)} in page cache"
+    second = (
+        document["architecture"] or "unknown architecture",
+        f"{format_count(document['parameters'])} parameters",
+        f"{document['file_system'] or 'unknown file system'}, {cached}",
+    )
+    return [safe(_SEPARATOR.join(first), "answer"), safe(_SEPARATOR.join(second))]
+
+
+def machine_card(machine: Machine, *, decimal: bool) -> Text:
+    """What the machine has and allows: one line."""
+    limit = machine.memory_limit_bytes
+    parts = [
+        f"{format_bytes(machine.ram_total_bytes, decimal=decimal)} RAM",
+        f"{format_bytes(machine.usable_bytes, decimal=decimal)} usable",
+        "no memory limit" if limit is None else f"memory limit {format_bytes(limit, decimal=decimal)}",
+    ]
+    parts += [
+        f"{gpu.name or 'GPU'} with {format_bytes(gpu.free_bytes, decimal=decimal)} free"
+        + (" (unified memory)" if gpu.unified else "")
+        for gpu in machine.gpus
+    ] or ["no GPU"]
+    return safe(f"this machine: {_SEPARATOR.join(parts)}")
+
+
+def warnings_card(subject: Subject) -> list[Text]:
+    """What is odd about the checkpoint, one line each."""
+    warnings = subject.document["warnings"]
+    lines = [safe(f"warning: {warning}", "tight") for warning in warnings[:_WARNINGS]]
+    if len(warnings) > _WARNINGS:
+        lines.append(safe(f"… and {len(warnings) - _WARNINGS:,} more warnings: see --json", "quiet"))
+    return lines
+
+
+def counted(count: int, thing: str) -> str:
+    """``1 file``, ``2 files``."""
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
+
+
+def percent(fraction: float | None) -> str:
+    """Whole percents, where 0 and 100 are said of nothing and of everything only."""
+    if fraction is None:
+        return "unknown share"
+    if fraction <= 0:
+        return "0 %"
+    return f"{min(max(int(100 * fraction), 1), 100 if fraction >= 1 else 99)} %"
+
+
+def _dtypes(subject: Subject) -> str:
+    dtypes = sorted(subject.document["dtypes"].items(), key=lambda item: -item[1]["bytes"])
+    if not dtypes:
+        return ""
+    return f" {dtypes[0][0]}" if len(dtypes) == 1 else f", mostly {dtypes[0][0]}"

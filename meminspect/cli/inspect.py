@@ -1,0 +1,125 @@
+"""`meminspect inspect`: what a checkpoint is."""
+
+from __future__ import annotations
+
+import heapq
+from typing import TYPE_CHECKING
+
+import click
+
+from meminspect.cli import options, output
+from meminspect.cli.cards import checkpoint_card, counted, machine_card, percent, warnings_card
+from meminspect.cli.subject import read_subject
+from meminspect.errors import CheckpointError
+from meminspect.strategies import LoadOptions
+from meminspect.strategies.task import task_for
+from meminspect.units import format_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from rich.console import RenderableType
+
+    from meminspect.checkpoint import Checkpoint
+    from meminspect.cli.subject import Subject
+
+__all__ = ["command"]
+
+_FILES = 12
+_TENSORS = 8
+_TIES = 6
+
+
+@click.command()
+@options.checkpoint_options
+@options.decimal_option
+@options.json_option
+def command(ckpt: Path | None, *, demo: bool, decimal: bool, as_json: bool) -> None:
+    """What a checkpoint is: layout, files, dtypes, tensors, tied and odd ones, file system.
+
+    Only headers are read: no tensor is loaded and no pickle is executed.
+    """
+    checkpoint = options.open_checkpoint(ckpt, demo=demo)
+    subject = read_subject(checkpoint, *_recognise(checkpoint))
+    if as_json:
+        machine = subject.machine.document()
+        output.print_json({"schema": "meminspect.inspect/1", "checkpoint": subject.document, "machine": machine})
+        return
+    console = output.stdout()
+    for renderable in _card(subject, decimal=decimal):
+        console.print(renderable)
+
+
+def _recognise(checkpoint: Checkpoint) -> tuple[str | None, str]:
+    """The architecture and what is to be said about it; a checkpoint that cannot be loaded can still be looked at."""
+    try:
+        task = task_for(checkpoint, LoadOptions())
+    except CheckpointError as error:
+        return None, error.message
+    return task.architecture.id, task.note
+
+
+def _card(subject: Subject, *, decimal: bool) -> Iterator[RenderableType]:
+    yield from checkpoint_card(subject, decimal=decimal)
+    yield machine_card(subject.machine, decimal=decimal)
+    yield from warnings_card(subject)
+    yield from _files(subject, decimal=decimal)
+    yield from _dtypes(subject, decimal=decimal)
+    yield from _largest(subject.checkpoint, decimal=decimal)
+    yield from _tied(subject.checkpoint)
+
+
+def _section(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], left_out: str = ""
+) -> Iterator[RenderableType]:
+    if rows:
+        yield ""
+        yield output.heading(title)
+        yield output.table(columns, rows)
+    if left_out:
+        yield output.safe(left_out, "quiet")
+
+
+def _more(total: int, limit: int, thing: str) -> str:
+    return f"… and {counted(total - limit, f'more {thing}')}: see --json" if total > limit else ""
+
+
+def _files(subject: Subject, *, decimal: bool) -> Iterator[RenderableType]:
+    files = subject.document["files"]
+    rows = [
+        (file["name"], format_bytes(file["bytes"], decimal=decimal), f"{file['tensors']:,}", _cached(file))
+        for file in files[:_FILES]
+    ]
+    yield from _section("Files", ("name", "size", "tensors", "in cache"), rows, _more(len(files), _FILES, "file"))
+
+
+def _cached(file: dict[str, float | None]) -> str:
+    fraction = file["cached_fraction"]
+    return "–" if fraction is None else percent(fraction)
+
+
+def _dtypes(subject: Subject, *, decimal: bool) -> Iterator[RenderableType]:
+    dtypes = sorted(subject.document["dtypes"].items(), key=lambda item: -item[1]["bytes"])
+    rows = [(name, format_bytes(sums["bytes"], decimal=decimal), f"{sums['tensors']:,}") for name, sums in dtypes]
+    yield from _section("Dtypes", ("dtype", "size", "tensors"), rows)
+
+
+def _largest(checkpoint: Checkpoint, *, decimal: bool) -> Iterator[RenderableType]:
+    largest = heapq.nlargest(_TENSORS, checkpoint.tensors, key=lambda tensor: tensor.nbytes)
+    rows = [
+        (
+            tensor.name,
+            " × ".join(map(str, tensor.shape)) or "scalar",
+            tensor.dtype,
+            format_bytes(tensor.nbytes, decimal=decimal),
+        )
+        for tensor in largest
+    ]
+    yield from _section("Largest tensors", ("name", "shape", "dtype", "size"), rows)
+
+
+def _tied(checkpoint: Checkpoint) -> Iterator[RenderableType]:
+    rows = [(" = ".join(names),) for names in checkpoint.tied[:_TIES]]
+    left_out = _more(len(checkpoint.tied), _TIES, "group")
+    yield from _section("Tied tensors", ("names of one memory",), rows, left_out)

@@ -1,0 +1,117 @@
+"""Options that several verbs share, and what they come to."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from meminspect.checkpoint import read_checkpoint
+from meminspect.cli import output
+from meminspect.errors import UsageError
+from meminspect.strategies import CASTABLE, LoadOptions
+from meminspect.units import parse_bytes, parse_count
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from meminspect.checkpoint import Checkpoint
+
+__all__ = [
+    "as_count",
+    "as_size",
+    "checkpoint_options",
+    "decimal_option",
+    "json_option",
+    "load_options",
+    "open_checkpoint",
+]
+
+Verb = TypeVar("Verb", bound="Callable[..., Any]")
+
+
+def as_count(_: click.Context, param: click.Parameter, text: str | None) -> int | None:
+    """Callback of an option that takes a count of things, as 1.3B."""
+    return _quantity(parse_count, param, text)
+
+
+def as_size(_: click.Context, param: click.Parameter, text: str | None) -> int | None:
+    """Callback of an option that takes bytes, as 8GiB."""
+    return _quantity(parse_bytes, param, text)
+
+
+def _quantity(parse: Callable[[str], int], param: click.Parameter, text: str | None) -> int | None:
+    """Parse, and put the option's name before a refusal."""
+    if text is None:
+        return None
+    try:
+        return parse(text)
+    except UsageError as error:
+        raise UsageError(f"{param.opts[0]}: {error.message}", error.hint) from error
+    except OverflowError as error:
+        raise UsageError(f"{param.opts[0]}: there is no such number of bytes or of anything") from error
+
+
+def checkpoint_options(verb: Verb) -> Verb:
+    """Add --ckpt and --demo, which `open_checkpoint` takes."""
+    verb = click.option(
+        "--demo", is_flag=True, help="Use the demo checkpoint (about 500 MB, written to the cache on first use)."
+    )(verb)
+    return click.option(
+        "--ckpt", type=click.Path(path_type=Path), metavar="PATH", help="A checkpoint file or its folder."
+    )(verb)
+
+
+def load_options(verb: Verb) -> Callable[..., Any]:
+    """Add --device, --dtype and --init-dtype, handed over as `load_options`, a LoadOptions."""
+
+    @click.option("--device", default="cpu", show_default=True, help="Where the loaded model shall be.")
+    @click.option("--dtype", type=click.Choice(CASTABLE), help="Its dtype.  [default: as stored]")
+    @click.option(
+        "--init-dtype",
+        type=click.Choice(CASTABLE),
+        default="float32",
+        show_default=True,
+        help="The dtype in which a strategy that builds a model with random weights builds it.",
+    )
+    @functools.wraps(verb)
+    def gathered(*args: Any, device: str, dtype: str | None, init_dtype: str, **others: Any) -> Any:
+        return verb(*args, load_options=LoadOptions(device, dtype, init_dtype), **others)
+
+    return gathered
+
+
+def json_option(verb: Verb) -> Verb:
+    """Add --json, handed over as `as_json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")(verb)
+
+
+def decimal_option(verb: Verb) -> Verb:
+    """Add --decimal."""
+    return click.option("--decimal", is_flag=True, help="Sizes in GB (10⁹) rather than GiB (2³⁰).")(verb)
+
+
+def open_checkpoint(ckpt: Path | None, *, demo: bool) -> Checkpoint:
+    """Read the headers of the checkpoint that the options name; the demo is written first where need be.
+
+    Raises:
+        UsageError: none is named, or two are.
+        CheckpointError: it cannot be read.
+    """
+    if demo and ckpt is not None:
+        raise UsageError("--ckpt and --demo name two checkpoints", "leave one of them out")
+    if demo:
+        return read_checkpoint(demo_path())
+    if ckpt is None:
+        raise UsageError("no checkpoint is named", "--ckpt PATH, or --demo for one that meminspect writes itself")
+    return read_checkpoint(ckpt)
+
+
+def demo_path() -> Path:
+    """The demo's folder; it is written, with progress on stderr, where it is not there yet."""
+    from meminspect.synthesis import demo_checkpoint
+
+    with output.byte_progress("writing the demo checkpoint") as progress:
+        return demo_checkpoint(progress)

@@ -1,0 +1,91 @@
+"""`meminspect plan`: every strategy's theory against what there is. Nothing is loaded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from meminspect.analysis.describe import plan_document
+from meminspect.analysis.plan import make_plan
+from meminspect.cli import options, output
+from meminspect.cli.cards import checkpoint_card, machine_card, warnings_card
+from meminspect.cli.plan_table import PlanTable
+from meminspect.cli.subject import read_subject
+from meminspect.strategies.task import task_for
+from meminspect.units import format_bytes
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rich.text import Text
+
+    from meminspect.analysis.plan import Plan
+    from meminspect.sampling.machine import Machine
+    from meminspect.strategies import LoadOptions
+
+__all__ = ["command"]
+
+
+@click.command()
+@options.checkpoint_options
+@options.load_options
+@click.option(
+    "--ram", callback=options.as_size, metavar="SIZE", help="Plan for this much free RAM instead of this machine's."
+)
+@click.option("--vram", callback=options.as_size, metavar="SIZE", help="Plan for this much free device memory.")
+@options.decimal_option
+@options.json_option
+def command(
+    ckpt: Path | None,
+    load_options: LoadOptions,
+    *,
+    demo: bool,
+    ram: int | None,
+    vram: int | None,
+    decimal: bool,
+    as_json: bool,
+) -> None:
+    """Which way of loading fits: the theory of every strategy, against this machine or against --ram.
+
+    Only headers are read, nothing is loaded. Peaks are above the baseline: what the process takes before it loads.
+    """
+    checkpoint = options.open_checkpoint(ckpt, demo=demo)
+    task = task_for(checkpoint, load_options)
+    subject = read_subject(checkpoint, task.architecture.id, task.note)
+    ram_bytes = subject.machine.usable_bytes if ram is None else ram
+    vram_bytes = _free_vram_bytes(subject.machine) if vram is None else vram
+    plan = make_plan(task, ram_bytes, vram_bytes, decimal=decimal)
+    if as_json:
+        output.print_json(plan_document(plan, subject.document, subject.machine.document()))
+        return
+    console = output.stdout()
+    for line in (_answer(plan), *_about(plan), "", *checkpoint_card(subject, decimal=decimal)):
+        console.print(line)
+    console.print(machine_card(subject.machine, decimal=decimal))
+    if ram is not None:
+        console.print(output.safe(f"planned for {format_bytes(ram, decimal=decimal)} of usable RAM, as --ram says"))
+    for line in (*warnings_card(subject), ""):
+        console.print(line)
+    table = PlanTable(plan, decimal=decimal)
+    for line in table.lines(console.width, ascii_only=output.ascii_only(console)):
+        console.print(line)
+
+
+def _free_vram_bytes(machine: Machine) -> int | None:
+    return machine.gpus[0].free_bytes if machine.gpus else None
+
+
+def _answer(plan: Plan) -> Text:
+    strategy_id, why = plan.recommendation
+    sentence = f"{why[0].upper()}{why[1:]}." if strategy_id is None else f"Take {strategy_id}: {why}."
+    return output.safe(sentence, "answer")
+
+
+def _about(plan: Plan) -> list[Text]:
+    """What the recommended strategy does, and its price."""
+    return [
+        output.safe(f"It {row.strategy.summary}. But: {row.strategy.bad}.")
+        for row in plan.rows
+        if row.strategy.id == plan.recommendation.strategy_id
+    ]

@@ -1,0 +1,67 @@
+"""How a worker ended, in the words of the JSON contract and in a sentence."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING, Any
+
+from meminspect.units import format_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from meminspect.engine.recording import WorkerState
+
+__all__ = ["explain"]
+
+
+def explain(
+    status: int, state: WorkerState, *, cancelled: bool, oom_kills: int, last_rss_bytes: int | None
+) -> dict[str, Any]:
+    """The outcome of a run whose worker has been waited for.
+
+    Args:
+        status: exit status, negative for a signal.
+        state: what the worker's events told.
+        cancelled: we killed it because the user asked to.
+        oom_kills: how many processes the kernel's OOM killer took while it ran; 0 also where nobody knows.
+        last_rss_bytes: its last sampled RSS.
+
+    Returns:
+        ``outcome``, ``message``, ``died_at`` (phase and tensor, None for a run that completed) and ``exit_status``.
+    """
+    outcome, message = _cause(status, state.reports, cancelled=cancelled, oom_kills=oom_kills)
+    died_at: Mapping[str, object] | None = None
+    if outcome != "completed":
+        died_at = {"phase": state.phase or None, "tensor": state.tensor}
+        message += _place(state)
+        if outcome in ("oom_killed", "signalled") and last_rss_bytes is not None:
+            message += f", last seen at {format_bytes(last_rss_bytes)} RSS"
+    return {"outcome": outcome, "message": message, "died_at": died_at, "exit_status": status}
+
+
+def _cause(status: int, reports: Mapping[str, Any], *, cancelled: bool, oom_kills: int) -> tuple[str, str]:
+    failure = reports.get("failure")
+    if "finished" in reports:
+        return "completed", ""
+    if cancelled:
+        return "cancelled", "cancelled"
+    if failure is not None:
+        return failure["kind"], f"{failure['type']}: {failure['message']}"
+    if status == -signal.SIGKILL and oom_kills:
+        return "oom_killed", "killed by the kernel's OOM killer"
+    if status < 0:
+        return "signalled", f"killed by {_signal_name(-status)}"
+    return "failed", f"the worker ended with exit status {status} before it was done"
+
+
+def _place(state: WorkerState) -> str:
+    place = f" in phase '{state.phase}'" if state.phase else ""
+    return f"{place} at {state.tensor}" if state.tensor else place
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,27 @@
+"""Whether a run may start at all: the user's machine comes first."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from meminspect.analysis.verdict import verdict
+from meminspect.units import format_bytes
+
+if TYPE_CHECKING:
+    from meminspect.strategies import LoadTask, Strategy
+    from meminspect.theory.ledger import Theory
+
+__all__ = ["refusal"]
+
+
+def refusal(strategy: Strategy, task: LoadTask, theory: Theory, usable_bytes: int, *, force: bool) -> str | None:
+    """In one sentence why the run is not started; None when it is."""
+    why_not = strategy.why_not(task)
+    if why_not is not None:
+        return why_not
+    if force or verdict(theory, usable_bytes) != "does_not_fit":
+        return None
+    return (
+        f"predicted to need {format_bytes(theory.peak.heap_bytes)} of heap where {format_bytes(usable_bytes)} "
+        f"can be had: --force runs it all the same"
+    )

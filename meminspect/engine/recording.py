@@ -1,0 +1,84 @@
+"""Carries what sampler, ring and pipes hold into the capture, in a thread of its own: a commit may take its time."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from meminspect.capture.records import EventKind
+
+if TYPE_CHECKING:
+    from meminspect.capture.records import Event
+    from meminspect.capture.store import CaptureWriter
+    from meminspect.engine.sampler import Sampler
+    from meminspect.engine.worker_process import WorkerProcess
+
+__all__ = ["Recording", "WorkerState"]
+
+_INTERVAL_S: Final = 0.03  # a SIGKILL of the supervisor loses at most this and one commit
+
+
+class WorkerState:
+    """Where the worker is, as its events tell: the phase, the tensors in flight, and what it has reported."""
+
+    def __init__(self) -> None:
+        self.phase = ""
+        self.reports: dict[str, Any] = {}
+        self._in_flight: dict[int, str] = {}
+
+    @property
+    def tensor(self) -> str | None:
+        """The tensor that was last begun and has not ended."""
+        return next(reversed(self._in_flight.values()), None)
+
+    def apply(self, event: Event) -> None:
+        """Take one event into account."""
+        if event.kind is EventKind.PHASE:
+            self.phase = event.name
+        elif event.kind is EventKind.BEGIN:
+            self._in_flight[event.id] = event.name
+        elif event.kind is EventKind.END:
+            self._in_flight.pop(event.id, None)
+        elif event.kind is EventKind.REPORT:
+            self.reports[event.name] = json.loads(event.detail)
+
+
+class Recording(threading.Thread):
+    """Writes until `finish`, which takes what is left."""
+
+    def __init__(self, writer: CaptureWriter, worker: WorkerProcess, sampler: Sampler) -> None:
+        super().__init__(name="recording", daemon=True)
+        self.failure: BaseException | None = None
+        self.state = WorkerState()
+        self.cpu_s = 0.0
+        self._writer = writer
+        self._worker = worker
+        self._sampler = sampler
+        self._stop_requested = threading.Event()
+
+    def run(self) -> None:
+        """The writing loop; what goes wrong in it is kept in `failure`, and the worker is stopped."""
+        try:
+            while not self._stop_requested.wait(_INTERVAL_S):
+                self._carry()
+            self._carry()
+        except BaseException as error:  # noqa: BLE001 - handed over, not swallowed
+            self.failure = error
+            self._worker.kill()  # a run that cannot be recorded is not worth its memory
+        self.cpu_s = time.thread_time()
+
+    def finish(self) -> None:
+        """Carry over what is left and end the thread."""
+        self._stop_requested.set()
+        self.join()
+
+    def _carry(self) -> None:
+        samples = self._sampler.take()
+        events = list(self._worker.ring.drain())
+        for event in events:
+            self.state.apply(event)
+            if event.kind is EventKind.REPORT:
+                self._writer.fact(event.name, self.state.reports[event.name])
+        self._writer.append(samples, events, self._worker.take_log())

@@ -1,0 +1,94 @@
+"""Starting a run from a command or screen: the supervisor process as the front ends see it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Final
+
+from meminspect.capture.store import CaptureReader
+from meminspect.errors import CaptureError, RunError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from meminspect.engine.spec import RunSpec
+
+__all__ = ["Session", "recover"]
+
+# The import path travels as an argument: `-m` would put the current folder, and whatever lies there, in front of it.
+_START: Final = "import sys; sys.path[:] = sys.argv[1].split('\\n'); import meminspect.engine.supervisor as s; s.main()"
+
+
+class Session:
+    """One run under way; its capture grows at `spec.capture`.
+
+    Raises:
+        RunError: the supervisor cannot be started.
+    """
+
+    def __init__(self, spec: RunSpec) -> None:
+        self.spec = spec
+        path = "\n".join(entry or os.getcwd() for entry in sys.path)  # noqa: PTH109 - sys.path is text
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _START, path],
+                stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                start_new_session=True,  # Ctrl-C reaches the command alone, which then cancels
+            )  # fmt: skip
+        except OSError as error:
+            raise RunError(f"cannot start the supervisor: {error.strerror}") from error
+        assert self._process.stdin is not None  # noqa: S101 - PIPE was asked for
+        with contextlib.suppress(BrokenPipeError):  # it died at once: `wait` says so
+            self._process.stdin.write(json.dumps(spec.document()) + "\n")
+            self._process.stdin.flush()
+
+    @property
+    def running(self) -> bool:
+        """Whether the supervisor is still at work."""
+        return self._process.poll() is None
+
+    def cancel(self) -> None:
+        """Ask for the run's end; the capture is finished all the same."""
+        if self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
+
+    def wait(self) -> None:
+        """Wait until the capture is finished, recovering it if the supervisor has been killed.
+
+        Raises:
+            CaptureError: there is no capture to read.
+        """
+        status = self._process.wait()
+        stderr = self._process.stderr
+        said = stderr.read().strip() if stderr is not None else ""
+        if not self.spec.capture.exists():
+            raise CaptureError(said or f"the supervisor ended with exit status {status} and left no capture")
+        recover(self.spec.capture, said.splitlines()[-1] if said else "")
+
+
+def recover(path: Path, said: str = "") -> None:
+    """Give a capture an outcome if its supervisor is gone without having done so.
+
+    Raises:
+        CaptureError: it is not a readable capture.
+    """
+    with CaptureReader(path) as capture:
+        if capture.fact("outcome") is not None or _alive((capture.fact("spec") or {}).get("supervisor_pid")):
+            return
+        message = said or "the supervisor was killed; the worker ended with it"
+        capture.finish({"outcome": "failed", "message": message, "died_at": None, "exit_status": None})
+
+
+def _alive(pid: int | None) -> bool:
+    if pid is None:
+        return False
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:  # noqa: PTH123 - procfs
+            return b"meminspect.engine.supervisor" in file.read()
+    except OSError:
+        return False

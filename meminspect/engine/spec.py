@@ -1,0 +1,45 @@
+"""What one run is, as it travels from the command to the supervisor and into the capture."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from meminspect.strategies import LoadOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["RunSpec"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunSpec:
+    """One run of one strategy."""
+
+    checkpoint: Path
+    strategy: str
+    capture: Path
+    options: LoadOptions = field(default_factory=LoadOptions)
+    force: bool = False  # run although it is predicted not to fit
+    python: str = sys.executable  # the interpreter of the worker
+    repeat_index: int = 1
+    repeat_of: int = 1
+
+    def document(self) -> dict[str, Any]:
+        """The fields as JSON has them."""
+        return {**dataclasses.asdict(self), "checkpoint": str(self.checkpoint.absolute()), "capture": str(self.capture)}
+
+    @staticmethod
+    def from_document(fields: Mapping[str, Any]) -> RunSpec:
+        """The inverse of `document`."""
+        fields = dict(fields)
+        fields.update(
+            checkpoint=Path(fields["checkpoint"]),
+            capture=Path(fields["capture"]),
+            options=LoadOptions(**fields["options"]),
+        )
+        return RunSpec(**fields)

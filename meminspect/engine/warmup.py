@@ -1,0 +1,60 @@
+"""The tiny checkpoint on which a worker runs its strategy once before the baseline is taken."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import platformdirs
+
+from meminspect.errors import UsageError
+from meminspect.synthesis import DTYPES, naming_for, tiny_checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from meminspect.strategies import LoadTask
+
+__all__ = ["tiny_twin"]
+
+_GENERATION: Final = "warm-up-1"  # counts up when what is written changes
+_WRITERS: Final = {"meta": "meta", "safetensors": "safetensors", "safetensors-sharded": "safetensors"}
+_SHARDED: Final = "safetensors-sharded"
+
+
+@contextlib.contextmanager
+def tiny_twin(task: LoadTask) -> Iterator[Path]:
+    """A checkpoint of a few kilobytes that takes the same path through the loader: from the cache, or a passing one."""
+    dtypes = task.checkpoint.dtypes
+    dtype = max(dtypes, key=lambda name: dtypes[name][1], default="float32")
+    dtype = dtype if dtype in DTYPES else "float32"
+    shards = 2 if task.checkpoint.parallel_files or task.checkpoint.layout == _SHARDED else 1
+    layout = _WRITERS[task.checkpoint.layout]
+    architecture, naming = task.architecture.id, task.architecture.naming
+    try:
+        fits = naming == naming_for(architecture, layout)
+    except (KeyError, UsageError):
+        fits = False
+    if not fits:
+        # The same files with another model's tensors: what is warmed up is torch and the reader of the layout.
+        architecture, naming = "llama", naming_for("llama", layout)
+    name = f"{layout}-{shards}-{architecture}-{naming}-{dtype}"
+    with contextlib.ExitStack() as stack:
+        folder = platformdirs.user_cache_path("meminspect") / _GENERATION / name
+        if not folder.is_dir():
+            try:
+                _write(folder, architecture, naming, layout, dtype, shards)
+            except (UsageError, OSError):  # no cache folder that can be written: a passing one will do
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="meminspect-"))) / name
+                _write(folder, architecture, naming, layout, dtype, shards)
+        yield folder
+
+
+def _write(folder: Path, architecture: str, naming: str, layout: str, dtype: str, shards: int) -> None:
+    try:
+        tiny_checkpoint(architecture, naming, layout, dtype, folder, shards=shards)
+    except UsageError:
+        if not folder.is_dir():  # otherwise another process was faster
+            raise

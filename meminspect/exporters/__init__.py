@@ -1,0 +1,1 @@
+"""The registry of export formats: one file each, one line here."""

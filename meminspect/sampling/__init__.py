@@ -1,0 +1,1 @@
+"""Reading the machine and its processes from outside."""

@@ -1,0 +1,189 @@
+"""What the memory cgroups around a process allow, use and have killed, in either version and in containers.
+
+Sources: the kernel's Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst, `man 7 cgroups`.
+Standard library only: the worker may import it.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from meminspect.sampling.file_system import PROC, Mount, read_mounts
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = [
+    "MemoryGroup", "available_bytes", "memory_group", "memory_limit_bytes", "memory_used_bytes", "oom_kills",
+    "system_oom_kills",
+]  # fmt: skip
+
+# Version 1 says "no limit" as the largest number of whole pages, which differs with the size of a page.
+_UNLIMITED: Final = 1 << 62
+
+
+class _Names(NamedTuple):
+    limit: str
+    usage: str
+    reclaimable: str  # in memory.stat, with the groups below
+    inherited_limit: str  # in memory.stat
+    kills: str  # the file with a line "oom_kill N"
+
+
+_NAMES: Final = {
+    1: _Names("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file", "hierarchical_memory_limit",
+              "memory.oom_control"),
+    2: _Names("memory.max", "memory.current", "inactive_file", "", "memory.events"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryGroup:
+    """A process's memory cgroup. Keep it to ask after the process has died: a zombie's path reads ``/`` in version 1.
+
+    Args:
+        folder: the group.
+        top: where the hierarchy is mounted; groups above it are out of sight.
+        version: 1 or 2.
+    """
+
+    folder: Path
+    top: Path
+    version: int
+
+    def limit_bytes(self) -> int | None:
+        """The tightest limit of this group and of those around it; None without one."""
+        return min((limit for group in self._lineage() if (limit := group._own_limit()) is not None), default=None)
+
+    def used_bytes(self) -> int | None:
+        """What the group uses, its page cache and the groups below it included; None where it is not counted."""
+        return _number(self.folder / _NAMES[self.version].usage)
+
+    def available_bytes(self) -> int | None:
+        """What may still be allocated before a limit is met: limit − usage + inactive file pages; None without a limit.
+
+        The tightest of this group and those around it: a sibling's use counts where both share a parent's limit.
+        """
+        return min((room for group in self._lineage() if (room := group._own_room()) is not None), default=None)
+
+    def oom_kills(self) -> int | None:
+        """Processes of this group (in version 2 also of those below it) that the kernel has killed for memory."""
+        return _number_after(self.folder / _NAMES[self.version].kills, "oom_kill")
+
+    def _lineage(self) -> list[MemoryGroup]:
+        folders = [self.folder, *self.folder.parents]
+        return [MemoryGroup(folder, self.top, self.version) for folder in folders if folder.is_relative_to(self.top)]
+
+    def _own_limit(self) -> int | None:
+        names = _NAMES[self.version]
+        limits = [_number(self.folder / names.limit)]
+        if names.inherited_limit:
+            # Version 1 tells here what groups out of sight allow, as a pod's around its container.
+            limits.append(_number_after(self.folder / "memory.stat", names.inherited_limit))
+        return min((limit for limit in limits if limit is not None), default=None)
+
+    def _own_room(self) -> int | None:
+        limit, used = self._own_limit(), self.used_bytes()
+        if limit is None or used is None:
+            return limit
+        reclaimable = _number_after(self.folder / "memory.stat", _NAMES[self.version].reclaimable) or 0
+        return max(0, min(limit, limit - used + reclaimable))
+
+
+def memory_group(pid: int | str = "self", proc: Path = PROC) -> MemoryGroup | None:
+    """The memory cgroup of a process, as far as this process can see it.
+
+    Where its folder is not visible (in most containers) it is the mounted root, which stands for the container.
+
+    Args:
+        pid: the process; "self" for the caller.
+        proc: where procfs is mounted.
+
+    Returns:
+        The group; None where no memory hierarchy is mounted or the process is gone.
+    """
+    try:
+        lines = os.fsdecode((proc / str(pid) / "cgroup").read_bytes()).splitlines()
+        mounts = read_mounts(proc)
+    except OSError:
+        return None
+    paths = {
+        controller: path for _, names, path in (line.split(":", 2) for line in lines) for controller in names.split(",")
+    }
+    # On a hybrid system the memory controller is in one hierarchy only: in version 1 where that one has it.
+    for version, kind, controller in ((1, "cgroup", "memory"), (2, "cgroup2", "")):
+        seen = [mount for mount in mounts if mount.kind == kind and (version == 2 or controller in mount.options)]
+        if controller in paths and seen:
+            return _visible(seen, paths[controller], version)
+    return None
+
+
+def memory_limit_bytes(proc: Path = PROC) -> int | None:
+    """The tightest memory limit on this process; None without one."""
+    group = memory_group(proc=proc)
+    return None if group is None else group.limit_bytes()
+
+
+def memory_used_bytes(proc: Path = PROC) -> int | None:
+    """What this process's memory cgroup uses, page cache included; None where it is not counted."""
+    group = memory_group(proc=proc)
+    return None if group is None else group.used_bytes()
+
+
+def available_bytes(proc: Path = PROC) -> int | None:
+    """What this process's memory cgroups leave to allocate; None without a limit."""
+    group = memory_group(proc=proc)
+    return None if group is None else group.available_bytes()
+
+
+def oom_kills(pid: int, proc: Path = PROC) -> int | None:
+    """Processes killed for memory in the cgroup of a *living* process; None where it is not counted.
+
+    To compare after its death, keep the `memory_group`.
+    """
+    group = memory_group(pid, proc)
+    return None if group is None else group.oom_kills()
+
+
+def system_oom_kills(proc: Path = PROC) -> int | None:
+    """Processes that the kernel has killed for memory since boot, whoever set the limit; None if unknown."""
+    return _number_after(proc / "vmstat", "oom_kill")
+
+
+def _visible(mounts: list[Mount], path: str, version: int) -> MemoryGroup:
+    for mount in mounts:
+        folder = _folder(mount, path)
+        if folder is not None:
+            return MemoryGroup(folder, mount.point, version)
+    return MemoryGroup(mounts[0].point, mounts[0].point, version)
+
+
+def _folder(mount: Mount, path: str) -> Path | None:
+    # Inside a cgroup namespace both may start with "..", and then nothing leads from the mount to the group.
+    root = str(mount.root)
+    inside = path.removeprefix(root) if path == root or path.startswith(root.rstrip("/") + "/") else path
+    parts = [part for part in inside.split("/") if part]
+    folder = mount.point.joinpath(*parts)
+    return folder if ".." not in parts and folder.is_dir() else None
+
+
+def _number(path: Path) -> int | None:
+    try:
+        value = int(path.read_text())
+    except (OSError, ValueError):  # ValueError: "max"
+        return None
+    return value if value < _UNLIMITED else None
+
+
+def _number_after(path: Path, name: str) -> int | None:
+    try:
+        text = path.read_text()
+    except OSError:
+        return None
+    for line in text.splitlines():
+        key, _, value = line.partition(" ")
+        if key == name:
+            return int(value) if int(value) < _UNLIMITED else None
+    return None

@@ -1,0 +1,119 @@
+"""The machine that a checkpoint would be loaded on, at one moment."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from meminspect.sampling import cgroups
+from meminspect.sampling.nvml import Gpu, Nvml, open_nvml
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["Machine", "read_machine"]
+
+_THP: Final = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What a machine has and allows; unknown or absent is None.
+
+    Args:
+        ram_total_bytes: its memory.
+        ram_available_bytes: what new processes can have without swapping (MemAvailable).
+        memory_limit_bytes: the tightest cgroup limit on this process.
+        limit_available_bytes: what the cgroup limits still leave.
+        swap_free_bytes: unused swap.
+        gpus: NVIDIA GPUs.
+        torch_version: of the torch beside us; it is not imported.
+        kernel: the kernel's release.
+        thp: the mode of transparent huge pages: always, madvise or never.
+    """
+
+    ram_total_bytes: int
+    ram_available_bytes: int
+    memory_limit_bytes: int | None
+    limit_available_bytes: int | None
+    swap_free_bytes: int
+    gpus: tuple[Gpu, ...]
+    torch_version: str | None
+    kernel: str
+    thp: str | None
+
+    @property
+    def usable_bytes(self) -> int:
+        """What a new process may take: the machine's available RAM or, if less, what its cgroups leave."""
+        if self.limit_available_bytes is None:
+            return self.ram_available_bytes
+        return min(self.ram_available_bytes, self.limit_available_bytes)
+
+    def document(self) -> dict[str, Any]:
+        """The machine under the names of the JSON contract (MACHINE)."""
+        return {
+            "ram_total_bytes": self.ram_total_bytes,
+            "ram_available_bytes": self.ram_available_bytes,
+            "memory_limit_bytes": self.memory_limit_bytes,
+            "swap_free_bytes": self.swap_free_bytes,
+            "gpus": [
+                {"name": gpu.name, "total_bytes": gpu.total_bytes, "free_bytes": gpu.free_bytes, "unified": gpu.unified}
+                for gpu in self.gpus
+            ],
+            "torch_version": self.torch_version,
+            "kernel": self.kernel,
+            "thp": self.thp,
+        }
+
+
+def read_machine(nvml: Nvml | None = None) -> Machine:
+    """Read the machine as it is now.
+
+    Args:
+        nvml: the opened NVIDIA library; without it, it is opened for this reading where there is one.
+    """
+    import psutil
+
+    memory = psutil.virtual_memory()  # type: ignore[no-untyped-call]
+    swap = psutil.swap_memory()  # type: ignore[no-untyped-call]
+    group = cgroups.memory_group()
+    return Machine(
+        ram_total_bytes=int(memory.total),
+        ram_available_bytes=int(memory.available),
+        memory_limit_bytes=None if group is None else group.limit_bytes(),
+        limit_available_bytes=None if group is None else group.available_bytes(),
+        swap_free_bytes=int(swap.free),
+        gpus=tuple(_gpus(nvml)),
+        torch_version=_torch_version(),
+        kernel=platform.release(),
+        thp=_thp(),
+    )
+
+
+def _gpus(nvml: Nvml | None) -> Sequence[Gpu]:
+    if nvml is not None:
+        return nvml.devices()
+    opened = open_nvml().nvml
+    if opened is None:
+        return ()
+    with opened:
+        return opened.devices()
+
+
+def _torch_version() -> str | None:
+    try:
+        return importlib.metadata.version("torch")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _thp(path: Path = _THP) -> str | None:
+    try:
+        chosen = re.search(r"\[(\w+)\]", path.read_text())
+    except OSError:
+        return None
+    return None if chosen is None else chosen[1]

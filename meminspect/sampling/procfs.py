@@ -1,0 +1,137 @@
+"""A process's memory, I/O and faults as the kernel counts them (`man 5 proc`), through kept-open descriptors.
+
+Standard library only and without allocation to speak of: the worker reads itself with it between two tensors.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Final
+
+from meminspect.capture.records import Reading
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+__all__ = ["ProcessGone", "ProcessMemory"]
+
+_KIB: Final = 1024
+_STATUS_BYTES: Final = 4096
+_RESET_HIGH_WATER: Final = b"5"  # man 5 proc, /proc/pid/clear_refs
+
+
+class ProcessGone(Exception):  # noqa: N818 - a state that callers expect, not an error
+    """The process has ended; its books are closed."""
+
+
+class ProcessMemory:
+    """Reads one process: RSS by pool and high-water mark (8 µs), storage reads and faults.
+
+    Args:
+        pid: the process; "self" for the caller.
+    """
+
+    def __init__(self, pid: int | str) -> None:
+        self._folder = f"/proc/{pid}"
+        self._status = self._open("status")
+        self._stat = self._open("stat")
+        self._io = self._open("io")
+        self._clear_refs = self._open("clear_refs", os.O_WRONLY)
+        if self._status is None:
+            raise ProcessGone
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def reading(self) -> Reading:
+        """Pools and high-water mark in bytes.
+
+        Raises:
+            ProcessGone: the process has ended.
+        """
+        return self._parse(self._read(self._status))
+
+    def reading_and_swap(self) -> tuple[Reading, int]:
+        """Pools and high-water mark, and swapped-out bytes.
+
+        Raises:
+            ProcessGone: the process has ended.
+        """
+        status = self._read(self._status)
+        return self._parse(status), _kib_after(status, b"VmSwap:", 0)
+
+    def reset_high_water(self) -> None:
+        """Make the high-water mark start again from the present RSS, where the kernel lets us."""
+        if self._clear_refs is not None:
+            os.write(self._clear_refs, _RESET_HIGH_WATER)
+
+    def storage_read_bytes(self) -> int | None:
+        """Bytes that the process has caused to be read from storage; None where one may not know."""
+        if self._io is None:
+            return None
+        try:
+            text = self._read(self._io)
+        except PermissionError:
+            return None
+        at = text.find(b"\nread_bytes:")
+        return int(text[at + 12 : text.index(b"\n", at + 1)]) if at >= 0 else None
+
+    def faults(self) -> tuple[int, int] | None:
+        """Minor and major page faults so far; None where one may not know."""
+        if self._stat is None:
+            return None
+        # The command name, in parentheses, may itself hold spaces and parentheses.
+        fields = self._read(self._stat).rpartition(b")")[2].split()
+        return int(fields[7]), int(fields[9])
+
+    def close(self) -> None:
+        """Close the descriptors."""
+        for descriptor in (self._status, self._stat, self._io, self._clear_refs):
+            if descriptor is not None:
+                os.close(descriptor)
+        self._status = self._stat = self._io = self._clear_refs = None
+
+    def _open(self, name: str, flags: int = os.O_RDONLY) -> int | None:
+        try:
+            return os.open(f"{self._folder}/{name}", flags | os.O_CLOEXEC)
+        except OSError:
+            return None
+
+    @staticmethod
+    def _read(descriptor: int | None) -> bytes:
+        if descriptor is None:
+            raise ProcessGone
+        try:
+            text = os.pread(descriptor, _STATUS_BYTES, 0)
+        except ProcessLookupError as error:
+            raise ProcessGone from error
+        if not text:
+            raise ProcessGone
+        return text
+
+    @staticmethod
+    def _parse(status: bytes) -> Reading:
+        # The lines stand in this order (fs/proc/task_mmu.c, task_mem), so each search starts at the one before.
+        high_at = status.find(b"VmHWM:")
+        if high_at < 0:
+            raise ProcessGone  # a zombie has no memory left to count
+        anon_at = status.find(b"RssAnon:", high_at)
+        file_at = status.find(b"RssFile:", anon_at)
+        return Reading(
+            _kib_after(status, b"RssAnon:", anon_at),
+            _kib_after(status, b"RssFile:", file_at),
+            _kib_after(status, b"RssShmem:", file_at),
+            _kib_after(status, b"VmHWM:", high_at),
+        )
+
+
+def _kib_after(text: bytes, label: bytes, start: int) -> int:
+    at = text.find(label, start) + len(label)
+    return int(text[at : text.index(b"kB", at)]) * _KIB

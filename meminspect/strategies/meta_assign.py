@@ -1,0 +1,46 @@
+"""`meta-assign`: the state dict becomes the model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from meminspect.capture.records import Pool
+from meminspect.strategies import recipes, steps
+from meminspect.strategies.strategy import Strategy
+from meminspect.theory.ledger import Item
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from meminspect.strategies.task import LoadTask
+    from meminspect.theory.ledger import Step
+
+__all__ = ["STRATEGY"]
+
+
+def _recipe(task: LoadTask) -> str:
+    return recipes.recipe(
+        recipes.header(task),
+        recipes.meta_build(task),
+        recipes.read_all(task, recipes.read_one(task, owned=True)),
+        recipes.cast(task),
+        "model.load_state_dict(state_dict, assign=True)\ndel state_dict",
+    )
+
+
+def _ledger(task: LoadTask) -> Iterator[Step]:
+    moves = task.checkpoint.parallel_files or task.casts
+    sources = steps.Sources(Pool.HEAP, Item.STAGING if moves else Item.FLOOR)
+    yield from steps.read(sources, task.checkpoint.tensors)
+    yield from steps.into_final_form(task, sources)
+    yield from steps.assign(task)
+
+
+STRATEGY = Strategy(
+    id="meta-assign",
+    summary="builds the model without memory, reads the state dict and makes it the model's parameters",
+    good="one checkpoint of memory, in a few lines; weights that will be changed",
+    bad="reads everything before it returns",
+    recipe=_recipe,
+    ledger=_ledger,
+)

@@ -1,0 +1,47 @@
+"""`mmap-assign`: the file's pages become the model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from meminspect.capture.records import Pool
+from meminspect.strategies import recipes, steps
+from meminspect.strategies.strategy import Strategy
+from meminspect.theory.ledger import Item
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from meminspect.strategies.task import LoadTask
+    from meminspect.theory.ledger import Step
+
+__all__ = ["STRATEGY"]
+
+
+def _recipe(task: LoadTask) -> str:
+    return recipes.recipe(
+        recipes.header(task),
+        recipes.meta_build(task),
+        recipes.read_all(task, recipes.read_one(task, mapped=True)),
+        recipes.cast(task),
+        "model.load_state_dict(state_dict, assign=True)\ndel state_dict",
+    )
+
+
+def _ledger(task: LoadTask) -> Iterator[Step]:
+    moves = task.checkpoint.parallel_files or task.casts
+    sources = steps.Sources(Pool.FILE, Item.STAGING if moves else Item.FLOOR)
+    yield from steps.read(sources, task.checkpoint.tensors)
+    yield from steps.into_final_form(task, sources)
+    yield from steps.assign(task)
+    yield from steps.touch(task, sources)
+
+
+STRATEGY = Strategy(
+    id="mmap-assign",
+    summary="maps the file and hands its pages to the model; nothing is copied until it is touched",
+    good="returns at once; the pages are shared between processes and can be reclaimed",
+    bad="every first touch reads from disk, and again after reclaim; a cast gives the advantage away",
+    recipe=_recipe,
+    ledger=_ledger,
+)

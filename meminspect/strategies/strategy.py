@@ -1,0 +1,45 @@
+"""What every strategy is: words, a recipe that runs, and a theory of what it costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from meminspect.strategies.task import CASTABLE
+from meminspect.theory.ledger import Theory, evaluate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from meminspect.strategies.task import LoadTask
+    from meminspect.theory.ledger import Step
+
+__all__ = ["Strategy"]
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """A way of loading; each lives in a file of its own, named after its id."""
+
+    id: str
+    summary: str  # what it does, in one line
+    good: str  # when to use it
+    bad: str  # what it costs
+    recipe: Callable[[LoadTask], str]  # the PyTorch that a user would paste, which is what is executed
+    ledger: Callable[[LoadTask], Iterator[Step]]  # every allocation and release, in order
+
+    def theory(self, task: LoadTask) -> Theory:
+        """What loading this task must cost."""
+        return evaluate(self.ledger(task), task.floor_bytes)
+
+    def why_not(self, task: LoadTask) -> str | None:
+        """In one sentence why this task cannot be loaded this way; None when it can."""
+        options = task.options
+        if options.device != "cpu":
+            return f"device '{options.device}' is not supported yet: use cpu"
+        for dtype in (options.dtype, options.init_dtype):
+            if dtype is not None and dtype not in CASTABLE:
+                return f"a model cannot be cast to {dtype}: use one of {', '.join(CASTABLE)}"
+        if task.checkpoint.parallel_files and task.architecture.id == "skeleton":
+            return "these are model-parallel slices of an unknown architecture: nobody says how to join them"
+        return None

@@ -1,0 +1,1 @@
+"""What loading must cost, from the headers alone."""

@@ -1,0 +1,82 @@
+"""The only formatter and parser of bytes, times and rates. Binary units unless decimal ones are asked for."""
+
+from __future__ import annotations
+
+import re
+
+from meminspect.errors import UsageError
+
+__all__ = ["format_bytes", "format_count", "format_duration", "format_rate", "parse_bytes", "parse_count"]
+
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+
+_BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+_DECIMAL = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgtpe]?)(i?)b?\s*", re.IGNORECASE)
+_COUNT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmbt]?)\s*", re.IGNORECASE)
+
+
+def format_bytes(count: int | float | None, *, decimal: bool = False) -> str:
+    """Format a number of bytes with two decimals from KiB upwards, as ``12.55 GiB``; ``–`` for None."""
+    if count is None:
+        return "–"
+    base, names = (1000, _DECIMAL) if decimal else (1024, _BINARY)
+    value, power = float(count), 0
+    while abs(value) >= base and power < len(names) - 1:
+        value, power = value / base, power + 1
+    return f"{value:.0f} B" if power == 0 else f"{value:.2f} {names[power]}"
+
+
+def format_rate(bytes_per_s: float | None) -> str:
+    """Format a rate in binary units per second; ``–`` for None."""
+    return "–" if bytes_per_s is None else f"{format_bytes(bytes_per_s)}/s"
+
+
+def format_duration(seconds: float | None) -> str:
+    """Format a duration: ``850 µs``, ``12.3 ms``, ``4.56 s``, ``2:05 min``; ``–`` for None."""
+    if seconds is None:
+        return "–"
+    if seconds < 1e-3:
+        return f"{seconds * 1e6:.0f} µs"
+    if seconds < 1:
+        return f"{seconds * 1e3:.1f} ms"
+    if seconds < 60:
+        return f"{seconds:.2f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d} min"
+
+
+def format_count(count: int) -> str:
+    """Format a count of things, as parameters: ``6.74 B``, ``124.44 M``, ``512``."""
+    for size, name in ((10**12, "T"), (10**9, "B"), (10**6, "M")):
+        if count >= size:
+            return f"{count / size:.2f} {name}"
+    return f"{count:,}"
+
+
+def parse_bytes(text: str) -> int:
+    """Parse ``8GiB``, ``8G``, ``8GB``, ``1.5 gib`` or plain bytes. ``iB`` and a bare letter are binary, ``B`` is decimal.
+
+    Raises:
+        UsageError: the text is not a size.
+    """
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise UsageError(f"'{text}' is not a size", "write it like 8GiB, 512MiB or 16GB")
+    number, prefix, binary = match.groups()
+    power = " kmgtpe".index(prefix.lower()) if prefix else 0
+    base = 1000 if prefix and not binary and text.strip()[-1] in "bB" else 1024
+    return int(float(number) * base**power)
+
+
+def parse_count(text: str) -> int:
+    """Parse a parameter count: ``1.3B``, ``124M``, ``7e9`` is not one.
+
+    Raises:
+        UsageError: the text is not a count.
+    """
+    match = _COUNT.fullmatch(text)
+    if match is None:
+        raise UsageError(f"'{text}' is not a count", "write it like 1.3B, 124M or 7000000000")
+    number, prefix = match.groups()
+    return int(float(number) * {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}[prefix.lower()])

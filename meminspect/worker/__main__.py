@@ -1,0 +1,35 @@
+"""Entry point of the worker, run by path in any interpreter: `python …/meminspect/worker/__main__.py SPEC RING LIFELINE`.
+
+Run by path, Python puts this folder on the import path, which would shadow the user's modules with ours, and has never
+heard of the package. So the folder goes, and a finder for the one name `meminspect` comes.
+"""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import sys
+
+_HERE = sys.path.pop(0)
+
+
+class _OurPackage:
+    """Finds the package `meminspect`, and nothing else, where this file lies."""
+
+    @staticmethod
+    def find_spec(name: str, path: object = None, target: object = None) -> importlib.machinery.ModuleSpec | None:
+        """As `importlib.abc.MetaPathFinder.find_spec`."""
+        if name != "meminspect":
+            return None
+        package = _HERE.rpartition("/")[0]
+        return importlib.util.spec_from_file_location(
+            name, f"{package}/__init__.py", submodule_search_locations=[package]
+        )
+
+
+if __name__ == "__main__":
+    sys.meta_path.insert(0, _OurPackage)
+
+    from meminspect.worker.main import main
+
+    main(*map(int, sys.argv[1:4]))

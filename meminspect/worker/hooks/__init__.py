@@ -1,0 +1,24 @@
+"""Hooks around the real functions that loading code calls: they watch, and never do the work themselves."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from meminspect.worker.hooks import casting, mappings, modules, safetensors_files, torch_files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from meminspect.worker.hooks.tracker import Tracker
+
+__all__ = ["installed"]
+
+
+@contextlib.contextmanager
+def installed(tracker: Tracker) -> Iterator[None]:
+    """Watch torch.load, safetensors, load_state_dict, copies and casts while the context lasts."""
+    with contextlib.ExitStack() as stack:
+        for hook in (torch_files, mappings, safetensors_files, modules, casting):
+            stack.enter_context(hook.watch(tracker))
+        yield

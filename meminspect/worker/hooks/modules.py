@@ -1,0 +1,168 @@
+"""Watches models: their random construction, `load_state_dict`, and copies into their parameters."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._device import _device_constructors
+
+from meminspect.capture.records import Operation, Pool
+from meminspect.worker.hooks.tracker import describe, replaced
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from meminspect.worker.hooks.tracker import Tracker
+
+__all__ = ["ConstructionPlan", "Planned", "constructed", "plan_construction", "watch"]
+
+
+class Planned(NamedTuple):
+    """What one call of a factory (`torch.empty`, …) makes; the name is empty for a temporary."""
+
+    name: str
+    nbytes: int
+    detail: str
+
+
+ConstructionPlan = list[Planned]
+
+
+class _Planner(TorchFunctionMode):
+    """Keeps what the factories return, to be recognised among the finished model's parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: list[torch.Tensor] = []
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func in _device_constructors():
+            self.made.append(result)
+        return result
+
+
+def plan_construction(build: Callable[[], nn.Module]) -> ConstructionPlan:
+    """Build the model once on meta, which costs no memory, to learn which factory call makes which parameter."""
+    planner = _Planner()
+    with planner, torch.device("meta"):
+        model = build()
+    names = {tensor.untyped_storage()._cdata: name for name, tensor in _tensors(model)}
+    return [
+        Planned(names.get(made.untyped_storage()._cdata, ""), made.nbytes, describe(str(made.dtype), tuple(made.shape)))
+        for made in planner.made
+    ]
+
+
+class _Construction(TorchFunctionMode):
+    """Reports each parameter from its factory's call to the next one's: filling it with random numbers is in between."""
+
+    def __init__(self, tracker: Tracker, plan: ConstructionPlan) -> None:
+        super().__init__()
+        self._tracker = tracker
+        self._plan = iter(plan)
+        self._open: tuple[int, str, torch.Tensor] | None = None
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func not in _device_constructors():
+            return func(*args, **(kwargs or {}))
+        self.close()
+        planned = next(self._plan, None)
+        if planned is None or not planned.name:
+            return func(*args, **(kwargs or {}))
+        id_ = self._tracker.recorder.begin(
+            Operation.MATERIALISE, Pool.HEAP, planned.name, planned.nbytes, detail=planned.detail
+        )
+        result = func(*args, **(kwargs or {}))
+        self._open = (id_, planned.name, result)
+        return result
+
+    def close(self) -> None:
+        """The tensor under construction is done."""
+        if self._open is not None:
+            id_, name, tensor = self._open
+            self._open = None
+            self._tracker.end(id_, Pool.HEAP, name, tensor.untyped_storage())
+
+
+def constructed(tracker: Tracker, build: Callable[[], nn.Module], plan: ConstructionPlan) -> nn.Module:
+    """Build the model, reporting each parameter that takes memory."""
+    tracker.recorder.phase("build")
+    if torch.empty(0).device.type == "meta":
+        return build()
+    construction = _Construction(tracker, plan)
+    try:
+        with construction:
+            model = build()
+    finally:
+        construction.close()
+    return model
+
+
+@contextlib.contextmanager
+def watch(tracker: Tracker) -> Iterator[None]:
+    """Watch until the context ends."""
+
+    def watched_load_state_dict(load_state_dict: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(load_state_dict)
+        def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            assign = kwargs.get("assign", len(args) > 2 and args[2])
+            tracker.recorder.phase("assign" if assign else "copy")
+            return load_state_dict(self, *args, **kwargs)
+
+        return call
+
+    def watched_load_module(load_module: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(load_module)
+        def call(self: nn.Module, state_dict: Any, prefix: str, local_metadata: Any, *args: Any, **kwargs: Any) -> Any:
+            result = load_module(self, state_dict, prefix, local_metadata, *args, **kwargs)
+            if local_metadata.get("assign_to_params_buffers", False):
+                _report_assigned(tracker, self, prefix, state_dict)
+            return result
+
+        return call
+
+    def watched_copy(copy_: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(copy_)
+        def call(self: torch.Tensor, source: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+            name = tracker.name_of(self)
+            if not name:
+                return copy_(self, source, *args, **kwargs)  # type: ignore[no-any-return]
+            recorder = tracker.recorder
+            recorder.phase("copy")
+            detail = describe(f"{source.dtype} → {str(self.dtype).removeprefix('torch.')}", tuple(self.shape))
+            id_ = recorder.begin(Operation.COPY, Pool.NONE, name, source.nbytes, detail=detail)
+            result: torch.Tensor = copy_(self, source, *args, **kwargs)
+            recorder.end(id_, Operation.COPY, Pool.NONE, name, source.nbytes)
+            return result
+
+        return call
+
+    with (
+        replaced(nn.Module, "load_state_dict", watched_load_state_dict),
+        replaced(nn.Module, "_load_from_state_dict", watched_load_module),
+        replaced(torch.Tensor, "copy_", watched_copy),
+    ):
+        yield
+
+
+def _report_assigned(tracker: Tracker, module: nn.Module, prefix: str, state_dict: dict[str, torch.Tensor]) -> None:
+    for name in (*module._parameters, *module._buffers):
+        tensor = state_dict.get(prefix + name)
+        if tensor is not None:
+            id_ = tracker.recorder.begin(Operation.ASSIGN, Pool.NONE, prefix + name, tensor.nbytes)
+            tracker.recorder.end(id_, Operation.ASSIGN, Pool.NONE, prefix + name, 0)
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    yield from model.named_parameters()
+    yield from model.named_buffers()

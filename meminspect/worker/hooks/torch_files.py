@@ -1,0 +1,69 @@
+"""Watches `torch.load`: each storage that it reads, one by one."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from meminspect.capture.records import Pool
+from meminspect.worker.hooks.tracker import replaced
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from meminspect.worker.hooks.tracker import Tracker
+
+__all__ = ["watch"]
+
+
+class _WatchedReader:
+    """Stands in for torch's zip reader and passes everything on to it.
+
+    torch asks for the record "data/0" where the header knows it as "archive/data/0": the root is the file's own.
+    """
+
+    def __init__(self, reader: Any, file: int, tracker: Tracker) -> None:
+        tensors = tracker.in_file(file)
+        self._reader = reader
+        self._file = file
+        self._tracker = tracker
+        self._root = tensors[0].storage.key.rpartition("data/")[0] if tensors else ""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reader, name)
+
+    def get_storage_from_record(self, record: str, nbytes: int, dtype: Any) -> torch.Tensor:
+        stored = self._tracker.at_key(self._file, self._root + record)
+        if stored is None:
+            unknown: torch.Tensor = self._reader.get_storage_from_record(record, nbytes, dtype)
+            return unknown
+        id_ = self._tracker.begin(Pool.HEAP, stored)
+        tensor: torch.Tensor = self._reader.get_storage_from_record(record, nbytes, dtype)
+        self._tracker.end(id_, Pool.HEAP, stored.name, tensor.untyped_storage())
+        return tensor
+
+
+@contextlib.contextmanager
+def watch(tracker: Tracker) -> Iterator[None]:
+    """Watch until the context ends."""
+
+    def watched_reader(reader: Callable[..., Any]) -> Callable[..., Any]:
+        def open_watched(source: Any) -> Any:
+            file = tracker.file_index(source)
+            return reader(source) if file < 0 else _WatchedReader(reader(source), file, tracker)
+
+        return open_watched
+
+    def watched_load(load: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(load)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            tracker.recorder.phase("read")
+            return load(*args, **kwargs)
+
+        return call
+
+    with replaced(torch._C, "PyTorchFileReader", watched_reader), replaced(torch, "load", watched_load):
+        yield

@@ -1,0 +1,123 @@
+"""Which memory belongs to which tensor: the one thing that all hooks share."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import weakref
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+from meminspect.capture.records import Operation, Pool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import torch
+
+    from meminspect.checkpoint.model import Checkpoint, StoredTensor
+    from meminspect.worker.recorder import Recorder
+
+__all__ = ["Tracker", "describe", "replaced"]
+
+
+def describe(dtype: str, shape: tuple[int, ...]) -> str:
+    """A tensor's type and shape as events carry it: ``float16 [4096, 4096]``."""
+    return f"{dtype.removeprefix('torch.')} {list(shape)}"
+
+
+@contextlib.contextmanager
+def replaced(owner: Any, name: str, make: Callable[[Any], Any]) -> Iterator[None]:
+    """Put `make(original)` in place of an attribute while the context lasts; absent attributes are left absent."""
+    missing = object()
+    original = owner.__dict__.get(name, missing)  # not getattr: an inherited one must become inherited again
+    current = getattr(owner, name, missing)
+    if current is missing:
+        yield
+        return
+    setattr(owner, name, make(current))
+    try:
+        yield
+    finally:
+        if original is missing:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, original)
+
+
+class Tracker:
+    """Names memory by its address and reports when it comes and goes."""
+
+    def __init__(self, recorder: Recorder, checkpoint: Checkpoint) -> None:
+        self.recorder = recorder
+        self._names: dict[int, str] = {}  # address of a storage → tensor
+        self._live: dict[int, weakref.ref[torch.UntypedStorage]] = {}  # by event id: a dead ref calls nobody
+        self._by_inode: dict[tuple[int, int], int] = {}
+        self._by_key: dict[tuple[int, str], StoredTensor] = {}
+        self._by_offset: dict[tuple[int, int], StoredTensor] = {}
+        self._by_file: dict[int, list[StoredTensor]] = defaultdict(list)
+        for index, file in enumerate(checkpoint.files):
+            status = os.stat(file.path)
+            self._by_inode[status.st_dev, status.st_ino] = index
+        for tensor in checkpoint.tensors:
+            storage = tensor.storage
+            self._by_key.setdefault((storage.file, storage.key), tensor)
+            self._by_offset.setdefault((storage.file, storage.offset), tensor)
+            self._by_file[storage.file].append(tensor)
+
+    def file_index(self, file: Any) -> int:
+        """Which of the checkpoint's files this is; -1 for another one."""
+        try:
+            status = os.fstat(file.fileno()) if hasattr(file, "fileno") else os.stat(file)
+        except (OSError, TypeError, ValueError):
+            return -1
+        return self._by_inode.get((status.st_dev, status.st_ino), -1)
+
+    def in_file(self, file: int) -> list[StoredTensor]:
+        """The tensors of a file, in the order of their offsets."""
+        return sorted(self._by_file[file], key=lambda tensor: tensor.file_offset)
+
+    def at_key(self, file: int, key: str) -> StoredTensor | None:
+        """The first tensor that lies in a storage of a file."""
+        return self._by_key.get((file, key))
+
+    def at_offset(self, file: int, offset: int) -> StoredTensor | None:
+        """The first tensor whose storage begins at an offset of a file."""
+        return self._by_offset.get((file, offset))
+
+    def begin(self, pool: Pool, tensor: StoredTensor) -> int:
+        """A stored tensor is about to be materialised; returns the event's id."""
+        return self.recorder.begin(
+            Operation.MATERIALISE, pool, tensor.name, tensor.storage.nbytes,
+            detail=describe(tensor.dtype, tensor.shape), file=tensor.storage.file, offset=tensor.file_offset,
+        )  # fmt: skip
+
+    def end(self, id_: int, pool: Pool, name: str, storage: torch.UntypedStorage) -> None:
+        """Materialising is done: from now on the storage has a name, and its end will be reported."""
+        nbytes = storage.nbytes()
+        recorder = self.recorder
+        recorder.end(id_, Operation.MATERIALISE, pool, name, nbytes)
+        address = storage.data_ptr()
+        if address:
+            self._names[address] = name
+        if not recorder.enabled:
+            return
+
+        def released(_: object, live: dict[int, Any] = self._live) -> None:
+            del live[id_]
+            recorder.release(id_, pool, name, nbytes)
+
+        self._live[id_] = weakref.ref(storage, released)
+
+    def name_of(self, tensor: torch.Tensor) -> str:
+        """The name of the tensor that this memory belongs to; empty when it is none we know."""
+        try:
+            return self._names.get(tensor.untyped_storage().data_ptr(), "")
+        except (RuntimeError, NotImplementedError):  # a subclass without storage
+            return ""
+
+    def name(self, tensor: torch.Tensor, name: str) -> None:
+        """Give a tensor's memory a name."""
+        address = tensor.untyped_storage().data_ptr()
+        if address:
+            self._names[address] = name

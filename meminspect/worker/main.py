@@ -1,0 +1,166 @@
+"""The course of a worker's life: import, warm-up, baseline, load, touch, account, verify."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from meminspect.capture.ring import RingWriter
+from meminspect.sampling.procfs import ProcessMemory
+from meminspect.worker.lifeline import die_with, prefer_as_victim
+from meminspect.worker.recorder import Recorder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
+
+    from meminspect.strategies import LoadTask, Strategy
+
+__all__ = ["main"]
+
+
+def main(spec: int, ring: int, lifeline: int) -> None:
+    """Run one strategy and report into the ring.
+
+    Args:
+        spec: descriptor of a file that holds the run's specification as JSON (`engine.session.WorkerSpec`).
+        ring: descriptor of the event ring.
+        lifeline: descriptor of the pipe whose other end the supervisor holds.
+    """
+    die_with(lifeline)
+    prefer_as_victim()
+    os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_DATASETS_OFFLINE="1")
+    with os.fdopen(spec) as file:
+        wanted = json.load(file)
+    recorder = Recorder(RingWriter(ring), ProcessMemory("self"))
+    recorder.enabled = True
+    try:
+        _run(wanted, recorder)
+    except BaseException as error:  # noqa: BLE001 - whatever the loaded code raises is the run's outcome
+        recorder.report("failure", _failure(error))
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)  # no atexit, no destructors: a state that has run out of memory is not to be trusted
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def _run(wanted: dict[str, Any], recorder: Recorder) -> None:
+    recorder.phase("import")
+    import torch
+    from safetensors import __version__ as safetensors_version
+
+    from meminspect.checkpoint import read_checkpoint
+    from meminspect.strategies import LoadOptions, find
+    from meminspect.strategies.task import task_for
+
+    strategy = find(wanted["strategy"])
+    options = LoadOptions(**wanted["options"])
+    task = task_for(read_checkpoint(Path(wanted["checkpoint"])), options)
+    recorder.report(
+        "environment",
+        {"python": sys.version.split()[0], "executable": sys.executable, "pid": os.getpid(),
+         "torch": torch.__version__, "safetensors": safetensors_version, "threads": torch.get_num_threads()},
+    )  # fmt: skip
+
+    recorder.phase("warm-up")
+    recorder.enabled = False
+    tiny = task_for(read_checkpoint(Path(wanted["tiny"])), options)
+    model = _load(strategy, tiny, recorder)
+    _finish(model, recorder)
+    del model
+    load = _prepared(strategy, task, recorder)
+    _settle()
+    recorder.enabled = True
+    recorder.report("baseline", recorder.reading("baseline", reset=True)._asdict())
+
+    started_ns = time.monotonic_ns()
+    model = load()
+    recorder.report("returned", {"t_ns": time.monotonic_ns(), "started_ns": started_ns})
+    _finish(model, recorder)
+    recorder.report("resident", {"t_ns": time.monotonic_ns(), "started_ns": started_ns})
+    recorder.report("window", recorder.reading("resident", reset=True)._asdict())
+
+    _report_steady(model, recorder)
+    recorder.phase("verify")
+    from meminspect.worker.verify import verify
+
+    recorder.report("tensors", verify(model, task))
+    recorder.report("hooks", {"hooks_s": recorder.hooks_s, "events": recorder.events,
+                              "event_us_median": recorder.event_us_median})  # fmt: skip
+    recorder.report("finished", {})
+
+
+def _load(strategy: Strategy, task: LoadTask, recorder: Recorder) -> nn.Module:
+    load = _prepared(strategy, task, recorder)
+    return load()
+
+
+def _prepared(strategy: Strategy, task: LoadTask, recorder: Recorder) -> Any:
+    """Everything that is to be done before the baseline; returns what is left to do."""
+    from meminspect.worker.hooks import installed
+    from meminspect.worker.hooks.modules import constructed, plan_construction
+    from meminspect.worker.hooks.tracker import Tracker
+    from meminspect.worker.recipe import default_dtype, execute, prepare
+
+    tracker = Tracker(recorder, task.checkpoint)
+    recipe = prepare(strategy.recipe(task), task)
+    with default_dtype(task.options.init_dtype):
+        construction = plan_construction(recipe.build)
+
+    def load() -> nn.Module:
+        with installed(tracker), default_dtype("float32"):
+            return execute(recipe, lambda: constructed(tracker, recipe.build, construction))
+
+    return load
+
+
+def _finish(model: nn.Module, recorder: Recorder) -> None:
+    from meminspect.worker.resident import touch
+
+    recorder.phase("finalise")
+    left = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]
+    if left:
+        more = f" and {len(left) - 3} more" if len(left) > 3 else ""
+        raise RuntimeError(f"left on the meta device, since the checkpoint lacks them: {', '.join(left[:3])}{more}")
+    touch(model, recorder)
+
+
+def _report_steady(model: nn.Module, recorder: Recorder) -> None:
+    from meminspect.worker.resident import live_bytes
+
+    gc.collect()
+    steady = recorder.reading("steady")
+    _trim()
+    trimmed = recorder.reading("trimmed")
+    recorder.report(
+        "steady", {"live_bytes": live_bytes(model), "steady": steady._asdict(), "trimmed": trimmed._asdict()}
+    )
+
+
+def _settle() -> None:
+    """Give back what imports and warm-up have freed, so that the load does not seem to cost less than it does."""
+    gc.collect()
+    _trim()
+
+
+def _trim() -> None:
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):  # glibc's
+        libc.malloc_trim(0)
+
+
+def _failure(error: BaseException) -> dict[str, str]:
+    text = str(error)
+    # torch's CPU allocator raises a RuntimeError (c10/core/impl/alloc_cpu.cpp), Python a MemoryError.
+    memory = isinstance(error, MemoryError) or "DefaultCPUAllocator" in text or "Cannot allocate memory" in text
+    return {"kind": "out_of_memory" if memory else "failed", "type": type(error).__name__, "message": text[:2000]}

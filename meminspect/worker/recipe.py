@@ -1,0 +1,60 @@
+"""Executes a recipe's text as it stands, in a namespace where `Model`, `config` and `split_dims` mean this checkpoint."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from meminspect.worker import models
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import CodeType
+
+    from torch import nn
+
+    from meminspect.strategies.task import LoadTask
+
+__all__ = ["Recipe", "default_dtype", "execute", "prepare"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A compiled recipe, the names it is given, and what builds its model."""
+
+    code: CodeType
+    names: dict[str, Any]
+    build: Callable[[], nn.Module]
+
+
+def prepare(text: str, task: LoadTask) -> Recipe:
+    """Compile a recipe for a task."""
+    names = {"config": task.architecture.config, "split_dims": task.split_dims}
+    return Recipe(compile(text, "<recipe>", "exec"), names, lambda: models.build(task.architecture))
+
+
+def execute(recipe: Recipe, build: Callable[[], nn.Module]) -> nn.Module:
+    """Run the recipe and return its `model`; its other names are dropped.
+
+    Args:
+        recipe: what to run.
+        build: what `Model(config)` does.
+    """
+    names = {"__name__": "__recipe__", "Model": lambda _: build(), **recipe.names}
+    exec(recipe.code, names)  # noqa: S102 - our own text, shown to the user
+    model: nn.Module = names["model"]
+    return model
+
+
+@contextlib.contextmanager
+def default_dtype(dtype: str) -> Iterator[None]:
+    """Build models in a dtype while the context lasts; a recipe may change it meanwhile."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(getattr(torch, dtype))
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

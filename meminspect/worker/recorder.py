@@ -1,0 +1,147 @@
+"""Turns what happens in the worker into event records, with the memory readings that belong to them.
+
+The high-water mark is the process's, not a tensor's: it is reset, and called exact, only around an operation that no
+other overlaps. Every reset is preceded by a reading, so that no peak is forgotten.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import threading
+import time
+from array import array
+from typing import TYPE_CHECKING, Final
+
+from meminspect.capture.records import Event, EventKind, Operation, Pool, Reading
+from meminspect.capture.ring import pack
+
+if TYPE_CHECKING:
+    from meminspect.capture.ring import RingWriter
+    from meminspect.sampling.procfs import ProcessMemory
+
+__all__ = ["SMALL_BYTES", "Recorder"]
+
+SMALL_BYTES: Final = 1 << 20
+"""Below this a tensor gets no reading of its own: the kernel's counters are no finer than some 256 KiB."""
+
+
+class Recorder:
+    """Writes events to the ring. Safe to call from several threads and from weakref callbacks.
+
+    `enabled` is False during the warm-up: the hooks run, but nothing is recorded.
+    """
+
+    def __init__(self, ring: RingWriter, memory: ProcessMemory) -> None:
+        self.enabled = False
+        self._ring = ring
+        self._memory = memory
+        # Re-entrant: a release may strike, through the garbage collector, while an event is being written.
+        self._lock = threading.RLock()
+        self._next_id = 0
+        self._in_flight: dict[int, bool] = {}  # id → whether another operation overlapped it
+        self._event_ns = array("d")
+        self.phase_name = ""
+
+    @property
+    def hooks_s(self) -> float:
+        """Seconds spent in recording so far."""
+        return sum(self._event_ns) / 1e9
+
+    @property
+    def events(self) -> int:
+        """Events recorded so far."""
+        return len(self._event_ns)
+
+    @property
+    def event_us_median(self) -> float | None:
+        """Median cost of an event in microseconds."""
+        return statistics.median(self._event_ns) / 1e3 if self._event_ns else None
+
+    def phase(self, name: str) -> None:
+        """A phase begins, and the one before ends; the same phase again is not news."""
+        if name != self.phase_name:
+            self.phase_name = name
+            self._record(EventKind.PHASE, name=name, read=True, reset=not self._in_flight)
+
+    def begin(
+        self,
+        operation: Operation,
+        pool: Pool,
+        name: str,
+        nbytes: int,
+        *,
+        detail: str = "",
+        file: int = -1,
+        offset: int = -1,
+    ) -> int:
+        """An operation on a tensor is about to begin; returns the id for `end` and `release`."""
+        with self._lock:
+            self._next_id += 1
+            id_ = self._next_id
+            alone = not self._in_flight
+            for other in self._in_flight:
+                self._in_flight[other] = True
+            self._in_flight[id_] = not alone
+            self._record(
+                EventKind.BEGIN, operation, pool, id_, nbytes, file, offset, name=name, detail=detail,
+                read=alone and nbytes >= SMALL_BYTES, reset=alone,
+            )  # fmt: skip
+        return id_
+
+    def end(self, id_: int, operation: Operation, pool: Pool, name: str, nbytes: int) -> None:
+        """The operation is done."""
+        with self._lock:
+            overlapped = self._in_flight.pop(id_, True)
+            read = nbytes >= SMALL_BYTES and not self._in_flight
+            exact = read and not overlapped
+            self._record(EventKind.END, operation, pool, id_, nbytes, name=name, read=read, exact=exact)
+
+    def release(self, id_: int, pool: Pool, name: str, nbytes: int) -> None:
+        """The memory that operation `id_` materialised is gone."""
+        self._record(EventKind.RELEASE, Operation.MATERIALISE, pool, id_, nbytes, name=name)
+
+    def reading(self, name: str, *, reset: bool = False) -> Reading:
+        """Record and return the worker's memory under a name."""
+        with self._lock:
+            reading = self._memory.reading()
+            if reset:
+                self._memory.reset_high_water()
+            self._write(Event(time.monotonic_ns(), EventKind.READING, reading=reading, name=name))
+        return reading
+
+    def report(self, name: str, value: object) -> None:
+        """Record a fact of the run."""
+        self._write(Event(time.monotonic_ns(), EventKind.REPORT, name=name, detail=json.dumps(value)))
+
+    def _record(
+        self,
+        kind: EventKind,
+        operation: Operation = Operation.NONE,
+        pool: Pool = Pool.NONE,
+        id_: int = 0,
+        nbytes: int = 0,
+        file: int = -1,
+        offset: int = -1,
+        *,
+        name: str = "",
+        detail: str = "",
+        exact: bool = False,
+        read: bool = False,
+        reset: bool = False,
+    ) -> None:
+        if not self.enabled:
+            return
+        started_ns = time.monotonic_ns()
+        with self._lock:
+            reading = self._memory.reading() if read else None
+            if read and reset:
+                self._memory.reset_high_water()
+            self._ring.write(
+                pack(Event(started_ns, kind, operation, pool, id_, nbytes, file, offset, exact, reading, name, detail))
+            )
+        self._event_ns.append(time.monotonic_ns() - started_ns)
+
+    def _write(self, event: Event) -> None:
+        with self._lock:
+            self._ring.write(pack(event))
