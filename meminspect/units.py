@@ -55,7 +55,7 @@ def format_count(count: int) -> str:
 
 
 def parse_bytes(text: str) -> int:
-    """Parse ``8GiB``, ``8G``, ``8GB``, ``1.5 gib`` or plain bytes. ``iB`` and a bare letter are binary, ``B`` is decimal.
+    """Parse ``8GiB``, ``8G``, ``8GB``, ``1.5 gib`` or plain bytes; ``iB`` and a bare letter are binary, ``B`` decimal.
 
     Raises:
         UsageError: the text is not a size.

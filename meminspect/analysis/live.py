@@ -26,11 +26,11 @@ class Place(NamedTuple):
 
 
 def place_at(events: Iterable[Event], t_ns: int) -> Place:
-    """The phase and the tensor that was in flight, or else the last one that was."""
+    """Just before a moment: the phase, and the tensor that was in flight or else the last one that was."""
     phase: str | None = None
     tensor: str | None = None
     for event in events:
-        if event.t_ns > t_ns:
+        if event.t_ns >= t_ns:
             break
         if event.kind is EventKind.PHASE:
             phase, tensor = event.name, None

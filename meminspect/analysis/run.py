@@ -162,11 +162,13 @@ def _overhead(
 ) -> dict[str, Any]:
     """What watching cost. The hooks delay the load itself; sampler and writer run beside it, on another core if any."""
     watched, inside = supervision or {}, hooks or {}
-    beside = [watched.get("sampler_cpu_s"), watched.get("writer_cpu_s")]
+    beside: list[float | None] = [watched.get("sampler_cpu_s"), watched.get("writer_cpu_s")]
     hooks_s, supervised_s = inside.get("hooks_s"), watched.get("supervised_s")
     fraction = None
     if cut is not None and supervised_s and hooks_s is not None and cut.end_ns > cut.baseline.t_ns:
-        fraction = sum(beside) / supervised_s + hooks_s / ((cut.end_ns - cut.baseline.t_ns) / 1e9)
+        fraction = sum(cost or 0.0 for cost in beside) / supervised_s + hooks_s / (
+            (cut.end_ns - cut.baseline.t_ns) / 1e9
+        )
     return {
         "samples": watched.get("samples"),
         "sampler_cpu_s": beside[0],

@@ -1,4 +1,4 @@
-"""The public schema of a capture file. `PRAGMA user_version` carries `VERSION`; `APPLICATION_ID` marks the file as ours.
+"""The public schema of a capture file. `PRAGMA user_version` carries `VERSION`, `APPLICATION_ID` marks it as ours.
 
 Times are nanoseconds since the run's start (`facts.started` has the wall clock). Sizes are bytes. NULL is 'unknown'.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -43,15 +44,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _report(failure: Failure, *, as_json: bool) -> int:
     from meminspect.cli import diagnostics, output
 
-    try:
+    with contextlib.suppress(OSError):  # where a stream cannot be written, the exit code is all that is left
         if failure.trace:
             sys.stderr.write(failure.trace)
+        if not as_json or failure.kind == "system":  # it may be stdout itself that fails
+            sys.stderr.write(diagnostics.text(failure))
+    try:
         if as_json:
             output.print_json(diagnostics.error_document(failure))
-        else:
-            sys.stderr.write(diagnostics.text(failure))
         sys.stdout.flush()
-    except OSError:  # neither stream can be written: the exit code is all that is left
+    except OSError:
         _abandon_stdout()
     return failure.exit_code
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import shlex
@@ -16,7 +17,7 @@ from meminspect.cli.registry import VERBS
 from meminspect.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 __all__ = ["EXIT_CODES", "PIPE_CLOSED", "PROGRAM", "root"]
 
@@ -65,11 +66,25 @@ class _LazyGroup(click.Group):
             raise UsageError(f"there is no command '{shown(args[0])}'", _suggestion(args[0]))
         return super().resolve_command(ctx, args)
 
+    # When the reader of stdout goes away click ends with 1, like a failure; help is printed while arguments are parsed.
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        with _pipe_may_close():
+            return super().make_context(info_name, args, parent, **extra)
+
     def invoke(self, ctx: click.Context) -> Any:
-        try:
+        with _pipe_may_close():
             return super().invoke(ctx)
-        except BrokenPipeError:  # click would end with 1, like a failure
-            ctx.exit(PIPE_CLOSED)
+
+
+@contextlib.contextmanager
+def _pipe_may_close() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise click.exceptions.Exit(PIPE_CLOSED) from error
 
 
 def _suggestion(name: str) -> str:

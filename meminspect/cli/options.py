@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
@@ -29,6 +29,8 @@ __all__ = [
     "open_checkpoint",
 ]
 
+_LIMIT: Final = 1 << 63  # what a count of bytes can be in Linux
+
 Verb = TypeVar("Verb", bound="Callable[..., Any]")
 
 
@@ -46,12 +48,16 @@ def _quantity(parse: Callable[[str], int], param: click.Parameter, text: str | N
     """Parse, and put the option's name before a refusal."""
     if text is None:
         return None
+    option = param.opts[0]
     try:
-        return parse(text)
+        value = parse(text)
     except UsageError as error:
-        raise UsageError(f"{param.opts[0]}: {error.message}", error.hint) from error
-    except OverflowError as error:
-        raise UsageError(f"{param.opts[0]}: there is no such number of bytes or of anything") from error
+        raise UsageError(f"{option}: {error.message}", error.hint) from error
+    except OverflowError:
+        value = _LIMIT
+    if value >= _LIMIT:
+        raise UsageError(f"{option}: '{text}' is more than there can be")
+    return value
 
 
 def checkpoint_options(verb: Verb) -> Verb:

@@ -99,7 +99,11 @@ def _console(*, error: bool) -> Console:
     from rich.console import Console
     from rich.theme import Theme
 
-    return Console(stderr=error, theme=Theme(STYLES), highlight=False, markup=False, emoji=False)
+    class _Console(Console):
+        def on_broken_pipe(self) -> None:
+            raise
+
+    return _Console(stderr=error, theme=Theme(STYLES), highlight=False, markup=False, emoji=False)
 
 
 def ascii_only(console: Console) -> bool:
@@ -145,7 +149,13 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
 
     grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="label")
     for index, title in enumerate(columns):
-        grid.add_column(title, justify="right" if index else "left", no_wrap=bool(index), overflow="fold")
+        grid.add_column(
+            title,
+            justify="right" if index else "left",
+            no_wrap=bool(index),
+            overflow="fold",
+            min_width=0 if index else 12,
+        )
     for row in rows:
         grid.add_row(*(safe(cell, limit=_NAME_LIMIT) for cell in row))
     return grid
@@ -163,13 +173,17 @@ def byte_progress(label: str) -> Iterator[Progress]:
         yield _plain_progress(label)
         return
     from rich import progress
+    from rich.table import Column
 
+    from meminspect.cli.progress_columns import BytesColumn, RateColumn
+
+    whole = Column(no_wrap=True)
     columns = (
         progress.TextColumn("{task.description}", markup=False),
         progress.BarColumn(bar_width=None),
         progress.TaskProgressColumn(),
-        progress.DownloadColumn(binary_units=True),
-        progress.TransferSpeedColumn(),
+        BytesColumn(table_column=whole),
+        RateColumn(table_column=whole),
         progress.TimeRemainingColumn(compact=True),
     )
     with progress.Progress(*columns, console=console, transient=True, expand=True) as bar:

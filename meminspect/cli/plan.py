@@ -67,8 +67,8 @@ def command(
         console.print(output.safe(f"planned for {format_bytes(ram, decimal=decimal)} of usable RAM, as --ram says"))
     for line in (*warnings_card(subject), ""):
         console.print(line)
-    table = PlanTable(plan, decimal=decimal)
-    for line in table.lines(console.width, ascii_only=output.ascii_only(console)):
+    table = PlanTable(plan, width=console.width, ascii_only=output.ascii_only(console), decimal=decimal)
+    for line in table.lines():
         console.print(line)
 
 

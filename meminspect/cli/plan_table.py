@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING
 
-from rich.padding import Padding
+from rich.text import Text
 
 from meminspect.analysis.verdict import VERDICT_WORDS, unreclaimable_bytes
 from meminspect.cli import bars
@@ -12,119 +13,127 @@ from meminspect.cli.output import safe
 from meminspect.units import format_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from rich.console import RenderableType
-    from rich.text import Text
+    from collections.abc import Iterator, Sequence
 
     from meminspect.analysis.plan import Plan, PlanRow
     from meminspect.theory.ledger import Theory
 
 __all__ = ["PlanTable"]
 
-_GAP = 2
+_GAP = "  "
 _SIZE_WIDTH = 11  # 1023.99 GiB
 _VERDICT_WIDTH = max(map(len, VERDICT_WORDS.values()))
 _LEAST_BAR = 8  # columns; on a narrower terminal the numbers have to do
 _MOST_BAR = 60
-_POOLS = ("heap", "file", "pinned")
 _MARK, _NO_MARK = "★ ", "  "
+_POOLS = ("heap", "file", "pinned")
 
 
 class PlanTable:
-    """Lines of a plan.
+    """Lines of a plan, laid out for one width.
 
     Args:
         plan: what to draw.
+        width: columns of the terminal. Where the figures find no room, the bills still have them.
+        ascii_only: draw bars with ASCII characters.
         decimal: write sizes in decimal units.
     """
 
-    def __init__(self, plan: Plan, *, decimal: bool) -> None:
+    def __init__(self, plan: Plan, *, width: int, ascii_only: bool, decimal: bool) -> None:
         self._plan = plan
+        self._width = width
         self._decimal = decimal
+        self._glyphs = bars.ASCII if ascii_only else bars.UNICODE
         self._theories = [row.theory for row in plan.rows if row.theory is not None]
+        longest = max((theory.peak_rss_bytes for theory in self._theories), default=0)
+        self._axis_bytes = bars.axis_bytes_for(plan.ram_bytes, longest)
         self._name_width = len(_MARK) + max((len(row.strategy.id) for row in plan.rows), default=0)
         # A pool that nothing uses has no column.
-        self._pools = [
-            pool for pool in ("heap", "file", "pinned") if any(_peak(theory, pool) for theory in self._theories)
-        ]
+        pools = [pool for pool in _POOLS if any(_peak(theory, pool) for theory in self._theories)]
+        if self._fixed_width(pools) > width:
+            pools = []
+        self._pools = pools
+        bar_width = min(width - self._fixed_width(pools) - len(_GAP), _MOST_BAR)
+        self._bar_width = bar_width if bar_width >= _LEAST_BAR and self._theories else 0
 
-    def lines(self, width: int, *, ascii_only: bool) -> Iterator[RenderableType]:
-        """All lines for a terminal of `width` columns; below that of the numbers they wrap."""
-        fixed = self._name_width + len(self._pools) * (_SIZE_WIDTH + _GAP) + _VERDICT_WIDTH + 2 * _GAP
-        bar_width = min(width - fixed, _MOST_BAR)
-        bar_width = bar_width if bar_width >= _LEAST_BAR else 0
-        glyphs = bars.ASCII if ascii_only else bars.UNICODE
-        yield self._header(bar_width)
+    def _fixed_width(self, pools: Sequence[str]) -> int:
+        return self._name_width + len(pools) * (len(_GAP) + _SIZE_WIDTH) + len(_GAP) + _VERDICT_WIDTH
+
+    def lines(self) -> Iterator[Text]:
+        """A header, two lines for each strategy, and the legend of the bars."""
+        yield self._header()
         for row in self._plan.rows:
-            yield from self._row(row, bar_width, glyphs)
-        if bar_width and self._theories:
-            yield self._legend(glyphs)
+            if row.theory is None:
+                yield safe(f"{self._name(row)}{_GAP}not available: {row.why_not}", "quiet")
+            else:
+                yield self._row(row, row.theory)
+                yield self._bill(row.theory)
+        if self._bar_width:
+            yield self._legend()
 
-    def _header(self, bar_width: int) -> Text:
+    def _header(self) -> Text:
         line = safe(f"{_NO_MARK}strategy".ljust(self._name_width), "label")
         for pool in self._pools:
-            line.append(" " * _GAP + f"peak {pool}".rjust(_SIZE_WIDTH), "label")
-        ceiling = self._plan.ram_bytes
-        if bar_width and ceiling:
-            column = bars.ceiling_column(ceiling, self._axis_bytes, bar_width) or 0
-            scale = f"0{format_bytes(ceiling, decimal=self._decimal).rjust(column)}"
-            line.append(" " * _GAP + scale, "label")
+            line.append(_GAP + f"peak {pool}".rjust(_SIZE_WIDTH), "label")
+        column = bars.ceiling_column(self._plan.ram_bytes, self._axis_bytes, self._bar_width)
+        if self._bar_width and column is not None:
+            line.append(f"{_GAP}0{self._size(self._plan.ram_bytes).rjust(column)}", "label")
         return line
 
-    def _row(self, row: PlanRow, bar_width: int, glyphs: bars.Glyphs) -> Iterator[RenderableType]:
-        recommended = row.strategy.id == self._plan.recommendation.strategy_id
-        name = f"{_MARK if recommended else _NO_MARK}{row.strategy.id}".ljust(self._name_width)
-        if row.theory is None:
-            yield safe(f"{name}{' ' * _GAP}not available: {row.why_not}", "quiet")
-            return
-        line = safe(name, "answer" if recommended else "")
+    def _name(self, row: PlanRow) -> str:
+        mark = _MARK if self._is_recommended(row) else _NO_MARK
+        return f"{mark}{row.strategy.id}".ljust(self._name_width)
+
+    def _is_recommended(self, row: PlanRow) -> bool:
+        return row.strategy.id == self._plan.recommendation.strategy_id
+
+    def _row(self, row: PlanRow, theory: Theory) -> Text:
+        line = Text()
+        line.append(self._name(row), "answer" if self._is_recommended(row) else "")
         for pool in self._pools:
-            nbytes = _peak(row.theory, pool)
-            size = format_bytes(nbytes, decimal=self._decimal).rjust(_SIZE_WIDTH)
-            line.append(" " * _GAP + size, pool if nbytes else "quiet")
-        if bar_width:
-            line.append(" " * _GAP)
-            for run in self._bar(row.theory, bar_width, glyphs):
+            nbytes = _peak(theory, pool)
+            line.append(_GAP + self._size(nbytes).rjust(_SIZE_WIDTH), pool if nbytes else "quiet")
+        if self._bar_width:
+            line.append(_GAP)
+            for run in self._bar(theory):
                 line.append(run.text, run.part)
         if row.verdict is not None:
-            line.append(" " * _GAP)
+            line.append(_GAP)
             line.append(VERDICT_WORDS[row.verdict], row.verdict)
-        yield line
-        yield self._bill(row.theory)
+        return line
 
-    @property
-    def _axis_bytes(self) -> int:
-        longest = max((theory.peak_rss_bytes for theory in self._theories), default=0)
-        return bars.axis_bytes_for(self._plan.ram_bytes, longest)
-
-    def _bar(self, theory: Theory, width: int, glyphs: bars.Glyphs) -> list[bars.Run]:
+    def _bar(self, theory: Theory) -> list[bars.Run]:
         unreclaimable = unreclaimable_bytes(theory.peak)
         return bars.memory_bar(
             unreclaimable,
             max(theory.peak_rss_bytes, unreclaimable),
             ceiling_bytes=self._plan.ram_bytes,
             axis_bytes=self._axis_bytes,
-            width=width,
-            glyphs=glyphs,
+            width=self._bar_width,
+            glyphs=self._glyphs,
         )
 
-    def _bill(self, theory: Theory) -> Padding:
-        """What is live when all pools together are at their highest."""
+    def _bill(self, theory: Theory) -> Text:
+        """What is live when all host pools together are at their highest."""
         parts = [
-            f"{format_bytes(line.nbytes, decimal=self._decimal)} {line.item}"
-            + ("" if line.pool == "heap" else f" ({line.pool})")
+            f"{self._size(line.nbytes)} {line.item}{'' if line.pool == 'heap' else f' ({line.pool})'}"
             for line in theory.bill
         ]
-        return Padding(safe(f"= {' + '.join(parts) or 'nothing'}", "quiet"), (0, 0, 0, len(_MARK) + _GAP))
+        text = f"= {' + '.join(parts) or 'nothing'}"
+        indent = " " * (len(_MARK) + len(_GAP))
+        lines = textwrap.wrap(text, self._width, initial_indent=indent, subsequent_indent=indent + _GAP)
+        return Text("\n".join(lines), style="quiet")
 
-    def _legend(self, glyphs: bars.Glyphs) -> Text:
-        line = safe(_NO_MARK)
-        line.append(glyphs.full, "heap").append(" cannot be reclaimed  ", "quiet")
-        line.append(glyphs.file, "file").append(" can be reclaimed", "quiet")
+    def _legend(self) -> Text:
+        line = Text(_NO_MARK)
+        line.append(self._glyphs.full, "heap").append(" cannot be reclaimed  ", "quiet")
+        line.append(self._glyphs.file, "file").append(" can be reclaimed", "quiet")
         if self._plan.ram_bytes:
-            line.append("  ").append(glyphs.ceiling, "ceiling").append(" usable memory", "quiet")
+            line.append(_GAP).append(self._glyphs.ceiling, "ceiling").append(" usable memory", "quiet")
         return line
+
+    def _size(self, nbytes: int | None) -> str:
+        return format_bytes(nbytes, decimal=self._decimal)
 
 
 def _peak(theory: Theory, pool: str) -> int:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 _CONFIG_LIMIT: Final = 1 << 20  # bytes; a config.json has a few thousand
+_POSITIVE: Final = click.IntRange(min=1)
 _PARAMETERS: Final = 250_000_000
 
 
@@ -39,9 +40,18 @@ _PARAMETERS: Final = 250_000_000
     help="Exactly this model instead: its params.json or config.json.",
 )
 @click.option("--layout", type=click.Choice(list(LAYOUTS)), default="safetensors", show_default=True)
-@click.option("--shards", type=click.IntRange(min=1), default=1, show_default=True, help="Files, or slices of meta's.")
+@click.option(
+    "--shards",
+    type=click.IntRange(min=1),
+    metavar="N",
+    default=1,
+    show_default=True,
+    help="Files, or slices of meta's.",
+)
 @click.option("--dtype", type=click.Choice(DTYPES), default="float16", show_default=True)
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random weights.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), metavar="N", default=0, show_default=True, help="Of the random weights."
+)
 @click.option("--sparse", is_flag=True, help="All zeros, as holes that take no disk.")
 @options.decimal_option
 def command(
@@ -64,7 +74,7 @@ def command(
     architecture = architecture_for(arch, layout, parameters=_count(params, config), config=_config(config))
     spec = SynthesisSpec(out, architecture, layout, dtype, shards, seed, sparse)
     started_s = time.monotonic()
-    with output.byte_progress(f"writing {out}") as progress:
+    with output.byte_progress(f"writing {out.name or out}") as progress:
         synthesise(spec, progress)
     elapsed_s = time.monotonic() - started_s
     files = [file for file in out.iterdir() if file.is_file()]

@@ -1,1 +1,1 @@
-"""Running strategies: a supervisor process that spawns, samples and explains a worker, and the session that starts it."""
+"""Running strategies: a supervisor process that spawns, samples and explains a worker; the session that starts it."""

@@ -68,10 +68,12 @@ def supervise(spec: RunSpec, cancel_when_readable: tuple[int, ...]) -> None:
     Raises:
         CaptureError: the capture cannot be written.
     """
-    writer = CaptureWriter(spec.capture, time.monotonic_ns())
+    started_ns = time.monotonic_ns()
+    writer = CaptureWriter(spec.capture, started_ns)
     try:
         writer.fact("spec", {**spec.document(), "meminspect": __version__, "supervisor_pid": os.getpid()})
-        writer.fact("started", datetime.datetime.now(datetime.timezone.utc).isoformat())
+        now = datetime.datetime.now(datetime.timezone.utc)
+        writer.fact("started", {"wall": now.isoformat(), "monotonic_ns": started_ns})
         try:
             outcome = _run(spec, writer, cancel_when_readable)
         except MeminspectError as error:
@@ -105,18 +107,24 @@ def _run(spec: RunSpec, writer: CaptureWriter, cancel_when_readable: tuple[int, 
         for step in strategy.ledger(task)
     )
     with tiny_twin(task) as tiny:
-        outcome = _run_worker(spec, writer, tiny, nvml, cancel_when_readable)
+        outcome = _run_worker(spec, writer, tiny, theory.peak.heap_bytes or 0, nvml, cancel_when_readable)
     writer.fact("cache_after", _fraction(task))
     return outcome
 
 
 def _run_worker(
-    spec: RunSpec, writer: CaptureWriter, tiny: Path, nvml: Nvml | None, cancel_when_readable: tuple[int, ...]
+    spec: RunSpec,
+    writer: CaptureWriter,
+    tiny: Path,
+    heap_bytes: int,
+    nvml: Nvml | None,
+    cancel_when_readable: tuple[int, ...],
 ) -> dict[str, Any]:
     wanted = {
         "strategy": spec.strategy,
         "checkpoint": str(spec.checkpoint.absolute()),
         "tiny": str(tiny),
+        "heap_bytes": heap_bytes,
         "options": dataclasses.asdict(spec.options),
     }
     with contextlib.ExitStack() as stack:
@@ -138,7 +146,8 @@ def _run_worker(
     writer.fact(
         "supervision",
         {"samples": sampler.count, "sampler_cpu_s": sampler.cpu_s, "writer_cpu_s": recording.cpu_s,
-         "supervised_s": time.monotonic() - started_s, "max_gap_ms": sampler.max_gap_ns / 1e6, "events_lost": worker.events_lost},
+         "supervised_s": time.monotonic() - started_s, "max_gap_ms": sampler.max_gap_ns / 1e6,
+         "events_lost": worker.events_lost},
     )  # fmt: skip
     return explain(
         status,

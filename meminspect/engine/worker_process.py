@@ -49,7 +49,7 @@ class WorkerProcess:
         try:
             # Every descriptor of ours is close-on-exec, above all the lifeline: a copy of it anywhere would keep the
             # worker alive after us.
-            self._process = subprocess.Popen(
+            self._process = subprocess.Popen(  # noqa: S603 - the interpreter that the user names
                 [python, str(_ENTRY), *map(str, passed)],
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                 pass_fds=passed, env={**os.environ, "PYTHONUNBUFFERED": "1"},

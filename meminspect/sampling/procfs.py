@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["ProcessGone", "ProcessMemory"]
 
 _KIB: Final = 1024
-_STATUS_BYTES: Final = 4096
+_MOST_BYTES: Final = 64 << 10  # a user in hundreds of groups has a long status
 _RESET_HIGH_WATER: Final = b"5"  # man 5 proc, /proc/pid/clear_refs
 
 
@@ -31,16 +31,21 @@ class ProcessMemory:
 
     Args:
         pid: the process; "self" for the caller.
+
+    Raises:
+        ProcessGone: there is no such process.
+        OSError: its books cannot be opened.
     """
 
     def __init__(self, pid: int | str) -> None:
         self._folder = f"/proc/{pid}"
-        self._status = self._open("status")
+        try:
+            self._status: int | None = os.open(f"{self._folder}/status", os.O_RDONLY | os.O_CLOEXEC)
+        except (FileNotFoundError, ProcessLookupError) as error:
+            raise ProcessGone from error
         self._stat = self._open("stat")
         self._io = self._open("io")
         self._clear_refs = self._open("clear_refs", os.O_WRONLY)
-        if self._status is None:
-            raise ProcessGone
 
     def __enter__(self) -> Self:
         return self
@@ -65,15 +70,27 @@ class ProcessMemory:
             ProcessGone: the process has ended.
         """
         status = self._read(self._status)
-        return self._parse(status), _kib_after(status, b"VmSwap:", 0)
+        return self._parse(status), _kib_after(status, b"\nVmSwap:", 0)
 
     def reset_high_water(self) -> None:
-        """Make the high-water mark start again from the present RSS, where the kernel lets us."""
-        if self._clear_refs is not None:
+        """Make the high-water mark start again from the present RSS, where the kernel lets us.
+
+        Raises:
+            ProcessGone: the process has ended.
+        """
+        if self._clear_refs is None:
+            return
+        try:
             os.write(self._clear_refs, _RESET_HIGH_WATER)
+        except ProcessLookupError as error:
+            raise ProcessGone from error
 
     def storage_read_bytes(self) -> int | None:
-        """Bytes that the process has caused to be read from storage; None where one may not know."""
+        """Bytes that the process has caused to be read from storage; None where one may not know.
+
+        Raises:
+            ProcessGone: the process has ended.
+        """
         if self._io is None:
             return None
         try:
@@ -84,7 +101,11 @@ class ProcessMemory:
         return int(text[at + 12 : text.index(b"\n", at + 1)]) if at >= 0 else None
 
     def faults(self) -> tuple[int, int] | None:
-        """Minor and major page faults so far; None where one may not know."""
+        """Minor and major page faults so far; None where one may not know.
+
+        Raises:
+            ProcessGone: the process has ended.
+        """
         if self._stat is None:
             return None
         # The command name, in parentheses, may itself hold spaces and parentheses.
@@ -109,7 +130,7 @@ class ProcessMemory:
         if descriptor is None:
             raise ProcessGone
         try:
-            text = os.pread(descriptor, _STATUS_BYTES, 0)
+            text = os.pread(descriptor, _MOST_BYTES, 0)
         except ProcessLookupError as error:
             raise ProcessGone from error
         if not text:
@@ -119,16 +140,17 @@ class ProcessMemory:
     @staticmethod
     def _parse(status: bytes) -> Reading:
         # The lines stand in this order (fs/proc/task_mmu.c, task_mem), so each search starts at the one before.
-        high_at = status.find(b"VmHWM:")
+        # A line's start belongs to the label: the first line is the process's name, which may be anything.
+        high_at = status.find(b"\nVmHWM:")
         if high_at < 0:
             raise ProcessGone  # a zombie has no memory left to count
-        anon_at = status.find(b"RssAnon:", high_at)
-        file_at = status.find(b"RssFile:", anon_at)
+        anon_at = status.find(b"\nRssAnon:", high_at)
+        file_at = status.find(b"\nRssFile:", anon_at)
         return Reading(
-            _kib_after(status, b"RssAnon:", anon_at),
-            _kib_after(status, b"RssFile:", file_at),
-            _kib_after(status, b"RssShmem:", file_at),
-            _kib_after(status, b"VmHWM:", high_at),
+            _kib_after(status, b"\nRssAnon:", anon_at),
+            _kib_after(status, b"\nRssFile:", file_at),
+            _kib_after(status, b"\nRssShmem:", file_at),
+            _kib_after(status, b"\nVmHWM:", high_at),
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -91,9 +90,15 @@ def _files(task: LoadTask) -> str:
         return f"files = [Path({str(paths[0])!r})]"
     folder = paths[0].parent
     names = [path.name for path in paths]
-    prefix = os.path.commonprefix(names)
-    suffix = os.path.commonprefix([name[::-1] for name in names])[::-1]
+    prefix = _common_start(names)
+    suffix = _common_start([name[::-1] for name in names])[::-1]
     pattern = f"{prefix}*{suffix}"
     if not set(pattern) & set("?[]") and sorted(folder.glob(pattern)) == paths:
         return f"files = sorted(Path({str(folder)!r}).glob({pattern!r}))"
     return f"folder = Path({str(folder)!r})\nfiles = [folder / name for name in {names!r}]"
+
+
+def _common_start(texts: list[str]) -> str:
+    first, last = min(texts), max(texts)
+    same = next((index for index, letter in enumerate(first) if last[index : index + 1] != letter), len(first))
+    return first[:same]

@@ -81,7 +81,7 @@ class Theory:
     peak_rss_bytes: int  # all host pools together at theirs
     steady: Pools
     bill: tuple[BillLine, ...] = field(default=())  # of the moment of peak_rss_bytes
-    work_bytes: int = 0  # bytes of all steps that events report, for progress
+    work_bytes: int = 0  # bytes of all steps that events report (a copy's reading of its source is not one)
 
 
 def evaluate(steps: Iterable[Step], floor_bytes: int) -> Theory:
@@ -94,7 +94,7 @@ def evaluate(steps: Iterable[Step], floor_bytes: int) -> Theory:
     rising = False
     for step in steps:
         delta = step.delta_bytes
-        if step.operation is not Operation.RELEASE:
+        if step.operation is not Operation.RELEASE and (step.operation is not Operation.TOUCH or step.phase == "touch"):
             work += step.nbytes
         if delta < 0 and rising:  # the only moments at which a maximum can be: right before something goes
             if total > peak_total:

@@ -1,1 +1,1 @@
-
+"""The terminal app: a reader of captures."""

@@ -1,4 +1,4 @@
-"""Entry point of the worker, run by path in any interpreter: `python …/meminspect/worker/__main__.py SPEC RING LIFELINE`.
+"""Entry point of the worker, run by path in any interpreter: `python …/worker/__main__.py SPEC RING LIFELINE`.
 
 Run by path, Python puts this folder on the import path, which would shadow the user's modules with ours, and has never
 heard of the package. So the folder goes, and a finder for the one name `meminspect` comes.

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from meminspect.capture.ring import RingWriter
 from meminspect.sampling.procfs import ProcessMemory
+from meminspect.worker.ballast import populate
 from meminspect.worker.lifeline import die_with, prefer_as_victim
 from meminspect.worker.recorder import Recorder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from torch import nn
 
     from meminspect.strategies import LoadTask, Strategy
@@ -75,10 +74,11 @@ def _run(wanted: dict[str, Any], recorder: Recorder) -> None:
     recorder.phase("warm-up")
     recorder.enabled = False
     tiny = task_for(read_checkpoint(Path(wanted["tiny"])), options)
-    model = _load(strategy, tiny, recorder)
+    model = _prepared(strategy, tiny, recorder)()
     _finish(model, recorder)
     del model
     load = _prepared(strategy, task, recorder)
+    populate(wanted["heap_bytes"])
     _settle()
     recorder.enabled = True
     recorder.report("baseline", recorder.reading("baseline", reset=True)._asdict())
@@ -98,11 +98,6 @@ def _run(wanted: dict[str, Any], recorder: Recorder) -> None:
     recorder.report("hooks", {"hooks_s": recorder.hooks_s, "events": recorder.events,
                               "event_us_median": recorder.event_us_median})  # fmt: skip
     recorder.report("finished", {})
-
-
-def _load(strategy: Strategy, task: LoadTask, recorder: Recorder) -> nn.Module:
-    load = _prepared(strategy, task, recorder)
-    return load()
 
 
 def _prepared(strategy: Strategy, task: LoadTask, recorder: Recorder) -> Any:

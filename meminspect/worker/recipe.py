@@ -1,4 +1,4 @@
-"""Executes a recipe's text as it stands, in a namespace where `Model`, `config` and `split_dims` mean this checkpoint."""
+"""Executes a recipe's text as it stands, where `Model`, `config` and `split_dims` mean this checkpoint."""
 
 from __future__ import annotations
 

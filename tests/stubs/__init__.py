@@ -60,7 +60,7 @@ class StubNvml:
         used_bytes: int = 0,
         processes: dict[int, int | None] | list[tuple[int, int | None]] | None = None,
     ) -> None:
-        """Plug a GPU in, or change the answers of one; a process that uses None is one that the driver does not tell of."""
+        """Plug a GPU in, or change all its answers; the driver does not tell of a process that uses None."""
         entries = processes.items() if isinstance(processes, dict) else processes or ()
         listed = " ".join(f"{pid}:{'na' if used is None else used}" for pid, used in entries)
         answers = {"name": name, "uuid": f"GPU-{index}", "total": total_bytes, "used": used_bytes, "processes": listed}

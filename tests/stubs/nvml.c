@@ -16,7 +16,7 @@
 #include <string.h>
 
 #define LINE 4096
-enum { SUCCESS = 0, INVALID_ARGUMENT = 2, INSUFFICIENT_SIZE = 7, NOT_AVAILABLE_DEVICE = 28 };
+enum { SUCCESS = 0, INVALID_ARGUMENT = 2, INSUFFICIENT_SIZE = 7 };
 
 typedef struct { unsigned long long total, free, used; } memory_t;
 typedef struct { unsigned version; unsigned long long total, reserved, free, used; } memory_v2_t;
@@ -101,7 +101,7 @@ int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **device)
     unsigned count;
     nvmlDeviceGetCount_v2(&count);
     if (index >= count)
-        return NOT_AVAILABLE_DEVICE;
+        return INVALID_ARGUMENT;
     *device = (void *)(uintptr_t)(index + 1);
     return failure_of(*device, "nvmlDeviceGetHandleByIndex");
 }
@@ -154,7 +154,8 @@ int nvmlDeviceGetComputeRunningProcesses_v3(void *device, unsigned *count, proce
     for (char *word = strtok(value, " "); word; word = strtok(NULL, " "), listed++) {
         char *bytes = strchr(word, ':') + 1;
         if (listed < room)
-            processes[listed] = (process_t){ (unsigned)atoi(word), *bytes == 'n' ? ~0ULL : strtoull(bytes, NULL, 10), ~0U, ~0U };
+            processes[listed] = (process_t){
+                (unsigned)atoi(word), *bytes == 'n' ? ~0ULL : strtoull(bytes, NULL, 10), ~0U, ~0U };
     }
     *count = listed;
     return listed > room ? INSUFFICIENT_SIZE : SUCCESS;

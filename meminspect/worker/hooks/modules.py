@@ -62,7 +62,7 @@ def plan_construction(build: Callable[[], nn.Module]) -> ConstructionPlan:
 
 
 class _Construction(TorchFunctionMode):
-    """Reports each parameter from its factory's call to the next one's: filling it with random numbers is in between."""
+    """Reports each parameter from its factory's call to the next one's: the random numbers come in between."""
 
     def __init__(self, tracker: Tracker, plan: ConstructionPlan) -> None:
         super().__init__()
@@ -160,7 +160,7 @@ def _report_assigned(tracker: Tracker, module: nn.Module, prefix: str, state_dic
         tensor = state_dict.get(prefix + name)
         if tensor is not None:
             id_ = tracker.recorder.begin(Operation.ASSIGN, Pool.NONE, prefix + name, tensor.nbytes)
-            tracker.recorder.end(id_, Operation.ASSIGN, Pool.NONE, prefix + name, 0)
+            tracker.recorder.end(id_, Operation.ASSIGN, Pool.NONE, prefix + name, tensor.nbytes)
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

@@ -57,7 +57,7 @@ class Tracker:
         self._by_offset: dict[tuple[int, int], StoredTensor] = {}
         self._by_file: dict[int, list[StoredTensor]] = defaultdict(list)
         for index, file in enumerate(checkpoint.files):
-            status = os.stat(file.path)
+            status = file.path.stat()
             self._by_inode[status.st_dev, status.st_ino] = index
         for tensor in checkpoint.tensors:
             storage = tensor.storage
@@ -68,7 +68,7 @@ class Tracker:
     def file_index(self, file: Any) -> int:
         """Which of the checkpoint's files this is; -1 for another one."""
         try:
-            status = os.fstat(file.fileno()) if hasattr(file, "fileno") else os.stat(file)
+            status = os.fstat(file.fileno()) if hasattr(file, "fileno") else os.stat(file)  # noqa: PTH116 - any path
         except (OSError, TypeError, ValueError):
             return -1
         return self._by_inode.get((status.st_dev, status.st_ino), -1)

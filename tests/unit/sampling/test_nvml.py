@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import run_python
+from sampling_processes import run_python
 
 from meminspect.sampling.nvml import Gpu, open_nvml
 

@@ -1,0 +1,40 @@
+"""Where captures live, and how they are named."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from pathlib import Path
+
+from meminspect.capture.store import SUFFIX
+from meminspect.errors import UsageError
+
+__all__ = ["default_folder", "new_path"]
+
+
+def default_folder() -> Path:
+    """The user's folder of captures, by the platform's convention.
+
+    Raises:
+        UsageError: there is no home folder.
+    """
+    import platformdirs  # only here: nothing else in this layer needs more than the standard library
+
+    try:
+        folder = platformdirs.user_data_path("meminspect")
+    except RuntimeError:
+        folder = Path()
+    if not folder.is_absolute():
+        raise UsageError("there is no home folder to keep captures in", "name one with --out, or set XDG_DATA_HOME")
+    return folder / "captures"
+
+
+def new_path(folder: Path, checkpoint: Path, strategy: str) -> Path:
+    """A path for a new capture that sorts by time and says what it is of."""
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    subject = re.sub(r"[^\w.-]+", "_", checkpoint.absolute().name)[:60] or "checkpoint"
+    path, count = folder / f"{stamp}-{subject}-{strategy}{SUFFIX}", 1
+    while path.exists():
+        count += 1
+        path = folder / f"{stamp}-{subject}-{strategy}-{count}{SUFFIX}"
+    return path

@@ -1,0 +1,94 @@
+"""Progress of a run under way, read from its growing capture: a bar on a terminal, a line a phase elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING, Final
+
+from meminspect.analysis.progress import RunProgress
+from meminspect.capture.store import CaptureReader
+from meminspect.checkpoint.reading import shown
+from meminspect.cli import output
+from meminspect.errors import CaptureError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from meminspect.engine.session import Session
+
+    Show = Callable[[RunProgress, int], None]
+
+__all__ = ["follow"]
+
+_INTERVAL_S: Final = 0.1
+_TENSOR_WIDTH: Final = 36
+_STARTING: Final = "starting"
+
+
+def follow(session: Session) -> None:
+    """Show progress on stderr until the run ends."""
+    progress, seq, total = RunProgress(), 0, 0
+    label = session.spec.strategy
+    if session.spec.repeat_of > 1:
+        label += f" {session.spec.repeat_index}/{session.spec.repeat_of}"
+    with _shown(label) as show:
+        capture: CaptureReader | None = None
+        while session.running:
+            time.sleep(_INTERVAL_S)
+            if capture is None:
+                with contextlib.suppress(CaptureError):  # it is being created
+                    capture = CaptureReader(session.spec.capture)
+                continue
+            total = total or (capture.fact("plan") or {}).get("work_bytes", 0)
+            events = capture.events(seq)
+            if events:
+                seq = events[-1][0]
+                progress.update(event for _, event in events)
+            show(progress, total)
+        if capture is not None:
+            capture.close()
+
+
+@contextlib.contextmanager
+def _shown(label: str) -> Iterator[Show]:
+    console = output.stderr()
+    if not console.is_terminal:
+        yield _lines(label)
+        return
+    from rich import progress as bars
+
+    columns = (
+        bars.TextColumn("{task.description}", markup=False),
+        bars.BarColumn(bar_width=None),
+        bars.TaskProgressColumn(),
+        bars.TransferSpeedColumn(),
+        bars.TimeRemainingColumn(compact=True),
+    )
+    with bars.Progress(*columns, console=console, transient=True, expand=True) as bar:
+        task = bar.add_task(f"{label} · {_STARTING}", total=None)
+        moving = False
+
+        def show(progress: RunProgress, total: int) -> None:
+            nonlocal moving
+            if progress.done_bytes and not moving:
+                moving = True
+                bar.reset(task, total=total)  # the rate is the load's, without import and warm-up
+            tensor = progress.tensor[-_TENSOR_WIDTH:]
+            words = f"{label} · {progress.phase or _STARTING}" + (f" · {shown(tensor)}" if tensor else "")
+            bar.update(task, completed=progress.done_bytes, description=words)
+
+        yield show
+
+
+def _lines(label: str) -> Show:
+    last = ""
+
+    def show(progress: RunProgress, total: int) -> None:
+        nonlocal last
+        if progress.phase != last:
+            last = progress.phase
+            done = f", {min(100, 100 * progress.done_bytes // total)} % done" if total and progress.done_bytes else ""
+            output.status(f"{label}: {progress.phase}{done}")
+
+    return show

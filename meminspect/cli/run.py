@@ -1,0 +1,155 @@
+"""`meminspect run`: load with one or several strategies, and show what it took."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from meminspect.analysis.run import run_document
+from meminspect.capture.library import default_folder, new_path
+from meminspect.capture.store import SUFFIX, CaptureReader
+from meminspect.cli import options, output, results
+from meminspect.cli.following import follow
+from meminspect.cli.subject import read_subject
+from meminspect.engine.session import Session
+from meminspect.engine.spec import RunSpec
+from meminspect.errors import ExitCode, UsageError
+from meminspect.strategies import STRATEGIES, find
+from meminspect.strategies.task import task_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from meminspect.strategies import LoadOptions
+
+__all__ = ["command"]
+
+_ALL = "all"
+_OF_MEMORY = ("oom_killed", "out_of_memory")
+
+
+@click.command()
+@options.checkpoint_options
+@click.option(
+    "-s",
+    "--strategy",
+    "strategies",
+    multiple=True,
+    required=True,
+    metavar="ID",
+    help=f"A way of loading, more than once or comma-separated; '{_ALL}' for each in turn: {', '.join(STRATEGIES)}.",
+)
+@options.load_options
+@click.option("--repeat", type=click.IntRange(1, 1000), default=1, show_default=True, help="Runs of each, interleaved.")
+@click.option("--force", is_flag=True, help="Run although it is predicted not to fit.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help=f"Where captures go: a folder, or a file that ends in {SUFFIX}.  [default: the user's data folder]",
+)
+@options.decimal_option
+@options.json_option
+def command(
+    ckpt: Path | None,
+    strategies: Sequence[str],
+    load_options: LoadOptions,
+    *,
+    demo: bool,
+    repeat: int,
+    force: bool,
+    out: Path | None,
+    decimal: bool,
+    as_json: bool,
+) -> int:
+    """Load the checkpoint in a worker process, one strategy after the other, and measure it.
+
+    Peaks are above the baseline: the worker after its imports and a warm-up. They are held against the theory.
+    """
+    chosen = _chosen(strategies)
+    checkpoint = options.open_checkpoint(ckpt, demo=demo)
+    task = task_for(checkpoint, load_options)
+    subject = read_subject(checkpoint, task.architecture.id, task.note)
+    specs = list(_specs(checkpoint.path, chosen, load_options, repeat=repeat, force=force, out=out))
+    runs: list[dict[str, Any]] = []
+    try:
+        for spec in specs:
+            with CaptureReader(_run(spec)) as capture:
+                runs.append(run_document(capture))
+    except KeyboardInterrupt:
+        if not as_json:
+            results.show(runs, decimal=decimal)
+        raise
+    if as_json:
+        output.print_json(
+            {
+                "schema": "meminspect.run/1",
+                "checkpoint": subject.document,
+                "machine": subject.machine.document(),
+                "runs": runs,
+            }
+        )
+    else:
+        results.show(runs, decimal=decimal)
+    return _exit_code(runs)
+
+
+def _chosen(strategies: Sequence[str]) -> list[str]:
+    ids = [id_.strip() for chosen in strategies for id_ in chosen.split(",") if id_.strip()]
+    if _ALL in ids:
+        return list(STRATEGIES)
+    if not ids:
+        raise UsageError("no strategy is named", f"choose from {', '.join(STRATEGIES)}, or {_ALL}")
+    return [find(id_).id for id_ in dict.fromkeys(ids)]
+
+
+def _specs(
+    checkpoint: Path, chosen: Sequence[str], load_options: LoadOptions, *, repeat: int, force: bool, out: Path | None
+) -> Iterator[RunSpec]:
+    one_file = out is not None and out.suffix == SUFFIX
+    if out is not None and one_file:
+        if len(chosen) * repeat > 1:
+            raise UsageError(f"--out {out} is one file, but this is more than one run", "name a folder")
+        if out.exists():
+            raise UsageError(f"--out {out} exists already", "name another file, or remove it")
+    folder = default_folder() if out is None else out
+    for index in range(repeat):  # in turn, so that a change of the machine's mood meets all strategies alike
+        for strategy in chosen:
+            yield RunSpec(
+                checkpoint,
+                strategy,
+                folder
+                if one_file
+                else new_path(folder, checkpoint, f"{strategy}-{index + 1}" if repeat > 1 else strategy),
+                load_options,
+                force=force,
+                repeat_index=index + 1,
+                repeat_of=repeat,
+            )
+
+
+def _run(spec: RunSpec) -> Path:
+    """Run to the end; Ctrl-C ends the run, and then the command, with the capture in order."""
+    session = Session(spec)
+    try:
+        follow(session)
+    except BaseException:
+        session.cancel()
+        raise
+    finally:
+        session.wait()
+    return spec.capture
+
+
+def _exit_code(runs: Sequence[dict[str, Any]]) -> ExitCode:
+    outcomes = {run["outcome"] for run in runs}
+    if outcomes & set(_OF_MEMORY):
+        return ExitCode.OUT_OF_MEMORY
+    return ExitCode.OK if outcomes == {"completed"} and not _wrong(runs) else ExitCode.FAILED
+
+
+def _wrong(runs: Sequence[dict[str, Any]]) -> bool:
+    """Whether a run that completed loaded something else than the checkpoint."""
+    return any(run["tensors"]["mismatched"] for run in runs)

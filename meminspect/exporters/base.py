@@ -1,0 +1,22 @@
+"""What every exporter is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from meminspect.capture.store import CaptureReader
+
+__all__ = ["Exporter"]
+
+
+@dataclass(frozen=True)
+class Exporter:
+    """An export format; each lives in a file of its own, named after its id."""
+
+    id: str
+    summary: str
+    write: Callable[[CaptureReader, IO[str]], None]

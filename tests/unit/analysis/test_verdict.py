@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import pytest
+
+from meminspect.analysis.verdict import Candidate, recommend, unreclaimable_bytes, verdict
+from meminspect.theory.ledger import Pools, Theory
+
+GIB = 1 << 30
+
+
+def theory(
+    heap: int = 0, file: int = 0, *, pinned: int = 0, vram: int | None = None, total: int | None = None
+) -> Theory:
+    peak = Pools(heap, file, pinned, vram, vram)
+    return Theory(heap, peak, heap + file + pinned if total is None else total, peak)
+
+
+@pytest.mark.parametrize(
+    ("heap", "expected"),
+    [(0, "fits"), (900, "fits"), (901, "tight"), (1000, "tight"), (1001, "does_not_fit")],
+)
+def test_heap_has_to_fit_and_is_tight_beyond_nine_tenths(heap: int, expected: str) -> None:
+    assert verdict(theory(heap), 1000) == expected
+
+
+@pytest.mark.parametrize(("file", "expected"), [(1000, "fits"), (1001, "tight"), (50_000, "tight")])
+def test_file_pages_alone_never_keep_a_load_from_completing(file: int, expected: str) -> None:
+    assert verdict(theory(file=file), 1000) == expected
+
+
+def test_heap_and_file_pages_together_thrash_the_page_cache() -> None:
+    assert verdict(theory(600, 400), 1000) == "fits"
+    assert verdict(theory(600, 401), 1000) == "tight"
+
+
+def test_pools_that_peak_at_different_moments_are_not_added_up() -> None:
+    assert verdict(theory(600, 600, total=900), 1000) == "fits"
+
+
+def test_pinned_memory_counts_like_heap() -> None:
+    assert verdict(theory(600, pinned=401), 1000) == "does_not_fit"
+    assert unreclaimable_bytes(Pools(600, 5, 401)) == 1001
+
+
+def test_unknown_pools_count_as_nothing() -> None:
+    assert unreclaimable_bytes(Pools(None, None, None)) == 0
+
+
+def test_without_a_budget_there_is_no_verdict() -> None:
+    assert verdict(theory(1), None) is None
+
+
+def test_device_memory_has_a_budget_of_its_own() -> None:
+    assert verdict(theory(1, vram=900), 1000, 1000) == "fits"
+    assert verdict(theory(1, vram=901), 1000, 1000) == "tight"
+    assert verdict(theory(1, vram=1001), 1000, 1000) == "does_not_fit"
+    assert verdict(theory(1, vram=1), 1000, None) is None
+    assert verdict(theory(1), 1000, 0) == "fits"
+
+
+def test_nothing_fits_into_nothing_except_nothing() -> None:
+    assert verdict(theory(), 0) == "fits"
+    assert verdict(theory(1), 0) == "does_not_fit"
+
+
+def test_a_better_verdict_goes_before_less_heap() -> None:
+    mapped = Candidate("mmap-assign", theory(100, 2000), "tight")
+    read = Candidate("meta-assign", theory(500), "fits")
+
+    assert recommend([mapped, read]).strategy_id == "meta-assign"
+
+
+def test_among_equals_the_least_heap_then_the_least_in_total_then_the_order_decides() -> None:
+    first, second = Candidate("a", theory(5, 20), "fits"), Candidate("b", theory(5, 10), "fits")
+
+    assert recommend([first, second]).strategy_id == "b"
+    assert recommend([first, second, Candidate("c", theory(4, 90), "fits")]).strategy_id == "c"
+    assert recommend([second, second._replace(strategy_id="later")]).strategy_id == "b"
+
+
+def test_the_reason_says_what_it_needs_and_saves() -> None:
+    naive = Candidate("naive", theory(3 * GIB), "fits")
+
+    assert recommend([naive, Candidate("mmap-assign", theory(0, GIB), "fits")]).why == (
+        "it needs no heap and 1.00 GiB of file pages that can be reclaimed, 3.00 GiB of heap less than naive"
+    )
+    assert recommend([naive, Candidate("meta-assign", theory(GIB), "tight")]).strategy_id == "naive"
+    assert recommend([naive]).why == "it needs 3.00 GiB of heap"
+    assert recommend([naive], decimal=True).why == "it needs 3.22 GB of heap"
+
+
+def test_the_reason_compares_totals_where_the_heap_is_the_same() -> None:
+    naive = Candidate("naive", theory(GIB, GIB), "fits")
+
+    assert recommend([Candidate("x", theory(GIB), "fits"), naive]).why.endswith("1.00 GiB less than naive in total")
+    assert recommend([Candidate("x", theory(GIB, GIB), "fits"), naive]).why.endswith("as much as naive")
+
+
+def test_a_tight_one_is_recommended_with_a_warning() -> None:
+    recommendation = recommend([Candidate("x", theory(95), "tight"), Candidate("naive", theory(300), "does_not_fit")])
+
+    assert recommendation == (
+        "x",
+        "it needs 95 B of heap, 205 B of heap less than naive, and nothing fits with room to spare",
+    )
+
+
+def test_what_does_not_fit_is_never_recommended() -> None:
+    recommendation = recommend(
+        [Candidate("x", theory(200), "does_not_fit"), Candidate("y", theory(300), "does_not_fit")]
+    )
+
+    assert recommendation == (None, "no strategy fits: even x needs 200 B of heap")
+
+
+def test_without_verdicts_the_lightest_is_recommended() -> None:
+    assert recommend([Candidate("x", theory(2), None), Candidate("y", theory(1), None)]).strategy_id == "y"
+
+
+def test_without_candidates_nothing_is_recommended() -> None:
+    assert recommend([]).strategy_id is None

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from event_examples import Ring, events, numbered
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meminspect.capture.records import Event, EventKind
+from meminspect.capture.ring import RingReader, create_ring, pack, unpack
+from meminspect.errors import RunError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PREFIX_BYTES = 8
+SMALL_RING = 1024
+
+
+@contextlib.contextmanager
+def ring(capacity: int = SMALL_RING) -> Iterator[Ring]:
+    made = Ring(capacity)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@given(events)
+def test_any_event_packed_and_unpacked_is_the_same(event: Event) -> None:
+    assert unpack(pack(event)[PREFIX_BYTES:]) == event
+
+
+@given(events)
+def test_any_event_through_a_ring_is_the_same(event: Event) -> None:
+    with ring() as pair:
+        pair.writer.write(pack(event))
+        assert list(pair.reader.drain()) == [event]
+
+
+@given(st.text(st.characters(categories=["Cs", "Cc", "Lu"]), min_size=1, max_size=20))
+def test_a_name_with_lone_surrogates_arrives_as_text_that_sqlite_takes(name: str) -> None:
+    arrived = unpack(pack(Event(0, EventKind.PHASE, name=name))[PREFIX_BYTES:]).name
+    arrived.encode("utf-8")
+    assert arrived == name.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "ü" * 5000, "a" + "ü" * 5000])
+def test_a_name_that_is_too_long_is_cut_and_the_detail_stays_whole(name: str) -> None:
+    event = unpack(pack(Event(0, EventKind.BEGIN, name=name, detail="float16 [2]"))[PREFIX_BYTES:])
+    assert name.startswith(event.name.rstrip("\ufffd"))
+    assert 4000 < len(event.name.encode()) <= 4096 + 2
+    assert event.detail == "float16 [2]"
+
+
+def test_records_lie_on_multiples_of_eight_bytes() -> None:
+    assert {len(pack(numbered(0, "x" * length))) % 8 for length in range(20)} == {0}
+
+
+@given(st.lists(st.one_of(st.integers(0, 300), st.none()), max_size=120))
+def test_a_small_ring_hands_over_in_order_what_it_had_room_for_and_counts_the_rest(actions: list[int | None]) -> None:
+    """An integer writes an event with a name that long, None drains."""
+    with ring(SMALL_RING) as pair:
+        free, lost = SMALL_RING, 0
+        expected: list[Event] = []
+        for index, action in enumerate(actions):
+            if action is None:
+                assert list(pair.reader.drain()) == expected
+                free, expected = SMALL_RING, []
+                continue
+            event = numbered(index, "n" * action)
+            record = pack(event)
+            pair.writer.write(record)
+            if len(record) <= free:
+                free -= len(record)
+                expected.append(event)
+            else:
+                lost += 1
+        assert list(pair.reader.drain()) == expected
+        assert pair.reader.lost == pair.writer.lost == lost
+
+
+def test_records_that_wrap_around_the_end_are_whole() -> None:
+    # given a capacity that no number of records fills exactly
+    with ring(1000) as pair:
+        for index in range(500):
+            pair.writer.write(pack(numbered(index, f"tensor.{index}")))
+            assert [event.id for event in pair.reader.drain()] == [index]
+        assert pair.reader.lost == 0
+
+
+def test_a_full_ring_keeps_the_oldest_and_takes_new_ones_once_it_is_drained() -> None:
+    with ring() as pair:
+        for index in range(100):
+            pair.writer.write(pack(numbered(index)))
+        kept = [event.id for event in pair.reader.drain()]
+        assert kept == list(range(len(kept)))
+        assert pair.reader.lost == 100 - len(kept) > 0
+
+        pair.writer.write(pack(numbered(1000)))
+        assert [event.id for event in pair.reader.drain()] == [1000]
+
+
+def test_a_record_larger_than_the_ring_is_lost_and_counted() -> None:
+    with ring(256) as pair:
+        pair.writer.write(pack(numbered(0, "x" * 500)))
+        pair.writer.write(pack(numbered(1)))
+        assert [event.id for event in pair.reader.drain()] == [1]
+        assert pair.reader.lost == 1
+
+
+def test_a_drain_that_is_given_up_half_way_goes_on_where_it_stopped() -> None:
+    with ring() as pair:
+        for index in range(4):
+            pair.writer.write(pack(numbered(index)))
+        assert next(pair.reader.drain()).id == 0
+        assert [event.id for event in pair.reader.drain()] == [1, 2, 3]
+
+
+@given(st.data())
+def test_a_torn_record_stops_the_reader_until_it_is_whole(data: st.DataObject) -> None:
+    with ring() as pair:
+        records = [pack(numbered(index)) for index in range(3)]
+        for record in records:
+            pair.writer.write(record)
+        first, second = len(records[0]), len(records[1])
+        torn = data.draw(st.integers(first, first + second - 1))
+
+        # given any one byte of the second record, its length and checksum included, that is not visible yet
+        pair.flip(torn)
+        assert [event.id for event in pair.reader.drain()] == [0]
+        assert list(pair.reader.drain()) == []
+
+        # when it has become visible
+        pair.flip(torn)
+        assert [event.id for event in pair.reader.drain()] == [1, 2]
+
+
+def test_memory_that_is_no_ring_is_refused() -> None:
+    descriptor = os.memfd_create("something-else")
+    os.ftruncate(descriptor, 4096)
+    try:
+        with pytest.raises(RunError, match="not one of ours"):
+            RingReader(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+_CHILD = """
+import sys
+sys.path[:] = sys.argv[2].split("\\n")
+from meminspect.capture.records import Event, EventKind
+from meminspect.capture.ring import RingWriter, pack
+writer = RingWriter(int(sys.argv[1]))
+index = 0
+while True:
+    writer.write(pack(Event(index, EventKind.BEGIN, id=index, name=f"tensor.{index}" * 5)))
+    index += 1
+    if index == 200:
+        print("under way", flush=True)
+"""
+
+
+def test_a_writer_killed_in_the_middle_of_writing_leaves_every_finished_record() -> None:
+    # given another process that writes without end
+    descriptor = create_ring()
+    reader = RingReader(descriptor)
+    command = [sys.executable, "-c", _CHILD, str(descriptor), "\n".join(sys.path)]
+    with subprocess.Popen(command, pass_fds=[descriptor], stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"under way\n"
+        # when it is killed
+        child.kill()
+        assert child.wait() == -signal.SIGKILL
+    # then what is read is what was written, from the first record on, without a gap
+    read = list(reader.drain())
+    assert len(read) >= 200
+    assert [event.id for event in read] == list(range(len(read)))
+    assert all(event.name == f"tensor.{event.id}" * 5 for event in read)
+    reader.close()
+    os.close(descriptor)

@@ -1,0 +1,312 @@
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from sampling_processes import REPOSITORY
+
+from meminspect.sampling import cgroups
+from meminspect.sampling.cgroups import MemoryGroup, memory_group
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+GIB, MIB = 1 << 30, 1 << 20
+UNLIMITED_V1 = 9223372036854771712
+UNLIMITED_V1_64K_PAGES = 0x7FFFFFFFFFFF0000
+
+
+class FakeSystem:
+    """A procfs and cgroup trees under one folder."""
+
+    def __init__(self, top: Path) -> None:
+        self.proc = top / "proc"
+        self.memory_v1 = top / "cgroup/memory"
+        self.unified = top / "cgroup/unified"
+        self._mounts: list[str] = ["22 1 8:1 / / rw - ext4 /dev/sda1 rw"]
+        (self.proc / "self").mkdir(parents=True)
+        self.member_of("")
+
+    def mount_v1(self, root: str = "/") -> None:
+        self.memory_v1.mkdir(parents=True)
+        other = self.memory_v1.parent / "cpu,cpuacct"
+        self._mount(f"{other} rw,nosuid shared:7 - cgroup cgroup rw,cpu,cpuacct", "/")
+        self._mount(f"{self.memory_v1} rw,nosuid shared:8 - cgroup cgroup rw,memory", root)
+
+    def mount_v2(self, root: str = "/") -> None:
+        self.unified.mkdir(parents=True)
+        self._mount(f"{self.unified} rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate", root)
+
+    def member_of(self, lines: str, pid: int | str = "self") -> None:
+        folder = self.proc / str(pid)
+        folder.mkdir(exist_ok=True)
+        (folder / "cgroup").write_text(lines)
+
+    def _mount(self, rest: str, root: str) -> None:
+        self._mounts.append(f"{30 + len(self._mounts)} 22 0:{len(self._mounts)} {root} {rest}")
+        (self.proc / "self/mountinfo").write_text("".join(f"{line}\n" for line in self._mounts))
+
+
+@pytest.fixture
+def system(tmp_path: Path) -> FakeSystem:
+    return FakeSystem(tmp_path)
+
+
+def v1_group(
+    folder: Path, limit: int, used: int = 0, inactive: int = 0, inherited: int = UNLIMITED_V1, kills: int = 0
+) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "memory.limit_in_bytes").write_text(f"{limit}\n")
+    (folder / "memory.usage_in_bytes").write_text(f"{used}\n")
+    (folder / "memory.stat").write_text(
+        f"cache 5\ninactive_file 1\nhierarchical_memory_limit {min(limit, inherited)}\n"
+        f"total_cache 5\ntotal_inactive_file {inactive}\n"
+    )
+    (folder / "memory.oom_control").write_text(f"oom_kill_disable 0\nunder_oom 0\noom_kill {kills}\n")
+
+
+def v2_group(folder: Path, limit: int | str, used: int = 0, inactive: int = 0, kills: int = 0) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "memory.max").write_text(f"{limit}\n")
+    (folder / "memory.current").write_text(f"{used}\n")
+    (folder / "memory.stat").write_text(f"anon 5\nfile 5\ninactive_file {inactive}\nactive_file 3\n")
+    (folder / "memory.events").write_text(f"low 0\nhigh 0\nmax 9\noom 4\noom_kill {kills}\noom_group_kill 0\n")
+
+
+def test_given_v2_when_a_parent_is_tighter_then_its_limit_counts(system: FakeSystem):
+    system.mount_v2()
+    system.member_of("0::/user.slice/run.scope\n")
+    v2_group(system.unified / "user.slice", 2 * GIB)
+    v2_group(system.unified / "user.slice/run.scope", 4 * GIB)
+
+    assert cgroups.memory_limit_bytes(system.proc) == 2 * GIB
+
+
+def test_given_v2_when_room_is_asked_then_siblings_use_counts_and_inactive_files_do_not(system: FakeSystem):
+    system.mount_v2()
+    system.member_of("0::/user.slice/run.scope\n")
+    v2_group(system.unified / "user.slice", 4 * GIB, used=3 * GIB, inactive=512 * MIB)
+    v2_group(system.unified / "user.slice/run.scope", 2 * GIB, used=100 * MIB)
+
+    assert cgroups.memory_used_bytes(system.proc) == 100 * MIB
+    assert cgroups.available_bytes(system.proc) == 1536 * MIB
+
+
+def test_given_v2_without_limits_when_asked_then_none_and_not_a_number(system: FakeSystem):
+    system.mount_v2()
+    system.member_of("0::/run.scope\n")
+    v2_group(system.unified / "run.scope", "max", used=MIB)
+
+    assert cgroups.memory_limit_bytes(system.proc) is None
+    assert cgroups.available_bytes(system.proc) is None
+    assert cgroups.memory_used_bytes(system.proc) == MIB
+
+
+def test_given_v2_groups_without_the_memory_controller_when_asked_then_those_around_them_count(system: FakeSystem):
+    system.mount_v2()
+    system.member_of("0::/user.slice/session.scope\n")
+    (system.unified / "user.slice/session.scope").mkdir(parents=True)
+    v2_group(system.unified / "user.slice", GIB)
+
+    assert cgroups.memory_limit_bytes(system.proc) == GIB
+    assert cgroups.memory_used_bytes(system.proc) is None
+
+
+def test_given_v1_when_asked_then_limits_use_and_room_are_those_of_the_memory_hierarchy(system: FakeSystem):
+    system.mount_v1()
+    system.member_of("5:cpu,cpuacct:/elsewhere\n4:memory:/api/run\n1:name=systemd:/init.scope\n")
+    v1_group(system.memory_v1, UNLIMITED_V1, used=9 * GIB)
+    v1_group(system.memory_v1 / "api", 3 * GIB, used=GIB, inactive=GIB // 2)
+    v1_group(system.memory_v1 / "api/run", UNLIMITED_V1, used=GIB // 4, inherited=3 * GIB)
+
+    assert cgroups.memory_limit_bytes(system.proc) == 3 * GIB
+    assert cgroups.memory_used_bytes(system.proc) == GIB // 4
+    assert cgroups.available_bytes(system.proc) == 2 * GIB + GIB // 2
+
+
+@pytest.mark.parametrize("unlimited", [UNLIMITED_V1, UNLIMITED_V1_64K_PAGES])
+def test_given_v1s_largest_number_when_asked_then_it_is_no_limit(system: FakeSystem, unlimited: int):
+    system.mount_v1()
+    system.member_of("4:memory:/\n")
+    v1_group(system.memory_v1, unlimited, inherited=unlimited)
+
+    assert cgroups.memory_limit_bytes(system.proc) is None
+    assert cgroups.available_bytes(system.proc) is None
+
+
+def test_given_a_hybrid_system_when_asked_then_the_hierarchy_that_has_the_controller_counts(system: FakeSystem):
+    system.mount_v2()
+    system.mount_v1()
+    system.member_of("4:memory:/process_api/eaef\n0::/\n")
+    v1_group(system.memory_v1 / "process_api/eaef", GIB)
+
+    group = memory_group(proc=system.proc)
+
+    assert group == MemoryGroup(system.memory_v1 / "process_api/eaef", system.memory_v1, 1)
+    assert cgroups.memory_limit_bytes(system.proc) == GIB
+
+
+def test_given_a_v1_container_without_namespace_when_asked_then_its_path_is_read_from_its_mounts_root(
+    system: FakeSystem,
+):
+    system.mount_v1(root="/docker/abc")
+    system.member_of("4:memory:/docker/abc/worker\n")
+    v1_group(system.memory_v1, 2 * GIB)
+    v1_group(system.memory_v1 / "worker", GIB)
+
+    group = memory_group(proc=system.proc)
+
+    assert group is not None
+    assert group.folder == system.memory_v1 / "worker"
+
+
+@pytest.mark.parametrize("path", ["/docker/abc", "/kubepods/pod1/elsewhere", "/../sibling", "/docker/abcdef"])
+def test_given_a_path_that_is_not_visible_when_asked_then_the_mounts_root_stands_for_it(system: FakeSystem, path: str):
+    system.mount_v1(root="/docker/abc")
+    system.member_of(f"4:memory:{path}\n")
+    v1_group(system.memory_v1, 2 * GIB)
+    v1_group(system.memory_v1.parent / "sibling", MIB)
+
+    assert cgroups.memory_limit_bytes(system.proc) == 2 * GIB
+
+
+def test_given_a_namespaced_mount_from_outside_when_asked_then_its_root_stands_for_the_group(system: FakeSystem):
+    system.mount_v2(root="/../../..")
+    system.member_of("0::/\n")
+    v2_group(system.unified, GIB, used=MIB)
+
+    assert cgroups.memory_limit_bytes(system.proc) == GIB
+
+
+def test_given_a_pods_v1_limit_out_of_sight_when_asked_then_the_inherited_limit_counts(system: FakeSystem):
+    system.mount_v1(root="/kubepods/pod1/abc")
+    system.member_of("4:memory:/kubepods/pod1/abc\n")
+    v1_group(system.memory_v1, UNLIMITED_V1, used=MIB, inherited=GIB)
+
+    assert cgroups.memory_limit_bytes(system.proc) == GIB
+    assert cgroups.available_bytes(system.proc) == GIB - MIB
+
+
+def test_given_more_use_than_limit_when_asked_for_room_then_zero_and_never_more_than_the_limit(system: FakeSystem):
+    system.mount_v2()
+    system.member_of("0::/a\n")
+    v2_group(system.unified / "a", GIB, used=2 * GIB)
+    assert cgroups.available_bytes(system.proc) == 0
+
+    v2_group(system.unified / "a", GIB, used=MIB, inactive=2 * MIB)
+    assert cgroups.available_bytes(system.proc) == GIB
+
+
+@pytest.mark.parametrize("lines", ["", "1:name=systemd:/\n", "0::/\n"])
+def test_given_no_memory_hierarchy_when_asked_then_everything_is_unknown(system: FakeSystem, lines: str):
+    system.mount_v1()
+    system.member_of(lines)
+
+    assert memory_group(proc=system.proc) is None
+    assert cgroups.memory_limit_bytes(system.proc) is None
+    assert cgroups.memory_used_bytes(system.proc) is None
+    assert cgroups.available_bytes(system.proc) is None
+
+
+def test_given_no_procfs_when_asked_then_everything_is_unknown(tmp_path: Path):
+    assert cgroups.memory_limit_bytes(tmp_path) is None
+    assert cgroups.oom_kills(1, tmp_path) is None
+    assert cgroups.system_oom_kills(tmp_path) is None
+
+
+def test_given_another_process_when_asked_for_kills_then_its_groups_counter(system: FakeSystem):
+    system.mount_v2()
+    system.member_of("0::/a\n")
+    system.member_of("0::/b\n", pid=17)
+    v2_group(system.unified / "a", "max", kills=1)
+    v2_group(system.unified / "b", "max", kills=7)
+
+    assert cgroups.oom_kills(17, system.proc) == 7
+    assert cgroups.oom_kills(18, system.proc) is None
+
+
+def test_given_v1_when_asked_for_kills_then_its_own_file_and_none_where_the_kernel_does_not_count(system: FakeSystem):
+    system.mount_v1()
+    system.member_of("4:memory:/a\n", pid=17)
+    v1_group(system.memory_v1 / "a", GIB, kills=3)
+    assert cgroups.oom_kills(17, system.proc) == 3
+
+    (system.memory_v1 / "a/memory.oom_control").write_text("oom_kill_disable 0\nunder_oom 0\n")  # Linux before 4.13
+    assert cgroups.oom_kills(17, system.proc) is None
+
+
+def test_given_vmstat_when_asked_for_the_systems_kills_then_that_line(system: FakeSystem):
+    (system.proc / "vmstat").write_text("nr_free_pages 5\noom_kill 12\noom_kill_other 3\n")
+
+    assert cgroups.system_oom_kills(system.proc) == 12
+
+
+def test_given_the_real_kernel_when_asked_then_the_answers_are_sane():
+    limit, room = cgroups.memory_limit_bytes(), cgroups.available_bytes()
+
+    assert (limit is None) == (room is None)
+    assert limit is None or 0 <= (room or 0) <= limit
+    assert (cgroups.system_oom_kills() or 0) >= 0
+
+
+@contextlib.contextmanager
+def real_group(limit: int) -> Iterator[MemoryGroup]:
+    """A cgroup of the real kernel below our own, with a limit and no swap."""
+    own = memory_group()
+    if own is None:
+        pytest.skip("no memory cgroup is mounted")
+    group = MemoryGroup(own.folder / f"meminspect-test-{os.getpid()}", own.top, own.version)
+    try:
+        group.folder.mkdir()
+        (group.folder / ("memory.max" if group.version == 2 else "memory.limit_in_bytes")).write_text(str(limit))
+        with contextlib.suppress(OSError):  # where the kernel does not limit swap, there is mostly none
+            (group.folder / ("memory.swap.max" if group.version == 2 else "memory.swappiness")).write_text("0")
+    except OSError:
+        with contextlib.suppress(OSError):
+            group.folder.rmdir()
+        pytest.skip("memory cgroups are not ours to make here")
+    try:
+        yield group
+    finally:
+        group.folder.rmdir()
+
+
+GREEDY = """
+import os, sys
+open(os.path.join(sys.argv[1], "cgroup.procs"), "w").write("0")
+from meminspect.sampling import cgroups
+print(cgroups.memory_limit_bytes(), cgroups.memory_group().folder, flush=True)
+sys.stdin.readline()
+block = bytearray(b"x") * (1 << 30)
+"""
+
+
+def test_given_a_real_group_when_a_process_in_it_exceeds_the_limit_then_limit_and_kill_are_seen():
+    with real_group(64 * MIB) as group:
+        with subprocess.Popen(
+            [sys.executable, "-c", GREEDY, str(group.folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        ) as child:
+            assert child.stdin is not None
+            assert child.stdout is not None
+            said = child.stdout.readline()
+            held = memory_group(child.pid)
+            before = held.oom_kills() if held else None
+            child.stdin.write("\n")
+            child.stdin.close()
+            status = child.wait()
+
+        assert said.split() == [str(64 * MIB), str(group.folder)]
+        assert status == -signal.SIGKILL
+        assert held == group
+        assert before == 0
+        assert held.oom_kills() == 1

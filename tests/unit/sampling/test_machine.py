@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from sampling_processes import run_python
+
+from meminspect.sampling import cgroups, machine
+from meminspect.sampling.machine import Machine, read_machine
+from meminspect.sampling.nvml import NvmlOpening, open_nvml
+
+if TYPE_CHECKING:
+    from stubs import StubNvml
+
+GIB = 1 << 30
+
+
+@pytest.fixture
+def no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "open_nvml", lambda: NvmlOpening(None, "no NVIDIA driver"))
+
+
+def meminfo(name: str) -> int:
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
+
+
+@pytest.mark.usefixtures("no_driver")
+def test_given_this_machine_when_read_then_it_agrees_with_the_kernel():
+    read = read_machine()
+
+    assert read.ram_total_bytes == meminfo("MemTotal")
+    assert read.ram_available_bytes == pytest.approx(meminfo("MemAvailable"), rel=0.2)
+    assert read.memory_limit_bytes == cgroups.memory_limit_bytes()
+    assert read.kernel == platform.release()
+    assert read.thp in ("always", "madvise", "never", None)
+    assert 0 < read.usable_bytes <= read.ram_total_bytes
+    assert read.gpus == ()
+
+
+def test_given_the_contract_when_documented_then_exactly_its_names_and_unknown_is_null():
+    read = Machine(4 * GIB, 3 * GIB, None, None, 0, (), None, "6.1", None)
+
+    assert read.document() == {
+        "ram_total_bytes": 4 * GIB,
+        "ram_available_bytes": 3 * GIB,
+        "memory_limit_bytes": None,
+        "swap_free_bytes": 0,
+        "gpus": [],
+        "torch_version": None,
+        "kernel": "6.1",
+        "thp": None,
+    }
+
+
+@pytest.mark.parametrize("given_open", [True, False])
+def test_given_gpus_when_read_then_they_are_listed_with_the_contracts_names(stub_nvml: StubNvml, *, given_open: bool):
+    stub_nvml.gpu(0, name="NVIDIA A", total_bytes=80 * GIB, used_bytes=GIB)
+    stub_nvml.gpu(1, name="NVIDIA GB10")
+    stub_nvml.fail("nvmlDeviceGetMemoryInfo", 3, index=1)
+
+    read = read_machine(open_nvml().nvml if given_open else None)
+
+    assert read.document()["gpus"] == [
+        {"name": "NVIDIA A", "total_bytes": 80 * GIB, "free_bytes": 79 * GIB, "unified": False},
+        {"name": "NVIDIA GB10", "total_bytes": None, "free_bytes": None, "unified": True},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("available", "left", "usable"),
+    [(3 * GIB, None, 3 * GIB), (3 * GIB, GIB, GIB), (GIB, 3 * GIB, GIB), (GIB, 0, 0)],
+)
+def test_given_ram_and_a_limit_when_asked_what_is_usable_then_the_tighter(
+    available: int, left: int | None, usable: int
+):
+    limit = None if left is None else 8 * GIB
+    assert Machine(64 * GIB, available, limit, left, 0, (), None, "6.1", None).usable_bytes == usable
+
+
+@pytest.mark.usefixtures("no_driver")
+def test_given_a_cgroup_with_a_limit_when_read_then_limit_and_room_are_both_taken(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    for name, text in (("memory.max", GIB), ("memory.current", GIB // 2), ("memory.stat", "inactive_file 100")):
+        (tmp_path / name).write_text(f"{text}\n")
+    monkeypatch.setattr(cgroups, "memory_group", lambda: cgroups.MemoryGroup(tmp_path, tmp_path, 2))
+
+    read = read_machine()
+
+    assert (read.memory_limit_bytes, read.usable_bytes) == (GIB, GIB // 2 + 100)
+
+
+@pytest.mark.usefixtures("no_driver")
+def test_given_torch_or_none_when_read_then_its_installed_version_or_none(monkeypatch: pytest.MonkeyPatch):
+    assert read_machine().torch_version == importlib.metadata.version("torch")
+
+    def absent(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", absent)
+    assert read_machine().torch_version is None
+
+
+@pytest.mark.parametrize(
+    ("text", "mode"), [("always [madvise] never\n", "madvise"), ("[always] madvise never\n", "always"), ("odd\n", None)]
+)
+def test_given_the_kernels_list_when_read_then_the_bracketed_mode(tmp_path: Path, text: str, mode: str | None):
+    (tmp_path / "enabled").write_text(text)
+
+    assert machine._thp(tmp_path / "enabled") == mode
+    assert machine._thp(tmp_path / "absent") is None
+
+
+def test_given_a_machine_when_changed_then_refused():
+    read = Machine(GIB, GIB, None, None, 0, (), None, "6.1", None)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        read.kernel = "7"  # type: ignore[misc]
+
+
+def test_given_a_fresh_process_when_the_samplers_are_imported_then_no_package_comes_along():
+    imported = run_python(
+        "import json, sys\n"
+        "from meminspect.sampling import cgroups, file_system, machine, nvml, page_cache, procfs\n"
+        "print(json.dumps([name for name in ('torch', 'numpy', 'psutil', 'pynvml') if name in sys.modules]))"
+    )
+    assert imported == []
+
+
+def test_given_a_fresh_process_when_the_machine_is_read_then_torch_is_not_imported():
+    imported = run_python(
+        "import json, sys\nfrom meminspect.sampling.machine import read_machine\nread_machine()\n"
+        "print(json.dumps('torch' in sys.modules))"
+    )
+    assert imported is False
