@@ -10,6 +10,8 @@ __all__ = ["format_bytes", "format_count", "format_duration", "format_rate", "pa
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
+_TOO_MUCH = 2.0**63  # what no file system and no address space holds
+
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 _DECIMAL = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgtpe]?)(i?)b?\s*", re.IGNORECASE)
@@ -66,7 +68,7 @@ def parse_bytes(text: str) -> int:
     number, prefix, binary = match.groups()
     power = " kmgtpe".index(prefix.lower()) if prefix else 0
     base = 1000 if prefix and not binary and text.strip()[-1] in "bB" else 1024
-    return int(float(number) * base**power)
+    return _whole(text, number, base**power)
 
 
 def parse_count(text: str) -> int:
@@ -79,4 +81,11 @@ def parse_count(text: str) -> int:
     if match is None:
         raise UsageError(f"'{text}' is not a count", "write it like 1.3B, 124M or 7000000000")
     number, prefix = match.groups()
-    return int(float(number) * {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}[prefix.lower()])
+    return _whole(text, number, {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}[prefix.lower()])
+
+
+def _whole(text: str, number: str, factor: int) -> int:
+    value = float(number) * factor
+    if value >= _TOO_MUCH:
+        raise UsageError(f"'{text[:40]}' is beyond all measure")
+    return int(value)

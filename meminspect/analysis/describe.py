@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from meminspect.analysis.plan import Plan, PlanRow
+    from meminspect.architectures import Architecture
     from meminspect.checkpoint.model import Checkpoint
     from meminspect.theory.ledger import Theory
 
@@ -22,7 +23,7 @@ Document = dict[str, Any]
 
 def checkpoint_document(
     checkpoint: Checkpoint,
-    architecture_id: str | None,
+    architecture: Architecture | None,
     residencies: Sequence[float | None],
     file_system: str | None,
     architecture_note: str = "",
@@ -31,7 +32,7 @@ def checkpoint_document(
 
     Args:
         checkpoint: its headers.
-        architecture_id: what it was recognised as; None when that failed.
+        architecture: what it was recognised as; None when that failed.
         residencies: for each of its files, in order, the fraction that is in the page cache.
         file_system: the type of the file system that it lies on.
         architecture_note: why it is of no known architecture, or what had to be assumed; becomes a warning.
@@ -43,14 +44,14 @@ def checkpoint_document(
     return {
         "path": str(checkpoint.path.absolute()),
         "layout": checkpoint.layout,
-        "architecture": architecture_id,
+        "architecture": architecture.id if architecture else None,
         "files": [
             {"name": file.name, "bytes": file.nbytes, "tensors": tensors, "cached_fraction": cached}
             for file, tensors, cached in zip(checkpoint.files, tensors_in_file, residencies, strict=True)
         ],
         "shards": len(checkpoint.files),
-        "tensors": len(checkpoint.tensors),
-        "parameters": checkpoint.parameters,
+        "tensors": len({tensor.name for tensor in checkpoint.tensors}),
+        "parameters": _parameters(checkpoint, architecture),
         "bytes": checkpoint.nbytes,
         "largest_tensor": None if largest is None else {"name": largest.name, "bytes": largest.nbytes},
         "largest_shard_bytes": max(checkpoint.shard_nbytes, default=None),
@@ -61,6 +62,16 @@ def checkpoint_document(
         "file_system": file_system,
         "warnings": [*checkpoint.warnings, *([architecture_note] if architecture_note else [])],
     }
+
+
+def _parameters(checkpoint: Checkpoint, architecture: Architecture | None) -> int:
+    """Elements of the whole model: what every model-parallel file repeats counts once."""
+    if not checkpoint.parallel_files or architecture is None:
+        return checkpoint.parameters
+    repeated = {parameter.name for parameter in architecture.parameters if parameter.split_dim is None}
+    return sum(
+        tensor.elements for tensor in checkpoint.tensors if tensor.storage.file == 0 or tensor.name not in repeated
+    )
 
 
 def cached_fraction(checkpoint: Checkpoint, residencies: Sequence[float | None]) -> float | None:

@@ -7,9 +7,10 @@ import os
 import re
 from typing import TYPE_CHECKING
 
-from meminspect.checkpoint.reading import os_refusal, refusal, shown
+from meminspect.checkpoint.reading import os_refusal, refusal
 from meminspect.checkpoint.strict_json import read_object
 from meminspect.errors import CheckpointError
+from meminspect.text import shown
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,13 +6,13 @@ import functools
 import math
 from collections import defaultdict
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from meminspect.dtypes import bytes_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 __all__ = ["Checkpoint", "CheckpointFile", "Storage", "StoredTensor"]
 

@@ -8,17 +8,17 @@ import stat
 from typing import TYPE_CHECKING, NamedTuple
 
 from meminspect.errors import CheckpointError
+from meminspect.text import shown
 from meminspect.units import format_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from meminspect.checkpoint.model import CheckpointFile, StoredTensor
 
-__all__ = ["HeaderFile", "Part", "listed", "open_header", "os_refusal", "refusal", "shown", "sizes"]
+__all__ = ["HeaderFile", "Part", "open_header", "os_refusal", "refusal", "sizes"]
 
-NAME_LIMIT = 80
 PATH_LIMIT = 160
 
 
@@ -106,22 +106,6 @@ def os_refusal(path: Path, error: OSError) -> CheckpointError:
     if isinstance(error, PermissionError):
         return refusal(path, "may not be read by this user", "change its permissions or run as its owner")
     return refusal(path, shown(error.strerror or str(error) or type(error).__name__))
-
-
-def shown(text: str, limit: int = NAME_LIMIT, *, keep_end: bool = False) -> str:
-    """Text from a checkpoint as one printable piece: escapes for what a terminal would obey, cut when long."""
-    if len(text) > limit:
-        text = f"…{text[1 - limit :]}" if keep_end else f"{text[: limit - 1]}…"
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
-
-
-def listed(names: Iterable[str], limit: int = 3) -> str:
-    """The first names of a collection in one printable piece: ``a, b, c and 4 more``."""
-    every = list(names)
-    text = ", ".join(shown(name) for name in every[:limit])
-    return text if len(every) <= limit else f"{text} and {len(every) - limit:,} more"
 
 
 def sizes(found: int, promised: int) -> tuple[str, str]:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from meminspect.checkpoint.folders import describe_folder
 from meminspect.checkpoint.foreign import recognise
 from meminspect.checkpoint.layouts import meta, safetensors, safetensors_sharded
-from meminspect.checkpoint.reading import open_header, os_refusal, refusal, shown
+from meminspect.checkpoint.reading import open_header, os_refusal, refusal
+from meminspect.text import shown
 
 if TYPE_CHECKING:
     from meminspect.checkpoint.layouts.base import Layout

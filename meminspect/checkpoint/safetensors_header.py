@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from meminspect.checkpoint.foreign import recognise
 from meminspect.checkpoint.model import CheckpointFile, Storage, StoredTensor
-from meminspect.checkpoint.reading import HeaderFile, Part, open_header, shown, sizes
+from meminspect.checkpoint.reading import HeaderFile, Part, open_header, sizes
 from meminspect.checkpoint.strict_json import parse_object
 from meminspect.dtypes import BITS, SAFETENSORS_CODES
+from meminspect.text import shown
 from meminspect.units import format_bytes
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ import json
 import math
 from typing import TYPE_CHECKING
 
-from meminspect.checkpoint.reading import open_header, shown
+from meminspect.checkpoint.reading import open_header
+from meminspect.text import shown
 from meminspect.units import format_bytes
 
 if TYPE_CHECKING:

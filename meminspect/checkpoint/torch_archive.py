@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 from meminspect.checkpoint.foreign import recognise
 from meminspect.checkpoint.model import CheckpointFile, Storage, StoredTensor
-from meminspect.checkpoint.reading import HeaderFile, Part, listed, open_header, shown
+from meminspect.checkpoint.reading import HeaderFile, Part, open_header
 from meminspect.checkpoint.torch_globals import PickledTensor, Refused, describe
 from meminspect.checkpoint.torch_pickle import MAX_PICKLE_BYTES, load_pickle
 from meminspect.checkpoint.zip_directory import STORED, Record, read_directory, read_record, record_offsets
+from meminspect.text import listed, shown
 from meminspect.units import format_bytes
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from meminspect.checkpoint.reading import shown
 from meminspect.dtypes import BITS, TORCH_STORAGES
+from meminspect.text import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,7 +11,7 @@ import struct
 import zlib
 from typing import TYPE_CHECKING, NamedTuple
 
-from meminspect.checkpoint.reading import shown
+from meminspect.text import shown
 from meminspect.units import format_bytes
 
 if TYPE_CHECKING:

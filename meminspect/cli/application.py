@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from meminspect import __version__
-from meminspect.checkpoint.reading import shown
 from meminspect.cli.registry import VERBS
 from meminspect.errors import ExitCode, UsageError
+from meminspect.text import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from meminspect.checkpoint.reading import shown
 from meminspect.cli.output import safe
+from meminspect.text import shown
 from meminspect.units import format_bytes, format_count
 
 if TYPE_CHECKING:

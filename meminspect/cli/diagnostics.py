@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from meminspect.checkpoint.reading import shown
 from meminspect.errors import ExitCode, MeminspectError
+from meminspect.text import shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Final
 
 from meminspect.analysis.progress import RunProgress
 from meminspect.capture.store import CaptureReader
-from meminspect.checkpoint.reading import shown
 from meminspect.cli import output
 from meminspect.errors import CaptureError
+from meminspect.text import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -58,11 +58,13 @@ def _shown(label: str) -> Iterator[Show]:
         return
     from rich import progress as bars
 
+    from meminspect.cli.progress_columns import RateColumn
+
     columns = (
         bars.TextColumn("{task.description}", markup=False),
         bars.BarColumn(bar_width=None),
         bars.TaskProgressColumn(),
-        bars.TransferSpeedColumn(),
+        RateColumn(),
         bars.TimeRemainingColumn(compact=True),
     )
     with bars.Progress(*columns, console=console, transient=True, expand=True) as bar:

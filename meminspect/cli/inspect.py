@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
+    from meminspect.architectures import Architecture
     from meminspect.checkpoint import Checkpoint
     from meminspect.cli.subject import Subject
 
@@ -51,13 +52,13 @@ def command(ckpt: Path | None, *, demo: bool, decimal: bool, as_json: bool) -> N
         console.print(renderable)
 
 
-def _recognise(checkpoint: Checkpoint) -> tuple[str | None, str]:
+def _recognise(checkpoint: Checkpoint) -> tuple[Architecture | None, str]:
     """The architecture and what is to be said about it; a checkpoint that cannot be loaded can still be looked at."""
     try:
         task = task_for(checkpoint, LoadOptions())
     except CheckpointError as error:
         return None, error.message
-    return task.architecture.id, task.note
+    return task.architecture, task.note
 
 
 def _card(subject: Subject, *, decimal: bool) -> Iterator[RenderableType]:

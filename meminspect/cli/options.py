@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -29,8 +29,6 @@ __all__ = [
     "open_checkpoint",
 ]
 
-_LIMIT: Final = 1 << 63  # what a count of bytes can be in Linux
-
 Verb = TypeVar("Verb", bound="Callable[..., Any]")
 
 
@@ -50,14 +48,9 @@ def _quantity(parse: Callable[[str], int], param: click.Parameter, text: str | N
         return None
     option = param.opts[0]
     try:
-        value = parse(text)
+        return parse(text)
     except UsageError as error:
         raise UsageError(f"{option}: {error.message}", error.hint) from error
-    except OverflowError:
-        value = _LIMIT
-    if value >= _LIMIT:
-        raise UsageError(f"{option}: '{text}' is more than there can be")
-    return value
 
 
 def checkpoint_options(verb: Verb) -> Verb:

@@ -13,7 +13,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from meminspect.checkpoint.reading import shown
+from meminspect.text import shown
 from meminspect.units import format_bytes
 
 if TYPE_CHECKING:

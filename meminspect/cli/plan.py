@@ -52,7 +52,7 @@ def command(
     """
     checkpoint = options.open_checkpoint(ckpt, demo=demo)
     task = task_for(checkpoint, load_options)
-    subject = read_subject(checkpoint, task.architecture.id, task.note)
+    subject = read_subject(checkpoint, task.architecture, task.note)
     ram_bytes = subject.machine.usable_bytes if ram is None else ram
     vram_bytes = _free_vram_bytes(subject.machine) if vram is None else vram
     plan = make_plan(task, ram_bytes, vram_bytes, decimal=decimal)

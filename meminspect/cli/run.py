@@ -71,7 +71,7 @@ def command(
     chosen = _chosen(strategies)
     checkpoint = options.open_checkpoint(ckpt, demo=demo)
     task = task_for(checkpoint, load_options)
-    subject = read_subject(checkpoint, task.architecture.id, task.note)
+    subject = read_subject(checkpoint, task.architecture, task.note)
     specs = list(_specs(checkpoint.path, chosen, load_options, repeat=repeat, force=force, out=out))
     runs: list[dict[str, Any]] = []
     try:

@@ -12,6 +12,7 @@ from meminspect.sampling.machine import read_machine
 
 if TYPE_CHECKING:
     from meminspect.analysis.describe import Document
+    from meminspect.architectures import Architecture
     from meminspect.checkpoint import Checkpoint
     from meminspect.sampling.machine import Machine
 
@@ -28,16 +29,16 @@ class Subject:
     machine: Machine
 
 
-def read_subject(checkpoint: Checkpoint, architecture_id: str | None, architecture_note: str = "") -> Subject:
+def read_subject(checkpoint: Checkpoint, architecture: Architecture | None, architecture_note: str = "") -> Subject:
     """Look at a checkpoint's files and at the machine.
 
     Args:
         checkpoint: its headers.
-        architecture_id: what it was recognised as; None when that failed.
+        architecture: what it was recognised as; None when that failed.
         architecture_note: why it is of no known architecture, or what had to be assumed.
     """
     residencies = [page_cache.cached_fraction(file.path).fraction for file in checkpoint.files]
     document = checkpoint_document(
-        checkpoint, architecture_id, residencies, file_system(checkpoint.path), architecture_note
+        checkpoint, architecture, residencies, file_system(checkpoint.path), architecture_note
     )
     return Subject(checkpoint, document, cached_fraction(checkpoint, residencies), read_machine())

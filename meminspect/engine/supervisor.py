@@ -93,7 +93,7 @@ def _run(spec: RunSpec, writer: CaptureWriter, cancel_when_readable: tuple[int, 
     residencies = [cached_fraction(file.path).fraction for file in checkpoint.files]
     writer.fact(
         "checkpoint",
-        checkpoint_document(checkpoint, task.architecture.id, residencies, file_system(checkpoint.path), task.note),
+        checkpoint_document(checkpoint, task.architecture, residencies, file_system(checkpoint.path), task.note),
     )
     writer.fact("machine", machine.document())
     writer.fact("theory", theory_document(theory))

@@ -7,8 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import psutil
@@ -21,6 +21,7 @@ from meminspect.synthesis import SynthesisSpec, architecture_for, synthesise
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 DEADLINE_S = 60
 POLL_S = 0.01
@@ -54,11 +55,10 @@ def run(checkpoint: Path, tmp_path: Path) -> Iterator[Run]:
 
 
 def until(condition: Callable[[], object]) -> None:
-    event_deadline = time.monotonic() + DEADLINE_S
-    poll = __import__("threading").Event()
+    deadline, pause = time.monotonic() + DEADLINE_S, threading.Event()
     while not condition():
-        assert time.monotonic() < event_deadline, "the moment never came"
-        poll.wait(POLL_S)
+        assert time.monotonic() < deadline, "the moment never came"
+        pause.wait(POLL_S)
 
 
 def phase_of(capture: Path) -> str | None:
@@ -114,7 +114,7 @@ def test_given_a_run_when_ctrl_c_is_pressed_then_it_is_cancelled_and_says_so(run
     processes = family(run)
 
     os.kill(run.command.pid, signal.SIGINT)
-    stdout, stderr = run.command.communicate(timeout=DEADLINE_S)
+    _, stderr = run.command.communicate(timeout=DEADLINE_S)
 
     assert run.command.returncode == 130
     assert stderr.splitlines()[-1] == "meminspect: interrupted"

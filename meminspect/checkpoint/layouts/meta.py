@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 from meminspect.checkpoint.folders import MAX_CONFIG_BYTES, file_names, member
 from meminspect.checkpoint.layouts.base import Layout
 from meminspect.checkpoint.model import Checkpoint
-from meminspect.checkpoint.reading import listed, refusal, shown
+from meminspect.checkpoint.reading import refusal
 from meminspect.checkpoint.strict_json import read_object
 from meminspect.checkpoint.torch_archive import read_torch_archive
+from meminspect.text import listed, shown
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from meminspect.checkpoint.folders import file_names, member, read_config
 from meminspect.checkpoint.layouts.base import Layout
 from meminspect.checkpoint.model import Checkpoint
-from meminspect.checkpoint.reading import listed, refusal
+from meminspect.checkpoint.reading import refusal
 from meminspect.checkpoint.safetensors_header import looks_like_safetensors, read_safetensors
+from meminspect.text import listed
 
 if TYPE_CHECKING:
     from pathlib import Path

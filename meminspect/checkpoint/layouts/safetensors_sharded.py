@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 from meminspect.checkpoint.folders import file_names, member, read_config
 from meminspect.checkpoint.layouts.base import Layout
 from meminspect.checkpoint.model import Checkpoint
-from meminspect.checkpoint.reading import listed, refusal, shown
+from meminspect.checkpoint.reading import refusal
 from meminspect.checkpoint.safetensors_header import read_safetensors
 from meminspect.checkpoint.strict_json import read_object
+from meminspect.text import listed, shown
 from meminspect.units import format_bytes
 
 if TYPE_CHECKING:

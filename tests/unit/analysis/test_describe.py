@@ -8,6 +8,7 @@ import pytest
 
 from meminspect.analysis.describe import cached_fraction, checkpoint_document, plan_document, theory_document
 from meminspect.analysis.plan import make_plan
+from meminspect.architectures import Architecture
 from meminspect.checkpoint.model import Checkpoint, CheckpointFile, Storage, StoredTensor
 from meminspect.strategies import STRATEGIES, LoadOptions
 from meminspect.strategies.task import task_for
@@ -40,7 +41,7 @@ def tied() -> Checkpoint:
 
 
 def test_a_checkpoint_is_described_with_every_key_of_the_contract(tied: Checkpoint) -> None:
-    document = checkpoint_document(tied, "skeleton", (0.5, None), "ext4", "a note")
+    document = checkpoint_document(tied, Architecture("skeleton", "checkpoint", {}, ()), (0.5, None), "ext4", "a note")
 
     assert document == {
         "path": "/ckpt",

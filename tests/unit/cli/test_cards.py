@@ -9,6 +9,7 @@ from meminspect.cli.options import open_checkpoint
 from meminspect.cli.subject import Subject, read_subject
 from meminspect.sampling.machine import Machine
 from meminspect.sampling.nvml import Gpu
+from meminspect.strategies.task import LoadOptions, task_for
 from meminspect.synthesis import tiny_checkpoint
 
 if TYPE_CHECKING:
@@ -20,7 +21,8 @@ GIB = 1 << 30
 @pytest.fixture
 def subject(tmp_path: Path) -> Subject:
     path = tiny_checkpoint("llama", "meta", "meta", "float16", tmp_path / "tiny\x1b[31m", shards=2)
-    return read_subject(open_checkpoint(path, demo=False), "llama", "a note")
+    checkpoint = open_checkpoint(path, demo=False)
+    return read_subject(checkpoint, task_for(checkpoint, LoadOptions()).architecture, "a note")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from meminspect import strategies
+from meminspect.architectures import Architecture
+from meminspect.errors import UsageError
+from meminspect.strategies import STRATEGIES, Strategy, find
+
+if TYPE_CHECKING:
+    from strategy_tasks import Tasks
+
+# What is in the folder beside the strategies themselves.
+SHARED = {"__init__", "recipes", "steps", "strategy", "task"}
+FILES = {path.stem for path in Path(strategies.__file__).parent.glob("*.py")} - SHARED
+
+
+def test_every_file_of_the_folder_is_a_registered_strategy_named_after_it() -> None:
+    assert {id_.replace("-", "_") for id_ in STRATEGIES} == FILES
+    for stem in FILES:
+        strategy = importlib.import_module(f"meminspect.strategies.{stem}").STRATEGY
+        assert STRATEGIES[stem.replace("_", "-")] is strategy
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
+def test_a_strategy_is_found_by_its_id_and_says_in_a_line_each_what_it_is(strategy: Strategy) -> None:
+    assert find(strategy.id) is strategy
+    for text in (strategy.summary, strategy.good, strategy.bad):
+        assert text.isprintable()
+        assert 10 < len(text) <= 120
+        assert not text.endswith(".")
+
+
+def test_an_unknown_strategy_is_refused_with_the_choice() -> None:
+    with pytest.raises(UsageError, match="there is no strategy 'magic'") as caught:
+        find("magic")
+    assert all(id_ in caught.value.hint for id_ in STRATEGIES)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
+def test_what_cannot_be_loaded_is_said_in_a_sentence(strategy: Strategy, tasks: Tasks) -> None:
+    assert strategy.why_not(tasks("meta 2")) is None
+    assert strategy.why_not(tasks("odd pth", dtype="bfloat16")) is None
+    for task, word in [
+        (tasks("meta", device="cuda"), "cuda"),
+        (tasks("meta", dtype="int8"), "int8"),
+        (tasks("meta", init_dtype="float8_e4m3fn"), "float8_e4m3fn"),
+        (replace(tasks("meta 2"), architecture=Architecture("skeleton", "checkpoint", {}, ())), "slices"),
+    ]:
+        why_not = strategy.why_not(task)
+        assert why_not is not None
+        assert word in why_not
+        assert why_not.isprintable()
+
+
+def test_nothing_that_the_front_ends_import_of_strategies_needs_torch() -> None:
+    program = (
+        "import sys; sys.path[:] = sys.argv[1].split('\\n'); import meminspect.strategies, meminspect.strategies.task;"
+        "print({'torch', 'numpy', 'safetensors'} & sys.modules.keys() or 'none')"
+    )
+    command = [sys.executable, "-c", program, "\n".join(sys.path)]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "none"

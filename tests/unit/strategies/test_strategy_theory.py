@@ -1,0 +1,228 @@
+"""The theories in closed form, with the symbols of the catalogue: W, C, T, S, t."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+import pytest
+from strategy_tasks import NAMES, initial_bytes
+
+from meminspect.capture.records import Operation, Pool
+from meminspect.dtypes import bytes_of
+from meminspect.strategies import STRATEGIES
+from meminspect.theory.ledger import Item
+
+if TYPE_CHECKING:
+    from strategy_tasks import Tasks
+
+    from meminspect.strategies import LoadTask
+    from meminspect.theory.ledger import Theory
+
+OPTIONS: list[dict[str, str]] = [{}, {"dtype": "bfloat16"}, {"dtype": "float32"}, {"init_dtype": "float16"}]
+CELLS = list(itertools.product(STRATEGIES, NAMES, OPTIONS))
+
+
+def theory(strategy: str, task: LoadTask) -> Theory:
+    return STRATEGIES[strategy].theory(task)
+
+
+def pools(theory: Theory) -> tuple[int | None, int | None]:
+    return theory.peak.heap_bytes, theory.peak.file_bytes
+
+
+def split_bytes(task: LoadTask) -> int:
+    """Bytes of the tensors that model-parallel files slice."""
+    return sum(tensor.nbytes for tensor in task.checkpoint.tensors if task.split_dims[tensor.name] is not None)
+
+
+def test_naive_on_a_pickle_holds_the_float32_model_and_the_checkpoint(tasks: Tasks) -> None:
+    task = tasks("meta")
+    w, c = initial_bytes(task), task.checkpoint.nbytes
+    assert w == 2 * c
+    assert pools(theory("naive", task)) == (3 * c, 0)
+    assert theory("naive", task).steady.heap_bytes == w
+
+
+def test_naive_on_safetensors_holds_the_model_on_the_heap_and_maps_the_checkpoint(tasks: Tasks) -> None:
+    task = tasks("safetensors")
+    c = task.checkpoint.nbytes
+    found = theory("naive", task)
+    assert pools(found) == (2 * c, c)
+    assert found.peak_rss_bytes == 3 * c
+    assert (found.steady.heap_bytes, found.steady.file_bytes) == (2 * c, 0)
+
+
+def test_naive_in_the_checkpoints_own_dtype_needs_twice_the_checkpoint(tasks: Tasks) -> None:
+    task = tasks("meta", init_dtype="float16")
+    found = theory("naive", task)
+    assert pools(found) == (2 * task.checkpoint.nbytes, 0)
+    assert {line.item for line in found.bill} == {Item.FLOOR, Item.DUPLICATE}
+
+
+def test_naives_bill_says_what_three_checkpoints_are_made_of(tasks: Tasks) -> None:
+    task = tasks("meta")
+    c = task.checkpoint.nbytes
+    lines = {line.item: line.nbytes for line in theory("naive", task).bill}
+    assert lines == {Item.FLOOR: c, Item.UPCAST: c, Item.DUPLICATE: c}
+
+
+@pytest.mark.parametrize("name", ["safetensors 3", "meta 2"])
+def test_sharded_holds_the_model_and_the_largest_shard(name: str, tasks: Tasks) -> None:
+    task = tasks(name)
+    w, s = initial_bytes(task), max(task.checkpoint.shard_nbytes)
+    found = theory("sharded", task)
+    assert found.peak_rss_bytes == w + s
+    assert pools(found) == ((w, s) if name.startswith("safetensors") else (w + s, 0))
+    assert (found.steady.heap_bytes, found.steady.file_bytes) == (w, 0)
+
+
+@pytest.mark.parametrize("name", ["meta", "safetensors"])
+def test_sharded_with_a_single_file_is_naive(name: str, tasks: Tasks) -> None:
+    assert pools(theory("sharded", tasks(name))) == pools(theory("naive", tasks(name)))
+
+
+@pytest.mark.parametrize("name", ["meta", "safetensors", "safetensors 3", "teaching", "odd pth", "odd safetensors"])
+def test_meta_assign_holds_the_checkpoint_once(name: str, tasks: Tasks) -> None:
+    task = tasks(name)
+    found = theory("meta-assign", task)
+    assert pools(found) == (task.checkpoint.nbytes, 0)
+    assert found.steady.heap_bytes == task.checkpoint.nbytes
+    assert {line.item for line in found.bill} == {Item.FLOOR}
+
+
+@pytest.mark.parametrize("name", ["meta", "safetensors", "safetensors 3"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_a_cast_of_owned_memory_peaks_at_the_worst_moment_of_its_order(name: str, dtype: str, tasks: Tasks) -> None:
+    task = tasks(name, dtype=dtype)
+    live = highest = task.checkpoint.nbytes
+    for tensor in task.checkpoint.tensors:
+        live += bytes_of(dtype, tensor.elements)  # before its source goes
+        highest = max(highest, live)
+        live -= tensor.nbytes
+    found = theory("meta-assign", task)
+    assert pools(found) == (highest, 0)
+    assert found.steady.heap_bytes == task.floor_bytes == live
+
+
+def test_a_cast_to_a_dtype_of_the_same_size_costs_the_largest_tensor(tasks: Tasks) -> None:
+    task = tasks("safetensors", dtype="bfloat16")
+    largest = task.checkpoint.largest_tensor
+    assert largest is not None
+    assert pools(theory("meta-assign", task)) == (task.checkpoint.nbytes + largest.nbytes, 0)
+
+
+@pytest.mark.parametrize("name", ["meta", "safetensors", "safetensors 3", "teaching", "odd pth", "odd safetensors"])
+def test_mmap_assign_holds_the_files_pages_and_no_heap(name: str, tasks: Tasks) -> None:
+    task = tasks(name)
+    found = theory("mmap-assign", task)
+    assert pools(found) == (0, task.checkpoint.nbytes)
+    assert (found.steady.heap_bytes, found.steady.file_bytes) == (0, task.checkpoint.nbytes)
+
+
+def test_a_cast_of_one_mapped_file_holds_all_its_pages_until_the_last_tensor(tasks: Tasks) -> None:
+    task = tasks("safetensors", dtype="float32")
+    found = theory("mmap-assign", task)
+    assert pools(found) == (task.floor_bytes, task.checkpoint.nbytes)
+    assert found.peak_rss_bytes == task.floor_bytes + task.checkpoint.nbytes
+    assert (found.steady.heap_bytes, found.steady.file_bytes) == (task.floor_bytes, 0)
+
+
+def test_a_cast_of_mapped_shards_holds_the_pages_of_one_shard_at_a_time(tasks: Tasks) -> None:
+    task = tasks("safetensors 3", dtype="float32")
+    assert pools(theory("mmap-assign", task)) == (task.floor_bytes, max(task.checkpoint.shard_nbytes))
+
+
+def test_joining_slices_in_owned_memory_costs_the_largest_joined_tensor_at_most(tasks: Tasks) -> None:
+    task = tasks("meta 2")
+    live = highest = task.checkpoint.nbytes
+    for name, pieces in task.pieces.items():
+        if task.split_dims[name] is None:
+            live -= sum(piece.nbytes for piece in pieces[1:])  # every file has it whole, one is enough
+        else:
+            whole = sum(piece.nbytes for piece in pieces)
+            highest = max(highest, live + whole)
+    found = theory("meta-assign", task)
+    assert pools(found) == (highest, 0)
+    assert found.steady.heap_bytes == task.floor_bytes == live
+
+
+def test_joining_mapped_slices_copies_what_is_split_and_keeps_the_first_file(tasks: Tasks) -> None:
+    task = tasks("meta 2")
+    found = theory("mmap-assign", task)
+    assert found.peak.heap_bytes == found.steady.heap_bytes == split_bytes(task)
+    # The norms are the first file's own pages, which keeps its mapping and all that was touched of it.
+    assert found.steady.file_bytes == task.checkpoint.shard_nbytes[0]
+
+
+def test_naive_on_slices_holds_the_model_and_every_slice_and_the_joined_tensor(tasks: Tasks) -> None:
+    task = tasks("meta 2")
+    joined = theory("meta-assign", task).peak.heap_bytes
+    assert joined is not None
+    assert theory("naive", task).peak.heap_bytes == initial_bytes(task) + joined
+    assert theory("naive", task).steady.heap_bytes == initial_bytes(task)
+
+
+def test_memory_that_several_tensors_share_is_counted_once(tasks: Tasks) -> None:
+    task = tasks("odd pth")
+    names = [tensor.name for tensor in task.checkpoint.tensors]
+    read = [step for step in STRATEGIES["meta-assign"].ledger(task) if step.operation is Operation.MATERIALISE]
+    assert {"first.weight", "tied.weight"} <= set(names)
+    assert sum(step.nbytes for step in read) == task.checkpoint.nbytes
+    assert sum(step.tensor in ("first.weight", "tied.weight") for step in read) == 1
+    # and in a model that is built, the tied parameter takes nothing either
+    built = [step.tensor for step in STRATEGIES["naive"].ledger(task) if step.phase == "build"]
+    assert "tied.weight" not in built
+
+
+def test_a_cast_unties(tasks: Tasks) -> None:
+    task = tasks("odd pth", dtype="bfloat16")
+    cast = {step.tensor: step.nbytes for step in STRATEGIES["meta-assign"].ledger(task) if step.phase == "cast"}
+    assert cast["first.weight"] == cast["tied.weight"] == 40 * 8 * 2
+    whole = sum(
+        bytes_of(task.target_dtype(parameter), parameter.elements) for parameter in task.architecture.parameters
+    )
+    kept = next(tensor for tensor in task.checkpoint.tensors if tensor.name == "a.x")  # is bfloat16 already
+    assert kept.storage.nbytes == kept.nbytes
+    assert theory("meta-assign", task).steady.heap_bytes == whole
+
+
+def test_tied_sources_of_a_cast_go_with_the_last_of_them_in_the_state_dicts_order(tasks: Tasks) -> None:
+    """The recipe casts in the order of the state dict, which is that of the pickle and not that of the bytes."""
+    task = tasks("odd pth", dtype="bfloat16")
+    steps = [
+        (step.operation, step.tensor)
+        for step in STRATEGIES["meta-assign"].ledger(task)
+        if step.phase == "cast" and step.nbytes
+    ]
+    tied = steps.index((Operation.RELEASE, "first.weight"))
+    between = {tensor for operation, tensor in steps[:tied] if operation is Operation.MATERIALISE}
+    assert {"scalar", "a.b.c"} <= between
+
+
+def test_tensors_without_elements_or_dimensions_cost_what_they_have(tasks: Tasks) -> None:
+    for name in ("odd pth", "odd safetensors"):
+        for strategy in STRATEGIES.values():
+            sums = {
+                step.tensor: step.nbytes for step in strategy.ledger(tasks(name)) if step.tensor in ("empty", "scalar")
+            }
+            assert sums.get("empty", 0) == 0
+            assert sums["scalar"] == 4
+
+
+@pytest.mark.parametrize(("id_", "name", "options"), CELLS, ids=str)
+def test_every_cell_of_the_matrix_balances(id_: str, name: str, options: dict[str, str], tasks: Tasks) -> None:
+    task = tasks(name, **options)
+    found = theory(id_, task)
+    steps = list(STRATEGIES[id_].ledger(task))
+    # what is released was there, pool by pool and step by step
+    live = dict.fromkeys(Pool, 0)
+    for step in steps:
+        live[step.pool] += step.delta_bytes
+        assert live[step.pool] >= 0
+    assert sum(line.nbytes for line in found.bill) == found.peak_rss_bytes
+    steady = (found.steady.heap_bytes or 0) + (found.steady.file_bytes or 0)
+    assert steady <= found.peak_rss_bytes
+    assert found.floor_bytes == task.floor_bytes <= max(steady, found.peak_rss_bytes)
+    assert {step.tensor for step in steps} == {parameter.name for parameter in task.architecture.parameters}
+    assert all(bool(step.item) == (step.pool is not Pool.NONE) for step in steps)
