@@ -9,6 +9,7 @@ but what the other pools held; where it sets none, a pool is taken to lie betwee
 from __future__ import annotations
 
 import bisect
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Moment", "PoolPeaks", "Window", "window"]
 
+_RESOLUTION = 1 << 20  # a process's counters lag by up to some 256 KiB for each processor
 _SETTLING_NS = 1_000_000  # a sample this close after the baseline may have read the mark before it was reset
 
 
@@ -47,15 +49,24 @@ class Window:
     end_ns: int
     moments: tuple[Moment, ...]  # in order of time; the first is the baseline
 
-    @property
-    def peak(self) -> Moment:
-        """The reading whose high-water mark is the highest: the peak lies between the reading before it and it."""
-        return max(self.moments, key=lambda moment: moment.reading.high_water_bytes)
-
-    @property
+    @functools.cached_property
     def peak_rss_bytes(self) -> int:
         """The exact peak of the process above the baseline."""
-        return max(0, self.peak.reading.high_water_bytes - self.baseline.reading.rss_bytes)
+        return self._highest_mark - self.baseline.reading.rss_bytes
+
+    @functools.cached_property
+    def peak(self) -> Moment:
+        """The first reading that tells of the peak, which lies between the reading before it and it.
+
+        What comes later and is higher by less than the kernel's counters resolve is no other peak.
+        """
+        return next(
+            moment for moment in self.moments if moment.reading.high_water_bytes >= self._highest_mark - _RESOLUTION
+        )
+
+    @functools.cached_property
+    def _highest_mark(self) -> int:
+        return max(moment.reading.high_water_bytes for moment in self.moments)
 
     def peaks(self) -> PoolPeaks:
         """The highest readings of the pools."""

@@ -27,6 +27,7 @@ def test_every_code_stands_for_a_known_type() -> None:
     assert set(TORCH_STORAGES.values()) <= set(BITS)
 
 
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
 def test_storage_names_are_those_that_torch_pickles() -> None:
     known = {kind.__name__: str(dtype).removeprefix("torch.") for dtype, kind in _storage_classes().items()}
     assert known.items() <= TORCH_STORAGES.items()

@@ -42,11 +42,18 @@ def test_bytes_in_decimal_units(count: int | None, text: str) -> None:
 
 
 @given(st.integers(-(2**62), 2**62), st.booleans())
-def test_a_formatted_size_is_right_to_half_a_digit_and_under_the_next_unit(count: int, decimal: bool) -> None:
+def test_a_formatted_size_is_right_to_half_a_digit(count: int, decimal: bool) -> None:
     number, unit = format_bytes(count, decimal=decimal).split(" ")
     size = (DECIMAL if decimal else BINARY)[unit]
     assert abs(float(number) * size - count) <= 0.005001 * size
-    assert abs(float(number)) < (1000 if decimal else 1024)
+
+
+@pytest.mark.parametrize(
+    ("count", "decimal", "text"),
+    [(MIB - 1, False, "1.00 MiB"), (GIB - 1, False, "1.00 GiB"), (999_999, True, "1.00 MB"), (1 - MIB, False, "-1.00 MiB")],
+)
+def test_a_size_that_rounds_up_takes_the_next_unit(count: int, decimal: bool, text: str) -> None:
+    assert format_bytes(count, decimal=decimal) == text
 
 
 @pytest.mark.parametrize(("rate", "text"), [(None, "–"), (0.0, "0 B/s"), (1.5 * GIB, "1.50 GiB/s")])

@@ -1,0 +1,148 @@
+"""Theory's timeline against the measured one: the order of the worker's events is the order of the ledger's steps.
+
+Ten cells, so that every pair of layout and strategy, of strategy and option, and of layout and option that makes a
+difference stands in one of them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from worker_runs import WorkerRun, event_lines, finished_bytes, ledger_lines, run_worker
+
+from meminspect.architectures import ARCHITECTURES
+from meminspect.capture.records import EventKind
+from meminspect.strategies import STRATEGIES, LoadOptions
+from meminspect.synthesis import SynthesisSpec, synthesise, tiny_checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+_META: dict[str, object] = {
+    "dim": 96, "n_layers": 2, "n_heads": 4, "vocab_size": 400, "multiple_of": 32, "norm_eps": 1e-5,
+}  # fmt: skip
+_HF: dict[str, object] = {
+    "hidden_size": 96, "intermediate_size": 256, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "num_hidden_layers": 2, "vocab_size": 400, "max_position_embeddings": 64, "rms_norm_eps": 1e-5,
+}  # fmt: skip
+
+
+class Cell(NamedTuple):
+    checkpoint: str
+    strategy: str
+    options: LoadOptions
+
+    def __str__(self) -> str:
+        return f"{self.strategy} on {self.checkpoint} as {self.options.dtype}, built as {self.options.init_dtype}"
+
+
+PLAIN, CAST, NARROW = LoadOptions(), LoadOptions(dtype="bfloat16"), LoadOptions(init_dtype="float16")
+CELLS = [
+    Cell("meta 1", "meta-assign", CAST),
+    Cell("meta 1", "sharded", PLAIN),
+    Cell("meta 2", "naive", NARROW),
+    Cell("meta 2", "mmap-assign", CAST),
+    Cell("meta 2", "sharded", PLAIN),
+    Cell("safetensors 1", "naive", PLAIN),
+    Cell("safetensors 3", "sharded", NARROW),
+    Cell("safetensors 3", "mmap-assign", CAST),
+    Cell("odd pth", "meta-assign", CAST),
+    Cell("odd safetensors", "mmap-assign", PLAIN),
+]
+
+
+def _odd(*, shared: bool) -> dict[str, torch.Tensor]:
+    random = torch.Generator().manual_seed(0)
+    weight = torch.randn(40, 8, generator=random).half()
+    tensors = {
+        "empty": torch.empty(0, 3).half(),
+        "first.weight": weight,
+        "scalar": torch.tensor(3.0),
+        "a.b.c": torch.randn(7, 5, generator=random),
+        "ids": torch.arange(12),
+        "transposed": torch.randn(6, 10, generator=random).half().t(),
+        "slice": torch.randn(6, 10, generator=random)[:, 2:5],
+        "flag": torch.tensor(True),
+        "a.x": torch.randn(3, generator=random).bfloat16(),
+    }
+    if shared:
+        return {**tensors, "tied.weight": weight}
+    return {name: tensor.contiguous() for name, tensor in tensors.items()}
+
+
+def _write(name: str, folder: Path) -> tuple[Path, Path]:
+    """A checkpoint of a name, and the tiny one that its worker warms up on."""
+    layout, _, files = name.partition(" ")
+    out, tiny = folder / name.replace(" ", "-"), folder / f"tiny-{name.replace(' ', '-')}"
+    if name == "odd pth":
+        out.mkdir()
+        torch.save(_odd(shared=True), out / "consolidated.00.pth")
+        return out, tiny_checkpoint("llama", "meta", "meta", "float16", tiny)
+    if name == "odd safetensors":
+        out.mkdir()
+        save_file(_odd(shared=False), out / "model.safetensors")
+        return out, tiny_checkpoint("llama", "hf", "safetensors", "float16", tiny)
+    naming, config = ("meta", _META) if layout == "meta" else ("hf", _HF)
+    architecture = ARCHITECTURES["llama"].architecture(config, naming)
+    synthesise(SynthesisSpec(out, architecture, layout, "float16", int(files)))
+    return out, tiny_checkpoint("llama", naming, layout, "float16", tiny, shards=int(files))
+
+
+@pytest.fixture(scope="module")
+def run_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Cell], WorkerRun]:
+    """The run of a cell; all are started at once, two at a time, when the first is asked for."""
+    folder = tmp_path_factory.mktemp("event-order")
+    written = {name: _write(name, folder) for name in {cell.checkpoint for cell in CELLS}}
+    runs: dict[Cell, Future[WorkerRun]] = {}
+    with ThreadPoolExecutor(2) as executor:
+        for cell in CELLS:
+            runs[cell] = executor.submit(run_worker, cell.strategy, *written[cell.checkpoint], cell.options)
+    return lambda cell: runs[cell].result()
+
+
+@pytest.fixture(params=CELLS, ids=str)
+def run(request: pytest.FixtureRequest, run_of: Callable[[Cell], WorkerRun]) -> WorkerRun:
+    return run_of(request.param)
+
+
+def test_the_worker_ends_well_and_every_tensor_is_the_checkpoints(run: WorkerRun) -> None:
+    assert (run.status, run.lost, run.log) == (0, 0, [])
+    assert "finished" in run.reports
+    expected = len(run.task.pieces)
+    assert run.reports["tensors"] == {
+        "expected": expected, "verified": expected, "mismatched": 0, "missing": 0, "unexpected": 0,
+        "names": {"mismatched": [], "missing": [], "unexpected": []},
+    }  # fmt: skip
+
+
+def test_events_come_in_the_order_of_the_ledgers_steps(run: WorkerRun) -> None:
+    assert event_lines(run) == ledger_lines(run)
+
+
+def test_what_has_ended_adds_up_to_the_work_that_theory_foresees(run: WorkerRun) -> None:
+    theory = STRATEGIES[run.strategy].theory(run.task)
+    assert finished_bytes(run.loading) == theory.work_bytes
+
+
+def test_every_begin_has_its_end_and_time_never_runs_backwards(run: WorkerRun) -> None:
+    begun = [event.id for event in run.loading if event.kind is EventKind.BEGIN]
+    ended = [event.id for event in run.loading if event.kind is EventKind.END]
+    assert begun == ended
+    assert len(set(begun)) == len(begun)
+    assert all(one.t_ns <= other.t_ns for one, other in itertools.pairwise(run.events))
+
+
+def test_phases_come_once_each_in_the_recipes_order_or_by_turns_where_shards_do(run: WorkerRun) -> None:
+    phases = [event.name for event in run.loading if event.kind is EventKind.PHASE]
+    assert phases[-2:] == ["finalise", "touch"]
+    assert phases[0] == "build"
+    if run.strategy == "sharded":
+        assert phases[1:-2] == ["read", "copy"] * len(run.task.checkpoint.files)
+    else:
+        assert len(set(phases)) == len(phases)

@@ -1,0 +1,133 @@
+"""Workers without a supervisor: what one run of a strategy leaves in the ring, and its ledger in the same words."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from meminspect.capture.records import Event, EventKind, Operation, Pool
+from meminspect.checkpoint import read_checkpoint
+from meminspect.engine.worker_process import WorkerProcess
+from meminspect.strategies import STRATEGIES, LoadOptions
+from meminspect.strategies.task import LoadTask, task_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+
+@dataclass(frozen=True)
+class WorkerRun:
+    """A worker's whole life."""
+
+    strategy: str
+    task: LoadTask
+    status: int
+    events: list[Event]
+    lost: int
+    log: list[str]
+
+    @property
+    def reports(self) -> dict[str, Any]:
+        """What it reported, by name."""
+        return {event.name: json.loads(event.detail) for event in self.events if event.kind is EventKind.REPORT}
+
+    @property
+    def loading(self) -> list[Event]:
+        """The events from the baseline to resident."""
+        marks = [
+            index
+            for index, event in enumerate(self.events)
+            if event.kind is EventKind.READING and event.name in ("baseline", "resident")
+        ]
+        return self.events[marks[0] : marks[1]]
+
+
+def run_worker(strategy: str, checkpoint: Path, tiny: Path, options: LoadOptions) -> WorkerRun:
+    """Run a strategy in a worker of its own until it ends."""
+    task = task_for(read_checkpoint(checkpoint), options)
+    wanted = {
+        "strategy": strategy,
+        "checkpoint": str(checkpoint),
+        "tiny": str(tiny),
+        "heap_bytes": 0,
+        "options": asdict(options),
+    }
+    worker = WorkerProcess(sys.executable, wanted)
+    try:
+        status = worker.wait()
+        events, lost = list(worker.ring.drain()), worker.ring.lost
+        log = [line.text for line in worker.take_log()]
+    finally:
+        worker.kill()
+        worker.close()
+    return WorkerRun(strategy, task, status, events, lost, log)
+
+
+# Phase, operation, pool, tensor, bytes.
+Line = tuple[str, str, str, str, int]
+
+
+def ledger_lines(run: WorkerRun) -> list[Line]:
+    """The steps of a ledger that have events, in the form of `event_lines`.
+
+    Left out are steps of no bytes and the touches by which a copy, join or cast reads a mapping, which its own event
+    implies. The parts of one allocation that stand under several items are one line.
+    """
+    lines: list[Line] = []
+    for step in STRATEGIES[run.strategy].ledger(run.task):
+        if not step.nbytes or (step.operation is Operation.TOUCH and step.phase != "touch"):
+            continue
+        if step.operation is Operation.RELEASE and step.pool is Pool.FILE:
+            line = _unmapped(step.phase)
+            if lines[-1:] != [line]:  # one for each tensor, and one for a run of them
+                lines.append(line)
+            continue
+        line = (step.phase, step.operation.name, step.pool.name, step.tensor, step.nbytes)
+        if step.phase == "build" and lines and lines[-1][:4] == line[:4]:
+            line = (*line[:4], line[4] + lines.pop()[4])
+        lines.append(line)
+    return lines
+
+
+def event_lines(run: WorkerRun) -> list[Line]:
+    """What the events say was begun or released, in order.
+
+    A mapping's pages go with its file's last tensor, and only if any has been looked at: the releases of the mapped
+    tensors of a file are one line, where the last of them is.
+    """
+    lines: list[Line] = []
+    mapped: dict[int, tuple[int, str]] = {}  # id → file, tensor
+    touched: dict[int, set[str]] = defaultdict(set)  # file → tensors
+    phase = ""
+    for event in run.loading:
+        if event.kind is EventKind.PHASE:
+            phase = event.name
+        elif event.kind is EventKind.BEGIN and event.nbytes:
+            lines.append((phase, event.operation.name, event.pool.name, event.name, event.nbytes))
+            if event.operation is Operation.MATERIALISE and event.pool is Pool.FILE:
+                mapped[event.id] = event.file, event.name
+            elif event.operation is not Operation.ASSIGN:
+                for file, name in mapped.values():
+                    if name == event.name:
+                        touched[file].add(name)
+        elif event.kind is EventKind.RELEASE and event.id in mapped:
+            file, _ = mapped.pop(event.id)
+            is_last = all(other != file for other, _ in mapped.values())
+            if is_last and touched.pop(file, None) and lines[-1:] != [_unmapped(phase)]:
+                lines.append(_unmapped(phase))
+        elif event.kind is EventKind.RELEASE and event.nbytes:
+            lines.append((phase, "RELEASE", event.pool.name, event.name, event.nbytes))
+    return lines
+
+
+def _unmapped(phase: str) -> Line:
+    return (phase, "RELEASE", "FILE", "", 0)
+
+
+def finished_bytes(events: Iterable[Event]) -> int:
+    """What a progress bar adds up."""
+    return sum(event.nbytes for event in events if event.kind is EventKind.END)

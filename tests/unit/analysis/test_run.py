@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from run_events import MS, baseline, begin, end, phase, reading, release, resident, sample
+
+from meminspect.analysis.run import run_document
+from meminspect.capture.records import Event, Operation, Pool, Sample
+from meminspect.capture.store import CaptureReader, CaptureWriter
+from meminspect.theory.ledger import Item
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+Document = dict[str, Any]
+
+# JSON.md, RUN: every key is there, whatever happened.
+POOLS = {"heap_bytes", "file_bytes", "pinned_bytes", "vram_allocated_bytes", "vram_reserved_bytes"}
+KEYS: dict[str, set[str] | None] = {
+    "strategy": None, "outcome": None, "message": None, "died_at": None, "returned_s": None, "resident_s": None,
+    "cache": {"state", "fraction_before", "fraction_after"},
+    "baseline": {"rss_bytes", "heap_bytes", "file_bytes"},
+    "peak": POOLS | {"rss_bytes", "vram_used_bytes"},
+    "peak_bracket_bytes": POOLS,
+    "peak_at": {"t_s", "phase", "tensor"},
+    "steady": POOLS | {"rss_bytes", "vram_used_bytes", "retained_heap_bytes", "trimmed_heap_bytes"},
+    "theory": None, "bill": None,
+    "tensors": {"expected", "materialised", "verified", "mismatched", "missing", "unexpected"},
+    "io": {"read_bytes", "major_faults", "minor_faults", "bytes_per_s"},
+    "overhead": {
+        "samples", "sampler_cpu_s", "writer_cpu_s", "hooks_s", "accounted_fraction", "max_gap_ms", "events",
+        "event_us_median",
+    },
+    "limit": None,
+    "repeat": {"index", "of"},
+    "capture": None,
+}  # fmt: skip
+
+SPEC = {"strategy": "naive", "repeat_index": 2, "repeat_of": 3}
+COMPLETED = {"outcome": "completed", "message": "", "died_at": None, "exit_status": 0}
+LEDGER = [("read", "materialise", "heap", Item.FLOOR, "a", 300)]
+
+
+@pytest.fixture
+def document(tmp_path: Path) -> Callable[..., Document]:
+    """Writes a capture and returns the document of it: (facts, events, samples) → RUN."""
+
+    def make(facts: Mapping[str, object], events: list[Event] | None = None, samples: list[Sample] | None = None) -> Document:
+        path = tmp_path / "run.meminspect"
+        writer = CaptureWriter(path, 0)
+        for name, value in facts.items():
+            writer.fact(name, value)
+        writer.ledger(LEDGER)
+        writer.append(samples or [], events or [], [])
+        writer.close()
+        with CaptureReader(path) as capture:
+            return run_document(capture)
+
+    return make
+
+
+def completed_events() -> list[Event]:
+    tensor = begin(15, Operation.MATERIALISE, Pool.HEAP, 1, "a", 300)
+    return [
+        baseline(10), phase(11, "read", reading()), tensor, end(16, tensor, reading(heap=300, file=5, mark=350)),
+        resident(20, reading(heap=300, file=25, mark=325)),
+        phase(21, "verify", reading(heap=9000)), release(30, tensor),
+    ]  # fmt: skip
+
+
+def completed_facts() -> dict[str, object]:
+    steady = reading(heap=310, file=20)._asdict()
+    return {
+        "spec": SPEC,
+        "outcome": COMPLETED,
+        "returned": {"t_ns": 17 * MS, "started_ns": 12 * MS},
+        "resident": {"t_ns": 20 * MS, "started_ns": 12 * MS},
+        "steady": {"live_bytes": 300, "steady": steady, "trimmed": {**steady, "heap_bytes": 1300}},
+        "checkpoint": {"tensors": 1, "files": [{"bytes": 100, "cached_fraction": 1.0}, {"bytes": 300, "cached_fraction": 1.0}]},
+        "cache_after": 1.0,
+        "theory": {"floor_bytes": 300},
+        "tensors": {"expected": 1, "verified": 1, "mismatched": 0, "missing": 0, "unexpected": 0, "names": {}},
+        "supervision": {"samples": 3, "sampler_cpu_s": 0.001, "writer_cpu_s": 0.002, "max_gap_ms": 7.5, "supervised_s": 4.0},
+        "hooks": {"hooks_s": 0.0005, "events": 4, "event_us_median": 5.0},
+    }
+
+
+def test_a_completed_run_has_every_figure(document: Callable[..., Document]) -> None:
+    samples = [
+        sample(12, reading(), read_bytes=1000, minor_faults=10, major_faults=1),
+        sample(14, reading(heap=100)),
+        sample(19, reading(heap=300, file=20), read_bytes=1400, minor_faults=90, major_faults=3),
+    ]
+    run = document(completed_facts(), completed_events(), samples)
+    assert run["strategy"] == "naive"
+    assert (run["outcome"], run["message"], run["died_at"]) == ("completed", "", None)
+    assert run["returned_s"] == pytest.approx(0.005)
+    assert run["resident_s"] == pytest.approx(0.008)
+    assert run["cache"] == {"state": "warm", "fraction_before": 1.0, "fraction_after": 1.0}
+    assert run["baseline"] == {"rss_bytes": 1510, "heap_bytes": 1000, "file_bytes": 500}
+    assert run["peak"]["rss_bytes"] == 350
+    assert (run["peak"]["heap_bytes"], run["peak"]["file_bytes"], run["peak"]["pinned_bytes"]) == (300, 25, 0)
+    assert run["peak_at"] == {"t_s": pytest.approx(0.006), "phase": "read", "tensor": "a"}
+    assert run["bill"] == [
+        {"item": Item.FLOOR, "pool": "heap", "bytes": 300},
+        {"item": Item.UNEXPLAINED, "pool": "heap", "bytes": 50},
+    ]
+    steady = run["steady"]
+    assert (steady["heap_bytes"], steady["file_bytes"], steady["rss_bytes"]) == (310, 20, 330)
+    assert (steady["trimmed_heap_bytes"], steady["retained_heap_bytes"]) == (300, 10)
+    assert run["theory"] == {"floor_bytes": 300}
+    assert run["tensors"] == {
+        "expected": 1, "materialised": 1, "verified": 1, "mismatched": 0, "missing": 0, "unexpected": 0,
+    }  # fmt: skip
+    assert run["io"] == {
+        "read_bytes": 400, "major_faults": 2, "minor_faults": 80, "bytes_per_s": pytest.approx(400 / 0.008),
+    }  # fmt: skip
+    assert run["overhead"]["samples"] == 3
+    assert run["overhead"]["max_gap_ms"] == 7.5
+    assert run["overhead"]["events"] == 4
+    assert run["repeat"] == {"index": 2, "of": 3}
+    assert run["capture"].endswith("run.meminspect")
+
+
+def test_without_a_device_its_figures_are_unknown_rather_than_zero(document: Callable[..., Document]) -> None:
+    run = document(completed_facts(), completed_events())
+    for part in ("peak", "steady", "peak_bracket_bytes"):
+        assert run[part]["vram_allocated_bytes"] is None
+        assert run[part]["vram_reserved_bytes"] is None
+    assert run["peak"]["vram_used_bytes"] is None
+    assert run["steady"]["vram_used_bytes"] is None
+
+
+def test_the_devices_memory_is_counted_from_the_baseline(document: Callable[..., Document]) -> None:
+    used = [(12, 100), (14, 400), (19, 250)]
+    samples = [sample(t, reading(), minor_faults=0, major_faults=0, vram_used_bytes=nbytes) for t, nbytes in used]
+    run = document(completed_facts(), completed_events(), samples)
+    assert run["peak"]["vram_used_bytes"] == 300
+    assert run["steady"]["vram_used_bytes"] == 150
+
+
+@pytest.mark.parametrize(
+    ("fractions", "state", "before"),
+    [([0.0, 0.0], "cold", 0.0), ([1.0, 1.0], "warm", 1.0), ([1.0, 0.0], "mixed", 0.25), ([1.0, None], None, None)],
+)
+def test_a_cache_is_cold_warm_mixed_or_unknown_by_its_bytes(
+    document: Callable[..., Document], fractions: list[float | None], state: str | None, before: float | None
+) -> None:
+    files = [{"bytes": size, "cached_fraction": fraction} for size, fraction in zip((100, 300), fractions, strict=True)]
+    run = document({**completed_facts(), "checkpoint": {"tensors": 1, "files": files}, "cache_after": None})
+    assert run["cache"] == {"state": state, "fraction_before": before, "fraction_after": None}
+
+
+def check_keys(run: Document) -> None:
+    assert run.keys() >= KEYS.keys()
+    for name, inner in KEYS.items():
+        if inner is not None:
+            assert run[name].keys() >= inner, name
+
+
+def test_a_capture_without_anything_has_every_key(document: Callable[..., Document]) -> None:
+    run = document({})
+    check_keys(run)
+    assert run["outcome"] is None
+    assert run["message"] == "still running"
+
+
+def test_a_run_that_never_reached_its_baseline_has_every_key_and_nulls_for_what_was_not_measured(
+    document: Callable[..., Document],
+) -> None:
+    outcome = {"outcome": "failed", "message": "ImportError: no torch", "died_at": {"phase": "import", "tensor": None}}
+    run = document({"spec": SPEC, "outcome": outcome}, [phase(1, "import", reading())], [sample(2, reading())])
+    check_keys(run)
+    assert run["died_at"] == {"phase": "import", "tensor": None}
+    for part in ("cache", "baseline", "peak", "peak_bracket_bytes", "peak_at", "steady", "io", "overhead"):
+        assert set(run[part].values()) == {None}, part
+    assert [run[name] for name in ("returned_s", "resident_s", "theory", "bill", "limit")] == [None] * 5
+    assert {**run["tensors"], "materialised": None} == dict.fromkeys(run["tensors"])
+
+
+def test_a_refused_run_has_its_theory_and_every_key(document: Callable[..., Document]) -> None:
+    outcome = {"outcome": "refused", "message": "predicted not to fit", "died_at": None}
+    run = document({"spec": SPEC, "outcome": outcome, "theory": {"floor_bytes": 300}})
+    check_keys(run)
+    assert (run["outcome"], run["theory"], run["peak"]["rss_bytes"]) == ("refused", {"floor_bytes": 300}, None)
+
+
+def test_a_killed_run_has_the_figures_up_to_its_death(document: Callable[..., Document]) -> None:
+    # given a run that has no 'resident', and a tensor that is still in flight
+    died_at = {"phase": "read", "tensor": "a"}
+    outcome = {"outcome": "oom_killed", "message": "killed", "died_at": died_at, "exit_status": -9}
+    run = document(
+        {"spec": SPEC, "outcome": outcome, "checkpoint": {"tensors": 1, "files": []}},
+        completed_events()[:3],
+        [sample(14, reading(heap=100)), sample(25, reading(heap=2000, mark=2100))],
+    )
+    check_keys(run)
+    assert run["died_at"] == died_at
+    assert (run["peak"]["rss_bytes"], run["peak"]["heap_bytes"]) == (2100, 2000)
+    assert run["peak_at"] == {"t_s": pytest.approx(0.015), "phase": "read", "tensor": "a"}
+    assert sum(line["bytes"] for line in run["bill"]) == 2100
+    assert (run["returned_s"], run["resident_s"]) == (None, None)
+    assert run["tensors"]["expected"] == 1
+    assert run["tensors"]["verified"] is None
+    assert run["tensors"]["materialised"] == 0
+
+
+def test_a_run_that_fails_in_verification_keeps_its_measurement(document: Callable[..., Document]) -> None:
+    outcome = {"outcome": "failed", "message": "OSError", "died_at": {"phase": "verify", "tensor": None}}
+    facts = {**completed_facts(), "outcome": outcome}
+    del facts["tensors"]
+    run = document(facts, completed_events())
+    check_keys(run)
+    assert run["peak"]["rss_bytes"] == 350
+    assert run["tensors"]["verified"] is None
+
+
+def test_the_share_of_the_overhead_is_of_the_time_that_each_part_was_spent_in(document: Callable[..., Document]) -> None:
+    """The sampler runs from the import on: its seconds are not to be held against the load's milliseconds."""
+    run = document(completed_facts(), completed_events())
+    assert run["overhead"]["accounted_fraction"] == pytest.approx((0.001 + 0.002) / 4.0 + 0.0005 / 0.010)
+
+
+@pytest.mark.parametrize("missing", ["supervision", "hooks"])
+def test_a_share_of_the_overhead_of_which_a_part_is_unknown_is_unknown(
+    missing: str, document: Callable[..., Document]
+) -> None:
+    facts = completed_facts()
+    del facts[missing]
+    assert document(facts, completed_events())["overhead"]["accounted_fraction"] is None

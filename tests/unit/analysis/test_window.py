@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from run_events import BASE, MS, baseline, named, phase, reading, resident, sample
+
+from meminspect.analysis.window import Window, samples_between, window
+from meminspect.capture.records import Event, Reading, Sample
+
+
+def cut(events: list[Event], samples: list[Sample] | None = None) -> Window:
+    found = window(events, samples or [])
+    assert found is not None
+    return found
+
+
+def test_a_run_that_never_reached_its_baseline_has_no_window() -> None:
+    assert window([], []) is None
+    assert window([phase(1, "import", reading())], [sample(1, reading())]) is None
+
+
+def test_the_peak_is_the_highest_mark_above_the_baselines_rss() -> None:
+    window = cut([
+        baseline(10),
+        phase(11, "read", reading()),
+        named(12, "any", reading(heap=100, mark=700)),
+        named(13, "any", reading(heap=50, mark=300)),
+        resident(14, reading(heap=50, mark=60)),
+    ])
+    assert window.peak_rss_bytes == 700
+    assert window.peak.t_ns == 12 * MS
+
+
+def test_marks_from_before_the_baseline_and_after_resident_do_not_count() -> None:
+    events = [
+        named(5, "early", reading(heap=9000)),
+        baseline(10, mark_before=5000),
+        resident(20, reading(heap=100, mark=150)),
+        named(30, "verified", reading(heap=8000)),
+    ]
+    samples = [sample(4, reading(heap=9000)), sample(15, reading(heap=90)), sample(25, reading(heap=8000))]
+    window = cut(events, samples)
+    assert window.peak_rss_bytes == 150
+    assert window.peaks() == (100, 0, 0)
+    assert window.end_ns == 20 * MS
+
+
+def test_a_sample_that_may_have_read_the_mark_before_its_reset_does_not_count() -> None:
+    events = [baseline(10, mark_before=5000), resident(20, reading(heap=7))]
+    assert cut(events, [sample(10.5, reading(mark=5000))]).peak_rss_bytes == 7
+    assert cut(events, [sample(11.5, reading(heap=9))]).peak_rss_bytes == 9
+
+
+def test_a_run_that_died_is_measured_up_to_its_last_sign_of_life() -> None:
+    events = [baseline(10), phase(11, "read", reading())]
+    window = cut(events, [sample(12, reading(heap=40)), sample(30, reading(heap=4000))])
+    assert window.end_ns == 30 * MS
+    assert window.peak_rss_bytes == 4000
+    assert cut([*events, phase(50, "copy")], []).end_ns == 50 * MS
+
+
+def test_pools_peak_each_at_their_own_moment_and_never_below_the_baseline() -> None:
+    window = cut([
+        baseline(),
+        named(11, "any", reading(heap=100, file=-200)),
+        named(12, "any", reading(heap=20, file=300, pinned=5)),
+        resident(13, reading(heap=20, file=-300, mark=330)),
+    ])
+    assert window.peaks() == (100, 300, 5)
+    assert cut([baseline(), resident(11, reading(heap=-50, file=-9, mark=0))]).peaks() == (0, 0, 0)
+
+
+def test_a_total_below_the_baseline_is_a_peak_of_zero() -> None:
+    assert cut([baseline(), resident(11, reading(heap=-50, mark=-20))]).peak_rss_bytes == 0
+
+
+def test_pools_are_exact_where_the_total_set_no_mark_between_two_readings() -> None:
+    window = cut([
+        baseline(), named(11, "any", reading(heap=100)), resident(12, reading(heap=100, file=50)),
+    ])  # fmt: skip
+    assert window.brackets() == (0, 0, 0)
+
+
+def test_a_mark_between_two_readings_is_how_much_higher_a_pool_may_have_been() -> None:
+    # given a transient of 500 between two readings that both show 100 of heap and none or 30 of file
+    window = cut([
+        baseline(),
+        named(11, "any", reading(heap=100)),
+        resident(12, reading(heap=100, file=30, mark=600)),
+    ])
+    # then heap may have taken all of it, at the moment when there was no file
+    assert window.peak_rss_bytes == 600
+    assert window.peaks() == (100, 30, 0)
+    assert window.brackets() == (500, 600 - 100 - 30, 600 - 100)
+
+
+def test_an_old_mark_says_nothing_of_later_moments() -> None:
+    window = cut([
+        baseline(),
+        named(11, "any", reading(heap=500)),
+        named(12, "any", reading(heap=10, mark=500)),
+        resident(13, reading(heap=10, file=20, mark=500)),
+    ])
+    assert window.brackets() == (0, 0, 0)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 50), st.integers(0, 50), st.integers(0, 50), st.booleans()), min_size=2, max_size=30
+    )
+)
+def test_the_total_is_exact_however_seldom_one_reads_and_resets(trace: list[tuple[int, int, int, bool]]) -> None:
+    """The kernel's book-keeping by hand: a reading at some moments only, each of which resets the mark."""
+    events, mark, true_peak = [baseline(0)], 0, 0
+    for index, (heap, file, pinned, is_read) in enumerate(trace, 1):
+        total = heap + file + pinned
+        true_peak, mark = max(true_peak, total), max(mark, total)
+        if is_read or index == len(trace):
+            events.append(named(index, "any", reading(heap, file, pinned, mark)))
+            mark = total
+    events.append(resident(len(trace) + 1, reading(*trace[-1][:3], mark)))
+    window = cut(events)
+    assert window.peak_rss_bytes == true_peak
+    for peak, bracket in zip(window.peaks(), window.brackets(), strict=True):
+        assert 0 <= peak <= peak + bracket <= true_peak
+
+
+def test_the_baselines_own_mark_is_its_rss() -> None:
+    assert cut([baseline(mark_before=5000)]).baseline.reading == BASE
+    assert Reading(*BASE).rss_bytes == 1510
+
+
+def test_samples_between_two_times_include_both_ends() -> None:
+    samples = [sample(t, reading()) for t in (1, 2, 3, 4)]
+    assert samples_between(samples, 2 * MS, 3 * MS) == samples[1:3]
+    assert samples_between(samples, 5 * MS, 9 * MS) == []
+    assert samples_between([], 0, 9) == []

@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import gc
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+import safetensors
+import safetensors.torch
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from meminspect.architectures import ARCHITECTURES, Parameter
+from meminspect.capture.records import EventKind, Operation, Pool
+from meminspect.checkpoint import read_checkpoint
+from meminspect.worker import models
+from meminspect.worker.hooks import installed
+from meminspect.worker.hooks.modules import constructed, plan_construction
+from meminspect.worker.hooks.tracker import Tracker, describe, replaced
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from worker_doubles import Recording
+
+TEACHING: dict[str, object] = {
+    "emb_dim": 32, "n_heads": 2, "n_layers": 1, "context_length": 16, "vocab_size": 40, "qkv_bias": True,
+}  # fmt: skip
+META: dict[str, object] = {
+    "dim": 32, "n_layers": 1, "n_heads": 2, "vocab_size": 40, "multiple_of": 16, "norm_eps": 1e-5,
+}  # fmt: skip
+
+HOOKED = [
+    (torch, "load"), (torch, "cat"), (torch, "frombuffer"), (torch._C, "PyTorchFileReader"),
+    (torch.Tensor, "to"), (torch.Tensor, "copy_"), (torch.UntypedStorage, "from_file"),
+    (torch.UntypedStorage, "__getitem__"), (nn.Module, "load_state_dict"), (nn.Module, "_load_from_state_dict"),
+    (safetensors, "safe_open"), (safetensors.torch, "safe_open"),
+]  # fmt: skip
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A file with an empty tensor where another one begins."""
+    path = tmp_path / "model.safetensors"
+    save_file(
+        {"a": torch.ones(8), "an empty one": torch.empty(0, 8), "b": torch.full((8,), 2.0), "c": torch.empty(0)}, path
+    )
+    return path
+
+
+@pytest.fixture
+def tracker(checkpoint: Path, recording: Recording) -> Tracker:
+    return Tracker(recording.recorder, read_checkpoint(checkpoint))
+
+
+def test_hooks_leave_torch_as_they_found_it(tracker: Tracker) -> None:
+    before = [owner.__dict__.get(name) for owner, name in HOOKED]
+    with pytest.raises(ZeroDivisionError), installed(tracker):
+        assert [owner.__dict__.get(name) for owner, name in HOOKED] != before
+        raise ZeroDivisionError
+    assert [owner.__dict__.get(name) for owner, name in HOOKED] == before
+
+
+def test_a_replaced_attribute_that_was_inherited_is_inherited_again_and_an_absent_one_stays_absent() -> None:
+    class Parent:
+        value = 1
+
+    class Heir(Parent):
+        pass
+
+    with replaced(Heir, "value", lambda value: value + 1), replaced(Heir, "absent", lambda value: value):
+        assert (Heir.value, Parent.value) == (2, 1)
+        assert not hasattr(Heir, "absent")
+    assert "value" not in vars(Heir)
+
+
+@pytest.mark.parametrize(("backend", "pool"), [("mmap", Pool.FILE), ("pread", Pool.HEAP)])
+def test_every_tensor_of_a_safetensors_file_is_reported_with_its_bytes_beside_empty_ones(
+    backend: str, pool: Pool, checkpoint: Path, tracker: Tracker, recording: Recording
+) -> None:
+    with installed(tracker):
+        tensors = load_file(checkpoint, backend=backend)
+    begun = [event for event in recording.events(EventKind.BEGIN) if event.nbytes]
+    assert {(event.name, event.nbytes, event.pool, event.detail) for event in begun} == {
+        ("a", 32, pool, "float32 [8]"), ("b", 32, pool, "float32 [8]"),
+    }  # fmt: skip
+    # and each is released when it goes
+    del tensors
+    gc.collect()
+    released = [event for event in recording.events(EventKind.RELEASE) if event.nbytes]
+    assert {(event.name, event.id) for event in released} == {(event.name, event.id) for event in begun}
+
+
+def test_a_file_of_somebody_elses_is_none_of_our_business(tmp_path: Path, tracker: Tracker, recording: Recording) -> None:
+    other = tmp_path / "other"
+    save_file({"a": torch.ones(8)}, other)
+    torch.save({"a": torch.ones(8)}, tmp_path / "other.pt")
+    with installed(tracker):
+        load_file(other)
+        load_file(other, backend="pread")
+        torch.load(tmp_path / "other.pt", weights_only=True)
+        torch.load(tmp_path / "other.pt", weights_only=True, mmap=True)
+        torch.cat([torch.ones(2), torch.ones(2)])
+        torch.ones(2).to(torch.float16).copy_(torch.ones(2))
+    assert recording.events(EventKind.BEGIN) == []
+
+
+def test_a_cast_a_join_and_a_copy_are_reported_under_the_tensors_name(
+    checkpoint: Path, tracker: Tracker, recording: Recording
+) -> None:
+    with installed(tracker):
+        source = load_file(checkpoint)["b"]
+        recording.events()
+        cast = source.to(torch.bfloat16)
+        joined = torch.cat([source, source])
+        cast.copy_(source)
+        same = source.to(torch.float32)
+    assert same is source
+    begun = recording.events(EventKind.BEGIN)
+    assert [(event.operation, event.pool, event.name, event.nbytes) for event in begun] == [
+        (Operation.MATERIALISE, Pool.HEAP, "b", 16),
+        (Operation.MATERIALISE, Pool.HEAP, "b", 64),
+        (Operation.COPY, Pool.NONE, "b", 32),
+    ]
+    assert joined.shape == (16,)
+
+
+@pytest.mark.parametrize("call", ["positional", "keyword", "another tensor"])
+def test_every_way_of_writing_a_cast_is_seen(call: str, checkpoint: Path, tracker: Tracker, recording: Recording) -> None:
+    with installed(tracker):
+        source = load_file(checkpoint)["b"]
+        recording.events()
+        other = torch.ones(1, dtype=torch.float16)
+        made = {
+            "positional": lambda: source.to(torch.float16),
+            "keyword": lambda: source.to(dtype=torch.float16),
+            "another tensor": lambda: source.to(other),
+        }[call]()
+    assert made.dtype is torch.float16
+    assert [event.name for event in recording.events(EventKind.BEGIN)] == ["b"]
+
+
+def test_memory_that_is_reused_is_not_taken_for_what_was_there_before(
+    checkpoint: Path, tracker: Tracker, recording: Recording
+) -> None:
+    # given a tensor that has gone, and an unnamed one at its address
+    with installed(tracker):
+        cast = load_file(checkpoint)["b"].to(torch.float64)
+        address = cast.data_ptr()
+        del cast
+        strangers = [torch.empty(8, dtype=torch.float64) for _ in range(50)]
+        heir = next((stranger for stranger in strangers if stranger.data_ptr() == address), None)
+        if heir is None:
+            pytest.skip("the allocator did not give that address out again")
+        recording.events()
+        heir.copy_(torch.ones(8))
+    assert recording.events(EventKind.BEGIN) == []
+
+
+@pytest.mark.parametrize(("family", "naming", "config"), [("gpt2", "teaching", TEACHING), ("llama", "meta", META)])
+def test_building_a_model_reports_every_parameter_and_buffer_that_takes_memory(
+    family: str, naming: str, config: dict[str, object], recording: Recording, tracker: Tracker
+) -> None:
+    architecture = ARCHITECTURES[family].architecture(config, naming)
+    if naming == "meta":
+        frequencies = Parameter("rope.freqs", (8,), buffer=True)
+        architecture = replace(architecture, parameters=(*architecture.parameters, frequencies))
+
+    def build() -> nn.Module:
+        return models.build(architecture)
+
+    model = constructed(tracker, build, plan_construction(build))
+    begun = recording.events(EventKind.BEGIN)
+    expected = [parameter.name for parameter in architecture.parameters if parameter.elements]
+    assert [event.name for event in begun] == expected
+    sizes = {name: tensor.nbytes for name, tensor in model.state_dict().items()}
+    assert {event.name: event.nbytes for event in begun} == sizes
+
+
+def test_building_on_meta_reports_nothing(recording: Recording, tracker: Tracker) -> None:
+    with torch.device("meta"):
+        constructed(tracker, lambda: nn.Linear(3, 4), [])
+    assert recording.events(EventKind.BEGIN) == []
+
+
+def test_a_description_is_type_and_shape() -> None:
+    assert describe("torch.float16", (2, 3)) == "float16 [2, 3]"
+    assert describe("bool", ()) == "bool []"

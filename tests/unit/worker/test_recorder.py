@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from worker_doubles import BIG, Recording
+
+from meminspect.capture.records import Event, EventKind, Operation, Pool
+from meminspect.capture.ring import pack
+from meminspect.worker import recorder as recorder_module
+from meminspect.worker.recorder import SMALL_BYTES
+
+MATERIALISE, HEAP = Operation.MATERIALISE, Pool.HEAP
+
+
+def test_an_operation_is_written_as_it_begins_ends_and_is_released_under_one_id(recording: Recording) -> None:
+    recorder = recording.recorder
+    id_ = recorder.begin(MATERIALISE, HEAP, "a", BIG, detail="float16 [2]", file=3, offset=64)
+    (begun,) = recording.events()  # before the bytes are allocated
+    recorder.end(id_, MATERIALISE, HEAP, "a", BIG)
+    recorder.release(id_, HEAP, "a", BIG)
+    ended, released = recording.events()
+    assert (begun.kind, ended.kind, released.kind) == (EventKind.BEGIN, EventKind.END, EventKind.RELEASE)
+    assert {event.id for event in (begun, ended, released)} == {id_}
+    assert (begun.name, begun.nbytes, begun.detail, begun.file, begun.offset) == ("a", BIG, "float16 [2]", 3, 64)
+    assert begun.t_ns <= ended.t_ns <= released.t_ns
+
+
+def test_a_big_tensor_alone_has_an_exact_mark_from_its_begin_to_its_end(recording: Recording) -> None:
+    recorder, memory = recording.recorder, recording.memory
+    recorder.end(recorder.begin(MATERIALISE, HEAP, "a", BIG), MATERIALISE, HEAP, "a", BIG)
+    begun, ended = recording.events()
+    assert (begun.reading is not None, begun.exact) == (True, False)
+    assert (ended.reading is not None, ended.exact) == (True, True)
+    assert memory.resets == 1
+    assert memory.readings == 2
+
+
+def test_a_small_tensor_costs_no_reading(recording: Recording) -> None:
+    recorder, memory = recording.recorder, recording.memory
+    nbytes = SMALL_BYTES - 1
+    recorder.end(recorder.begin(MATERIALISE, HEAP, "a", nbytes), MATERIALISE, HEAP, "a", nbytes)
+    assert [(event.reading, event.exact) for event in recording.events()] == [(None, False)] * 2
+    assert (memory.readings, memory.resets) == (0, 0)
+
+
+def test_overlapping_tensors_are_never_exact_and_never_reset_the_mark_of_each_other(recording: Recording) -> None:
+    recorder, memory = recording.recorder, recording.memory
+    first = recorder.begin(MATERIALISE, HEAP, "a", BIG)
+    second = recorder.begin(MATERIALISE, HEAP, "b", BIG)
+    recorder.end(first, MATERIALISE, HEAP, "a", BIG)
+    recorder.end(second, MATERIALISE, HEAP, "b", BIG)
+    assert [event.exact for event in recording.events()] == [False] * 4
+    assert memory.resets == 1  # that of the first, before the second began
+
+
+def test_after_an_overlap_the_next_one_alone_is_exact_again(recording: Recording) -> None:
+    recorder = recording.recorder
+    overlapping = [recorder.begin(MATERIALISE, HEAP, name, BIG) for name in "ab"]
+    for id_ in overlapping:
+        recorder.end(id_, MATERIALISE, HEAP, "x", BIG)
+    recorder.end(recorder.begin(MATERIALISE, HEAP, "c", BIG), MATERIALISE, HEAP, "c", BIG)
+    assert recording.events()[-1].exact
+
+
+def test_a_phase_within_an_operation_does_not_reset_its_mark(recording: Recording) -> None:
+    recorder, memory = recording.recorder, recording.memory
+    id_ = recorder.begin(MATERIALISE, HEAP, "a", BIG)
+    recorder.phase("copy")
+    assert memory.resets == 1
+    recorder.end(id_, MATERIALISE, HEAP, "a", BIG)
+
+
+def test_the_same_phase_again_is_not_news(recording: Recording) -> None:
+    for name in ("read", "read", "copy", "read"):
+        recording.recorder.phase(name)
+    assert [event.name for event in recording.events()] == ["read", "copy", "read"]
+
+
+def test_nothing_is_recorded_of_the_warm_up_but_readings_and_reports(recording: Recording) -> None:
+    recorder = recording.recorder
+    recorder.enabled = False
+    recorder.phase("read")
+    recorder.end(recorder.begin(MATERIALISE, HEAP, "a", BIG), MATERIALISE, HEAP, "a", BIG)
+    recorder.report("environment", {})
+    assert [event.kind for event in recording.events()] == [EventKind.REPORT]
+    assert (recorder.events, recorder.hooks_s, recorder.event_us_median) == (0, 0, None)
+
+
+def test_every_reset_is_preceded_by_a_reading_that_is_written(recording: Recording) -> None:
+    recorder, memory = recording.recorder, recording.memory
+    recorder.phase("build")
+    recorder.end(recorder.begin(MATERIALISE, HEAP, "a", BIG), MATERIALISE, HEAP, "a", BIG)
+    recorder.reading("baseline", reset=True)
+    recorder.reading("steady")
+    written = [event.reading for event in recording.events() if event.reading is not None]
+    assert [reading.heap_bytes for reading in written] == [1, 2, 3, 4, 5]  # none was taken and kept to itself
+    assert memory.resets == 3
+
+
+def test_a_report_is_json_and_recording_accounts_for_its_cost(recording: Recording) -> None:
+    recorder = recording.recorder
+    recorder.report("tensors", {"names": ["größe"]})
+    (report,) = recording.events()
+    assert (report.kind, report.name, json.loads(report.detail)) == (
+        EventKind.REPORT, "tensors", {"names": ["größe"]},
+    )  # fmt: skip
+    recorder.phase("read")
+    assert recorder.events == 1
+    assert recorder.hooks_s > 0
+    assert recorder.event_us_median is not None
+
+
+@pytest.mark.parametrize("bytes_before_the_end", [400, 48], ids=["in the middle", "where the ring wraps around"])
+def test_a_release_that_strikes_while_an_event_is_being_written_loses_neither(
+    bytes_before_the_end: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The garbage collector runs callbacks between any two steps of the writer, in the same thread."""
+    # given a ring that is empty, with so much room before it wraps around
+    filler = pack(Event(0, EventKind.REPORT, name="f" * 500))
+    recording = Recording(len(filler) + bytes_before_the_end)
+    recording.writer.write(filler)
+    recording.events()
+    recorder, struck = recording.recorder, []
+
+    class Record(bytes):
+        """A packed record; the first time that bytes are taken out of it, the collector strikes."""
+
+        def __getitem__(self, index: Any) -> Any:
+            part = super().__getitem__(index)
+            if not struck:
+                struck.append("now")
+                recorder.release(7, HEAP, "gone", BIG)
+            return part
+
+    monkeypatch.setattr(
+        recorder_module, "pack", lambda event: Record(pack(event)) if event.name == "interrupted" else pack(event)
+    )
+    recorder.report("interrupted", {})
+    recorder.report("after", {})
+    assert struck
+    assert sorted(event.name for event in recording.events()) == ["after", "gone", "interrupted"]
+    assert recording.writer.lost == 0
