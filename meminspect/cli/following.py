@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["follow"]
 
 _INTERVAL_S: Final = 0.1
-_TENSOR_WIDTH: Final = 36
+_OTHERS_WIDTH: Final = 56  # of 80 columns: strategy, phase, a bar worth the name, per cent, rate and time
 _STARTING: Final = "starting"
 
 
@@ -57,6 +57,7 @@ def _shown(label: str) -> Iterator[Show]:
         yield _lines(label)
         return
     from rich import progress as bars
+    from rich.table import Column
 
     from meminspect.cli.progress_columns import RateColumn
 
@@ -64,7 +65,7 @@ def _shown(label: str) -> Iterator[Show]:
         bars.TextColumn("{task.description}", markup=False),
         bars.BarColumn(bar_width=None),
         bars.TaskProgressColumn(),
-        RateColumn(),
+        RateColumn(table_column=Column(no_wrap=True)),
         bars.TimeRemainingColumn(compact=True),
     )
     with bars.Progress(*columns, console=console, transient=True, expand=True) as bar:
@@ -76,8 +77,9 @@ def _shown(label: str) -> Iterator[Show]:
             if progress.done_bytes and not moving:
                 moving = True
                 bar.reset(task, total=total)  # the rate is the load's, without import and warm-up
-            tensor = progress.tensor[-_TENSOR_WIDTH:]
-            words = f"{label} · {progress.phase or _STARTING}" + (f" · {shown(tensor)}" if tensor else "")
+            room = console.width - _OTHERS_WIDTH
+            tensor = shown(progress.tensor, room, keep_end=True) if room > 0 else ""
+            words = f"{label} · {progress.phase or _STARTING}" + (f" · {tensor}" if tensor else "")
             bar.update(task, completed=progress.done_bytes, description=words)
 
         yield show

@@ -19,7 +19,7 @@ __all__ = ["chart", "sentence", "show"]
 
 _WORDS: Final = {
     "completed": "completed",
-    "oom_killed": "killed: out of memory",
+    "oom_killed": "OOM-killed",
     "out_of_memory": "out of memory",
     "failed": "failed",
     "signalled": "killed",
@@ -55,7 +55,7 @@ def sentence(run: Run, *, decimal: bool) -> str:
     """The answer in words."""
     name, outcome, peak = run["strategy"], run["outcome"], run["peak"]["rss_bytes"]
     if outcome != "completed":
-        return f"{name}: {_WORDS.get(outcome, outcome)}: {run['message']}"
+        return f"{name}: {run['message'] or _WORDS.get(outcome, outcome)}"
     floor = run["theory"]["floor_bytes"]
     times = f", {peak / floor:.2f} × the model" if floor else ""
     place = f" in '{run['peak_at']['phase']}'" + (f" at {run['peak_at']['tensor']}" if run["peak_at"]["tensor"] else "")

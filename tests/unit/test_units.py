@@ -50,7 +50,12 @@ def test_a_formatted_size_is_right_to_half_a_digit(count: int, decimal: bool) ->
 
 @pytest.mark.parametrize(
     ("count", "decimal", "text"),
-    [(MIB - 1, False, "1.00 MiB"), (GIB - 1, False, "1.00 GiB"), (999_999, True, "1.00 MB"), (1 - MIB, False, "-1.00 MiB")],
+    [
+        (MIB - 1, False, "1.00 MiB"),
+        (GIB - 1, False, "1.00 GiB"),
+        (999_999, True, "1.00 MB"),
+        (1 - MIB, False, "-1.00 MiB"),
+    ],
 )
 def test_a_size_that_rounds_up_takes_the_next_unit(count: int, decimal: bool, text: str) -> None:
     assert format_bytes(count, decimal=decimal) == text

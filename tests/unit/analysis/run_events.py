@@ -32,7 +32,14 @@ def phase(t_ms: float, name: str, at: Reading | None = None) -> Event:
 
 
 def begin(
-    t_ms: float, operation: Operation, pool: Pool, id_: int, name: str, nbytes: int, at: Reading | None = None, file: int = 0
+    t_ms: float,
+    operation: Operation,
+    pool: Pool,
+    id_: int,
+    name: str,
+    nbytes: int,
+    at: Reading | None = None,
+    file: int = 0,
 ) -> Event:
     return Event(int(t_ms * MS), EventKind.BEGIN, operation, pool, id_, nbytes, file, reading=at, name=name)
 

@@ -144,6 +144,8 @@ def test_a_bill_of_a_mark_that_was_read_after_a_release_has_what_was_released() 
 
 
 @given(st.integers(9, 30), st.integers(-1000, 5000), st.lists(st.sampled_from(NAIVE_LEDGER), max_size=8))
-def test_a_bill_always_sums_to_the_measurement(t_ms: int, peak: int, ledger: list[tuple[str, str, str, str, str, int]]) -> None:
+def test_a_bill_always_sums_to_the_measurement(
+    t_ms: int, peak: int, ledger: list[tuple[str, str, str, str, str, int]]
+) -> None:
     found = bill(naive_run(), ledger, t_ms * MS, 10 * MS, peak)
     assert sum(line.nbytes for line in found) == peak

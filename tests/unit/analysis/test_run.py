@@ -47,7 +47,9 @@ LEDGER = [("read", "materialise", "heap", Item.FLOOR, "a", 300)]
 def document(tmp_path: Path) -> Callable[..., Document]:
     """Writes a capture and returns the document of it: (facts, events, samples) → RUN."""
 
-    def make(facts: Mapping[str, object], events: list[Event] | None = None, samples: list[Sample] | None = None) -> Document:
+    def make(
+        facts: Mapping[str, object], events: list[Event] | None = None, samples: list[Sample] | None = None
+    ) -> Document:
         path = tmp_path / "run.meminspect"
         writer = CaptureWriter(path, 0)
         for name, value in facts.items():
@@ -78,11 +80,20 @@ def completed_facts() -> dict[str, object]:
         "returned": {"t_ns": 17 * MS, "started_ns": 12 * MS},
         "resident": {"t_ns": 20 * MS, "started_ns": 12 * MS},
         "steady": {"live_bytes": 300, "steady": steady, "trimmed": {**steady, "heap_bytes": 1300}},
-        "checkpoint": {"tensors": 1, "files": [{"bytes": 100, "cached_fraction": 1.0}, {"bytes": 300, "cached_fraction": 1.0}]},
+        "checkpoint": {
+            "tensors": 1,
+            "files": [{"bytes": 100, "cached_fraction": 1.0}, {"bytes": 300, "cached_fraction": 1.0}],
+        },
         "cache_after": 1.0,
         "theory": {"floor_bytes": 300},
         "tensors": {"expected": 1, "verified": 1, "mismatched": 0, "missing": 0, "unexpected": 0, "names": {}},
-        "supervision": {"samples": 3, "sampler_cpu_s": 0.001, "writer_cpu_s": 0.002, "max_gap_ms": 7.5, "supervised_s": 4.0},
+        "supervision": {
+            "samples": 3,
+            "sampler_cpu_s": 0.001,
+            "writer_cpu_s": 0.002,
+            "max_gap_ms": 7.5,
+            "supervised_s": 4.0,
+        },
         "hooks": {"hooks_s": 0.0005, "events": 4, "event_us_median": 5.0},
     }
 
@@ -217,7 +228,9 @@ def test_a_run_that_fails_in_verification_keeps_its_measurement(document: Callab
     assert run["tensors"]["verified"] is None
 
 
-def test_the_share_of_the_overhead_is_of_the_time_that_each_part_was_spent_in(document: Callable[..., Document]) -> None:
+def test_the_share_of_the_overhead_is_of_the_time_that_each_part_was_spent_in(
+    document: Callable[..., Document],
+) -> None:
     """The sampler runs from the import on: its seconds are not to be held against the load's milliseconds."""
     run = document(completed_facts(), completed_events())
     assert run["overhead"]["accounted_fraction"] == pytest.approx((0.001 + 0.002) / 4.0 + 0.0005 / 0.010)

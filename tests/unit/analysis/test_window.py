@@ -20,13 +20,15 @@ def test_a_run_that_never_reached_its_baseline_has_no_window() -> None:
 
 
 def test_the_peak_is_the_highest_mark_above_the_baselines_rss() -> None:
-    window = cut([
-        baseline(10),
-        phase(11, "read", reading()),
-        named(12, "any", reading(heap=100, mark=700)),
-        named(13, "any", reading(heap=50, mark=300)),
-        resident(14, reading(heap=50, mark=60)),
-    ])
+    window = cut(
+        [
+            baseline(10),
+            phase(11, "read", reading()),
+            named(12, "any", reading(heap=100, mark=700)),
+            named(13, "any", reading(heap=50, mark=300)),
+            resident(14, reading(heap=50, mark=60)),
+        ]
+    )
     assert window.peak_rss_bytes == 700
     assert window.peak.t_ns == 12 * MS
 
@@ -60,12 +62,14 @@ def test_a_run_that_died_is_measured_up_to_its_last_sign_of_life() -> None:
 
 
 def test_pools_peak_each_at_their_own_moment_and_never_below_the_baseline() -> None:
-    window = cut([
-        baseline(),
-        named(11, "any", reading(heap=100, file=-200)),
-        named(12, "any", reading(heap=20, file=300, pinned=5)),
-        resident(13, reading(heap=20, file=-300, mark=330)),
-    ])
+    window = cut(
+        [
+            baseline(),
+            named(11, "any", reading(heap=100, file=-200)),
+            named(12, "any", reading(heap=20, file=300, pinned=5)),
+            resident(13, reading(heap=20, file=-300, mark=330)),
+        ]
+    )
     assert window.peaks() == (100, 300, 5)
     assert cut([baseline(), resident(11, reading(heap=-50, file=-9, mark=0))]).peaks() == (0, 0, 0)
 
@@ -83,11 +87,13 @@ def test_pools_are_exact_where_the_total_set_no_mark_between_two_readings() -> N
 
 def test_a_mark_between_two_readings_is_how_much_higher_a_pool_may_have_been() -> None:
     # given a transient of 500 between two readings that both show 100 of heap and none or 30 of file
-    window = cut([
-        baseline(),
-        named(11, "any", reading(heap=100)),
-        resident(12, reading(heap=100, file=30, mark=600)),
-    ])
+    window = cut(
+        [
+            baseline(),
+            named(11, "any", reading(heap=100)),
+            resident(12, reading(heap=100, file=30, mark=600)),
+        ]
+    )
     # then heap may have taken all of it, at the moment when there was no file
     assert window.peak_rss_bytes == 600
     assert window.peaks() == (100, 30, 0)
@@ -95,12 +101,14 @@ def test_a_mark_between_two_readings_is_how_much_higher_a_pool_may_have_been() -
 
 
 def test_an_old_mark_says_nothing_of_later_moments() -> None:
-    window = cut([
-        baseline(),
-        named(11, "any", reading(heap=500)),
-        named(12, "any", reading(heap=10, mark=500)),
-        resident(13, reading(heap=10, file=20, mark=500)),
-    ])
+    window = cut(
+        [
+            baseline(),
+            named(11, "any", reading(heap=500)),
+            named(12, "any", reading(heap=10, mark=500)),
+            resident(13, reading(heap=10, file=20, mark=500)),
+        ]
+    )
     assert window.brackets() == (0, 0, 0)
 
 

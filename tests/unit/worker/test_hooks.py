@@ -92,7 +92,9 @@ def test_every_tensor_of_a_safetensors_file_is_reported_with_its_bytes_beside_em
     assert {(event.name, event.id) for event in released} == {(event.name, event.id) for event in begun}
 
 
-def test_a_file_of_somebody_elses_is_none_of_our_business(tmp_path: Path, tracker: Tracker, recording: Recording) -> None:
+def test_a_file_of_somebody_elses_is_none_of_our_business(
+    tmp_path: Path, tracker: Tracker, recording: Recording
+) -> None:
     other = tmp_path / "other"
     save_file({"a": torch.ones(8)}, other)
     torch.save({"a": torch.ones(8)}, tmp_path / "other.pt")
@@ -110,7 +112,7 @@ def test_a_cast_a_join_and_a_copy_are_reported_under_the_tensors_name(
     checkpoint: Path, tracker: Tracker, recording: Recording
 ) -> None:
     with installed(tracker):
-        source = load_file(checkpoint)["b"]
+        source = load_file(checkpoint)["a"]
         recording.events()
         cast = source.to(torch.bfloat16)
         joined = torch.cat([source, source])
@@ -119,17 +121,19 @@ def test_a_cast_a_join_and_a_copy_are_reported_under_the_tensors_name(
     assert same is source
     begun = recording.events(EventKind.BEGIN)
     assert [(event.operation, event.pool, event.name, event.nbytes) for event in begun] == [
-        (Operation.MATERIALISE, Pool.HEAP, "b", 16),
-        (Operation.MATERIALISE, Pool.HEAP, "b", 64),
-        (Operation.COPY, Pool.NONE, "b", 32),
+        (Operation.MATERIALISE, Pool.HEAP, "a", 16),
+        (Operation.MATERIALISE, Pool.HEAP, "a", 64),
+        (Operation.COPY, Pool.NONE, "a", 32),
     ]
     assert joined.shape == (16,)
 
 
 @pytest.mark.parametrize("call", ["positional", "keyword", "another tensor"])
-def test_every_way_of_writing_a_cast_is_seen(call: str, checkpoint: Path, tracker: Tracker, recording: Recording) -> None:
+def test_every_way_of_writing_a_cast_is_seen(
+    call: str, checkpoint: Path, tracker: Tracker, recording: Recording
+) -> None:
     with installed(tracker):
-        source = load_file(checkpoint)["b"]
+        source = load_file(checkpoint)["a"]
         recording.events()
         other = torch.ones(1, dtype=torch.float16)
         made = {
@@ -138,7 +142,7 @@ def test_every_way_of_writing_a_cast_is_seen(call: str, checkpoint: Path, tracke
             "another tensor": lambda: source.to(other),
         }[call]()
     assert made.dtype is torch.float16
-    assert [event.name for event in recording.events(EventKind.BEGIN)] == ["b"]
+    assert [event.name for event in recording.events(EventKind.BEGIN)] == ["a"]
 
 
 def test_memory_that_is_reused_is_not_taken_for_what_was_there_before(
@@ -146,7 +150,7 @@ def test_memory_that_is_reused_is_not_taken_for_what_was_there_before(
 ) -> None:
     # given a tensor that has gone, and an unnamed one at its address
     with installed(tracker):
-        cast = load_file(checkpoint)["b"].to(torch.float64)
+        cast = load_file(checkpoint)["a"].to(torch.float64)
         address = cast.data_ptr()
         del cast
         strangers = [torch.empty(8, dtype=torch.float64) for _ in range(50)]

@@ -97,7 +97,8 @@ def slices(tmp_path: Path) -> tuple[LoadTask, dict[str, torch.Tensor]]:
     """A checkpoint in two model-parallel files, and its tensors joined."""
     architecture = ARCHITECTURES["llama"].architecture(META, "meta")
     task = task_for(
-        read_checkpoint(synthesise(SynthesisSpec(tmp_path / "slices", architecture, "meta", "float16", 2))), LoadOptions()
+        read_checkpoint(synthesise(SynthesisSpec(tmp_path / "slices", architecture, "meta", "float16", 2))),
+        LoadOptions(),
     )
     shards = [torch.load(file.path, weights_only=True) for file in task.checkpoint.files]
     joined = {

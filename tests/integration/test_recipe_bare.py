@@ -1,0 +1,123 @@
+"""A recipe does the same without us: the same tensors, at the same peak, in a plain interpreter."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from worker_runs import WorkerRun, run_worker
+
+from meminspect.analysis.window import window
+from meminspect.strategies import STRATEGIES, LoadOptions
+from meminspect.synthesis import SynthesisSpec, architecture_for, naming_for, synthesise, tiny_checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PARAMETERS = 60_000_000
+TOLERANCE = 0.02
+TOLERANCE_BYTES = 16 << 20
+
+
+class Combination(NamedTuple):
+    strategy: str
+    layout: str
+    dtype: str | None
+
+    def __str__(self) -> str:
+        return f"{self.strategy} on {self.layout} as {self.dtype}"
+
+
+COMBINATIONS = [Combination("naive", "meta", None), Combination("meta-assign", "safetensors", "bfloat16")]
+
+
+class Outcome(NamedTuple):
+    checkpoint: Path
+    bare: dict[str, Any]
+    worker: WorkerRun
+
+
+def _run(combination: Combination, folder: Path) -> Outcome:
+    strategy, layout, dtype = combination
+    architecture = architecture_for("llama", layout, parameters=PARAMETERS)
+    checkpoint = synthesise(SynthesisSpec(folder / layout, architecture, layout))
+    tiny = tiny_checkpoint("llama", naming_for("llama", layout), layout, "float16", folder / f"tiny-{layout}")
+    spec = {"strategy": strategy, "checkpoint": str(checkpoint), "tiny": str(tiny), "dtype": dtype or ""}
+    program = Path(__file__).with_name("bare_recipe.py")
+    done = subprocess.run(
+        [sys.executable, str(program), json.dumps(sys.path), json.dumps(spec)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return Outcome(
+        checkpoint, json.loads(done.stdout), run_worker(strategy, checkpoint, tiny, LoadOptions(dtype=dtype))
+    )
+
+
+@pytest.fixture(scope="module")
+def outcome_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Combination], Outcome]:
+    """What a combination came to, bare and instrumented; all are run when the first is asked for."""
+    folder = tmp_path_factory.mktemp("recipe-bare")
+    outcomes: dict[Combination, Future[Outcome]] = {}
+    with ThreadPoolExecutor(2) as executor:
+        for combination in COMBINATIONS:
+            outcomes[combination] = executor.submit(_run, combination, folder)
+    return lambda combination: outcomes[combination].result()
+
+
+@pytest.fixture(params=COMBINATIONS, ids=str)
+def combination(request: pytest.FixtureRequest) -> Combination:
+    found: Combination = request.param
+    return found
+
+
+def digests_of_the_files(outcome: Outcome, combination: Combination) -> dict[str, str]:
+    """The checkpoint read by the libraries themselves, and cast to what the model shall hold."""
+    files = [file.path for file in outcome.worker.task.checkpoint.files]
+    tensors: dict[str, torch.Tensor] = {}
+    for file in files:
+        tensors |= load_file(file) if file.suffix == ".safetensors" else torch.load(file, weights_only=True)
+    # naive leaves the model in the dtype in which it was built; the rotary frequencies have none of their own
+    dtype = getattr(torch, combination.dtype or "float32")
+    return {
+        name: hashlib.sha256(tensor.to(dtype).view(-1).view(torch.uint8).numpy()).hexdigest()
+        for name, tensor in tensors.items()
+    }
+
+
+def test_the_bare_recipe_loads_the_tensors_of_the_files(
+    combination: Combination, outcome_of: Callable[[Combination], Outcome]
+) -> None:
+    outcome = outcome_of(combination)
+    assert outcome.bare["digests"] == digests_of_the_files(outcome, combination)
+
+
+def test_the_worker_has_verified_the_same_tensors(
+    combination: Combination, outcome_of: Callable[[Combination], Outcome]
+) -> None:
+    outcome = outcome_of(combination)
+    tensors = outcome.worker.reports["tensors"]
+    assert outcome.worker.status == 0
+    assert tensors["verified"] == tensors["expected"] == len(outcome.bare["digests"])
+
+
+def test_the_bare_recipe_peaks_where_the_instrumented_one_does_and_where_theory_says(
+    combination: Combination, outcome_of: Callable[[Combination], Outcome]
+) -> None:
+    outcome = outcome_of(combination)
+    cut = window(outcome.worker.events, [])
+    assert cut is not None
+    bare_bytes = outcome.bare["peak_bytes"]
+    allowed = max(TOLERANCE * bare_bytes, TOLERANCE_BYTES)
+    assert abs(cut.peak_rss_bytes - bare_bytes) <= allowed
+    theory = STRATEGIES[combination.strategy].theory(outcome.worker.task)
+    assert abs(theory.peak_rss_bytes - bare_bytes) <= allowed
