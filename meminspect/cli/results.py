@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any, Final
 
 from meminspect.cli import output
+from meminspect.theory.ledger import Item
 from meminspect.units import format_bytes, format_duration
 
 if TYPE_CHECKING:
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
     Run = Mapping[str, Any]
 
-__all__ = ["chart", "sentence", "show"]
+__all__ = ["bill", "chart", "sentence", "show"]
 
 _WORDS: Final = {
     "completed": "completed",
@@ -29,6 +31,7 @@ _WORDS: Final = {
 }
 _MEASURED: Final = ("█", "#")  # in UTF-8, in ASCII
 _THEORY: Final = ("░", "-")
+_FRAME_ROWS: Final = 4  # title, frame, and the scale
 
 
 def show(runs: Sequence[Run], *, decimal: bool) -> None:
@@ -37,7 +40,9 @@ def show(runs: Sequence[Run], *, decimal: bool) -> None:
         return
     console = output.stdout()
     for run in runs:
-        console.print(output.safe(sentence(run, decimal=decimal), "" if run["outcome"] == "completed" else "trouble"))
+        console.print(output.safe(sentence(run, decimal=decimal), "answer" if _completed(run) else "trouble"))
+        if run["bill"]:
+            console.print(output.safe(f"  = {bill(run, decimal=decimal)}", "quiet"))
     console.print()
     console.print(_table(runs, decimal=decimal))
     drawing = chart(runs, console.width, decimal=decimal, ascii_only=output.ascii_only(console))
@@ -48,13 +53,19 @@ def show(runs: Sequence[Run], *, decimal: bool) -> None:
     console.print()
     console.print(output.safe("capture" if len(runs) == 1 else "captures", "label"))
     for run in runs:
-        console.print(output.safe(f"  {run['capture']}"), soft_wrap=True)
+        console.print(output.safe(f"  {_from_home(run['capture'])}"), soft_wrap=True)
+
+
+def _from_home(path: str) -> str:
+    """A path as a shell takes it, and short."""
+    home = os.path.expanduser("~")  # noqa: PTH111 - Path.home() raises where there is none
+    return f"~{path[len(home) :]}" if path.startswith(f"{home.rstrip('/')}/") else path
 
 
 def sentence(run: Run, *, decimal: bool) -> str:
     """The answer in words."""
     name, outcome, peak = run["strategy"], run["outcome"], run["peak"]["rss_bytes"]
-    if outcome != "completed":
+    if not _completed(run):
         return f"{name}: {run['message'] or _WORDS.get(outcome, outcome)}"
     floor = run["theory"]["floor_bytes"]
     times = f", {peak / floor:.2f} × the model" if floor else ""
@@ -62,6 +73,23 @@ def sentence(run: Run, *, decimal: bool) -> str:
     words = f"{name} peaked at {format_bytes(peak, decimal=decimal)}{times},{place}"
     wrong = run["tensors"]["mismatched"]
     return f"{words}; {wrong} tensors differ from the checkpoint" if wrong else words
+
+
+def bill(run: Run, *, decimal: bool) -> str:
+    """What the peak was made of, in one line; what nothing explains is left out where it is under a hundredth."""
+    whole = run["peak"]["rss_bytes"]
+    parts: list[str] = []
+    for line in run["bill"]:
+        if line["item"] == Item.UNEXPLAINED and abs(line["bytes"]) * 100 < whole:
+            continue
+        pool = "" if line["pool"] == "heap" else f" ({line['pool']})"
+        sign = "− " if line["bytes"] < 0 else "+ " if parts else ""
+        parts.append(f"{sign}{format_bytes(abs(line['bytes']), decimal=decimal)} {line['item']}{pool}")
+    return " ".join(parts)
+
+
+def _completed(run: Run) -> bool:
+    return bool(run["outcome"] == "completed")
 
 
 def _table(runs: Sequence[Run], *, decimal: bool) -> Table:
@@ -105,19 +133,25 @@ def chart(runs: Sequence[Run], width: int, *, decimal: bool, ascii_only: bool) -
     if not measured:
         return ""
     plotext: Any = importlib.import_module("plotext")  # which has no types to lose
-    unit, unit_name = _unit(max(run["theory"]["peak_rss_bytes"] for run in measured), decimal=decimal)
-    marks = [_THEORY[ascii_only], _MEASURED[ascii_only]]
+    figures = [(run["peak"]["rss_bytes"], run["theory"]["peak_rss_bytes"]) for run in measured]
+    largest = max(map(max, figures))
+    unit, unit_name = _unit(largest, decimal=decimal)
+    marks = [_MEASURED[ascii_only], _THEORY[ascii_only]]
+    rows = 3 * len(measured) - 1  # measured, theory, a gap
     plotext.clear_figure()
     plotext.theme("clear")
-    plotext.plot_size(min(width - 1, 100), 3 * len(measured) + 4)
+    plotext.plot_size(min(width - 1, 100), rows + _FRAME_ROWS)
     names = [run["strategy"] for run in measured]
     if len(set(names)) < len(names):
         names = [f"{name} {run['repeat']['index']}" for name, run in zip(names, measured, strict=True)]
-    # plotext counts bars upwards; we read downwards.
-    heights = [
-        [run["theory"]["peak_rss_bytes"] / unit for run in reversed(measured)],
-        [run["peak"]["rss_bytes"] / unit for run in reversed(measured)],
-    ]
-    plotext.multiple_bar(names[::-1], heights, orientation="horizontal", width=2 / 3, marker=marks)
-    plotext.title(f"peak above baseline in {unit_name}: {marks[1]} measured, {marks[0]} theory")
+    heights = []
+    for index, pair in enumerate(figures):
+        height = rows - 3 * index  # plotext counts upwards; we read downwards
+        heights.append(height)
+        for below, nbytes in enumerate(pair):
+            plotext.bar([height - below], [nbytes / unit], orientation="horizontal", width=0.5, marker=marks[below])
+    plotext.yticks(heights, names)
+    plotext.ylim(1, rows)
+    plotext.xlim(0, largest / unit)
+    plotext.title(f"peak above baseline in {unit_name}: {marks[0]} measured, {marks[1]} theory")
     return str(plotext.uncolorize(plotext.build())).rstrip()

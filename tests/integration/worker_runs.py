@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections import defaultdict
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -100,28 +99,42 @@ def event_lines(run: WorkerRun) -> list[Line]:
     tensors of a file are one line, where the last of them is.
     """
     lines: list[Line] = []
-    mapped: dict[int, tuple[int, str]] = {}  # id → file, tensor
-    touched: dict[int, set[str]] = defaultdict(set)  # file → tensors
+    mappings = _Mappings()
     phase = ""
     for event in run.loading:
         if event.kind is EventKind.PHASE:
             phase = event.name
         elif event.kind is EventKind.BEGIN and event.nbytes:
             lines.append((phase, event.operation.name, event.pool.name, event.name, event.nbytes))
-            if event.operation is Operation.MATERIALISE and event.pool is Pool.FILE:
-                mapped[event.id] = event.file, event.name
-            elif event.operation is not Operation.ASSIGN:
-                for file, name in mapped.values():
-                    if name == event.name:
-                        touched[file].add(name)
-        elif event.kind is EventKind.RELEASE and event.id in mapped:
-            file, _ = mapped.pop(event.id)
-            is_last = all(other != file for other, _ in mapped.values())
-            if is_last and touched.pop(file, None) and lines[-1:] != [_unmapped(phase)]:
+            mappings.begin(event)
+        elif event.kind is EventKind.RELEASE and event.pool is Pool.FILE:
+            if mappings.pages_go_with(event) and lines[-1:] != [_unmapped(phase)]:
                 lines.append(_unmapped(phase))
         elif event.kind is EventKind.RELEASE and event.nbytes:
             lines.append((phase, "RELEASE", event.pool.name, event.name, event.nbytes))
     return lines
+
+
+class _Mappings:
+    """Which tensors are mapped, and of which files any page has been looked at."""
+
+    def __init__(self) -> None:
+        self._mapped: dict[int, tuple[int, str]] = {}  # id → file, tensor
+        self._touched: set[int] = set()
+
+    def begin(self, event: Event) -> None:
+        if event.operation is Operation.MATERIALISE and event.pool is Pool.FILE:
+            self._mapped[event.id] = event.file, event.name
+        elif event.operation is not Operation.ASSIGN:
+            self._touched.update(file for file, name in self._mapped.values() if name == event.name)
+
+    def pages_go_with(self, event: Event) -> bool:
+        """Whether this release is of the last tensor of a file that has pages in memory."""
+        file, _ = self._mapped.pop(event.id, (-1, ""))
+        if file not in self._touched or any(other == file for other, _ in self._mapped.values()):
+            return False
+        self._touched.discard(file)
+        return True
 
 
 def _unmapped(phase: str) -> Line:

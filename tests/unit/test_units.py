@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +18,9 @@ from meminspect.units import (
     parse_bytes,
     parse_count,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 BINARY = {"B": 1, "KiB": KIB, "MiB": MIB, "GiB": GIB, "TiB": 2**40, "PiB": 2**50, "EiB": 2**60}
 DECIMAL = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "PB": 10**15, "EB": 10**18}
@@ -98,7 +103,8 @@ def test_counts(count: int, text: str) -> None:
     [
         ("0", 0), ("8", 8), ("8B", 8), ("8 b", 8), ("8GiB", 8 * GIB), ("8G", 8 * GIB), ("8g", 8 * GIB),
         ("8GB", 8 * 10**9), ("8gb", 8 * 10**9), ("1.5 gib", 3 * GIB // 2), (" 512MiB ", 512 * MIB), ("1k", KIB),
-        ("1kB", 1000), ("1Ki", KIB), ("0.5KiB", 512), ("7EiB", 7 * 2**60), ("2TB", 2 * 10**12), ("9007199254740993", 2**53 + 1),
+        ("1kB", 1000), ("1Ki", KIB), ("0.5KiB", 512), ("7EiB", 7 * 2**60), ("2TB", 2 * 10**12),
+        ("9007199254740993", 2**53 + 1),
     ],
 )  # fmt: skip
 def test_sizes_are_parsed(text: str, nbytes: int) -> None:
@@ -107,7 +113,7 @@ def test_sizes_are_parsed(text: str, nbytes: int) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "G", "-1", "-1GiB", "1e9", "8GiBs", "8XB", "1,5GiB", "1.GiB", ".5G", "0x10", "8 G iB", "8i", "8iB", "inf"],
+    ["", " ", "G", "-1", "-1GiB", "1e9", "8GiBs", "8XB", "1,5GiB", "1.GiB", ".5G", "0x10", "8 G iB", "8i", "8iB"],
 )  # fmt: skip
 def test_what_is_no_size_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(UsageError) as caught:
@@ -133,13 +139,18 @@ def test_a_size_that_was_formatted_is_parsed_to_about_the_same(count: int) -> No
     assert parse_bytes(format_bytes(count)) == pytest.approx(count, rel=0.006, abs=1)
 
 
-@given(st.text(max_size=12))
-def test_any_text_is_parsed_or_refused(text: str) -> None:
-    for parse in (parse_bytes, parse_count):
-        try:
-            assert parse(text) >= 0
-        except UsageError as error:
-            assert text[:40] in error.message
+@pytest.mark.parametrize("parse", [parse_bytes, parse_count])
+@given(text=st.text(max_size=12))
+def test_any_text_is_parsed_or_refused_by_name(parse: Callable[[str], int], text: str) -> None:
+    try:
+        number = parse(text)
+    except UsageError as error:
+        number = 0
+        message = error.message
+    else:
+        message = text
+    assert number >= 0
+    assert text in message
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,11 @@
-"""Events and samples of runs made by hand: small numbers on a baseline of 1000 heap, 500 file and 10 pinned bytes."""
+"""Events and samples of runs made by hand, on a baseline of 1000 heap, 500 file and 10 pinned bytes."""
 
 from __future__ import annotations
 
 from meminspect.capture.records import Event, EventKind, Operation, Pool, Reading, Sample
 
 MS = 1_000_000
+MIB = 1 << 20
 BASE = Reading(1000, 500, 10, 1510)
 
 

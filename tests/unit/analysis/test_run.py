@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from run_events import MS, baseline, begin, end, phase, reading, release, resident, sample
+from run_events import MIB, MS, baseline, begin, end, phase, reading, release, resident, sample
 
 from meminspect.analysis.run import run_document
 from meminspect.capture.records import Event, Operation, Pool, Sample
@@ -40,7 +40,7 @@ KEYS: dict[str, set[str] | None] = {
 
 SPEC = {"strategy": "naive", "repeat_index": 2, "repeat_of": 3}
 COMPLETED = {"outcome": "completed", "message": "", "died_at": None, "exit_status": 0}
-LEDGER = [("read", "materialise", "heap", Item.FLOOR, "a", 300)]
+LEDGER = [("read", "materialise", "heap", Item.FLOOR, "a", 300 * MIB)]
 
 
 @pytest.fixture
@@ -64,22 +64,23 @@ def document(tmp_path: Path) -> Callable[..., Document]:
 
 
 def completed_events() -> list[Event]:
-    tensor = begin(15, Operation.MATERIALISE, Pool.HEAP, 1, "a", 300)
+    tensor = begin(15, Operation.MATERIALISE, Pool.HEAP, 1, "a", 300 * MIB)
     return [
-        baseline(10), phase(11, "read", reading()), tensor, end(16, tensor, reading(heap=300, file=5, mark=350)),
-        resident(20, reading(heap=300, file=25, mark=325)),
-        phase(21, "verify", reading(heap=9000)), release(30, tensor),
+        baseline(10), phase(11, "read", reading()),
+        tensor, end(16, tensor, reading(heap=300 * MIB, file=5 * MIB, mark=350 * MIB)),
+        resident(20, reading(heap=300 * MIB, file=25 * MIB, mark=325 * MIB)),
+        phase(21, "verify", reading(heap=9000 * MIB)), release(30, tensor),
     ]  # fmt: skip
 
 
 def completed_facts() -> dict[str, object]:
-    steady = reading(heap=310, file=20)._asdict()
+    steady = reading(heap=310 * MIB, file=20 * MIB)._asdict()
     return {
         "spec": SPEC,
         "outcome": COMPLETED,
         "returned": {"t_ns": 17 * MS, "started_ns": 12 * MS},
         "resident": {"t_ns": 20 * MS, "started_ns": 12 * MS},
-        "steady": {"live_bytes": 300, "steady": steady, "trimmed": {**steady, "heap_bytes": 1300}},
+        "steady": {"live_bytes": 300, "steady": steady, "trimmed": {**steady, "heap_bytes": 1000 + 300 * MIB}},
         "checkpoint": {
             "tensors": 1,
             "files": [{"bytes": 100, "cached_fraction": 1.0}, {"bytes": 300, "cached_fraction": 1.0}],
@@ -101,8 +102,8 @@ def completed_facts() -> dict[str, object]:
 def test_a_completed_run_has_every_figure(document: Callable[..., Document]) -> None:
     samples = [
         sample(12, reading(), read_bytes=1000, minor_faults=10, major_faults=1),
-        sample(14, reading(heap=100)),
-        sample(19, reading(heap=300, file=20), read_bytes=1400, minor_faults=90, major_faults=3),
+        sample(14, reading(heap=100 * MIB)),
+        sample(19, reading(heap=300 * MIB, file=20 * MIB), read_bytes=1400, minor_faults=90, major_faults=3),
     ]
     run = document(completed_facts(), completed_events(), samples)
     assert run["strategy"] == "naive"
@@ -111,16 +112,20 @@ def test_a_completed_run_has_every_figure(document: Callable[..., Document]) -> 
     assert run["resident_s"] == pytest.approx(0.008)
     assert run["cache"] == {"state": "warm", "fraction_before": 1.0, "fraction_after": 1.0}
     assert run["baseline"] == {"rss_bytes": 1510, "heap_bytes": 1000, "file_bytes": 500}
-    assert run["peak"]["rss_bytes"] == 350
-    assert (run["peak"]["heap_bytes"], run["peak"]["file_bytes"], run["peak"]["pinned_bytes"]) == (300, 25, 0)
+    assert run["peak"]["rss_bytes"] == 350 * MIB
+    assert (run["peak"]["heap_bytes"], run["peak"]["file_bytes"], run["peak"]["pinned_bytes"]) == (
+        300 * MIB,
+        25 * MIB,
+        0,
+    )
     assert run["peak_at"] == {"t_s": pytest.approx(0.006), "phase": "read", "tensor": "a"}
     assert run["bill"] == [
-        {"item": Item.FLOOR, "pool": "heap", "bytes": 300},
-        {"item": Item.UNEXPLAINED, "pool": "heap", "bytes": 50},
+        {"item": Item.FLOOR, "pool": "heap", "bytes": 300 * MIB},
+        {"item": Item.UNEXPLAINED, "pool": "heap", "bytes": 50 * MIB},
     ]
     steady = run["steady"]
-    assert (steady["heap_bytes"], steady["file_bytes"], steady["rss_bytes"]) == (310, 20, 330)
-    assert (steady["trimmed_heap_bytes"], steady["retained_heap_bytes"]) == (300, 10)
+    assert (steady["heap_bytes"], steady["file_bytes"], steady["rss_bytes"]) == (310 * MIB, 20 * MIB, 330 * MIB)
+    assert (steady["trimmed_heap_bytes"], steady["retained_heap_bytes"]) == (300 * MIB, 10 * MIB)
     assert run["theory"] == {"floor_bytes": 300}
     assert run["tensors"] == {
         "expected": 1, "materialised": 1, "verified": 1, "mismatched": 0, "missing": 0, "unexpected": 0,
@@ -205,13 +210,13 @@ def test_a_killed_run_has_the_figures_up_to_its_death(document: Callable[..., Do
     run = document(
         {"spec": SPEC, "outcome": outcome, "checkpoint": {"tensors": 1, "files": []}},
         completed_events()[:3],
-        [sample(14, reading(heap=100)), sample(25, reading(heap=2000, mark=2100))],
+        [sample(14, reading(heap=100 * MIB)), sample(25, reading(heap=2000 * MIB, mark=2100 * MIB))],
     )
     check_keys(run)
     assert run["died_at"] == died_at
-    assert (run["peak"]["rss_bytes"], run["peak"]["heap_bytes"]) == (2100, 2000)
+    assert (run["peak"]["rss_bytes"], run["peak"]["heap_bytes"]) == (2100 * MIB, 2000 * MIB)
     assert run["peak_at"] == {"t_s": pytest.approx(0.015), "phase": "read", "tensor": "a"}
-    assert sum(line["bytes"] for line in run["bill"]) == 2100
+    assert sum(line["bytes"] for line in run["bill"]) == 2100 * MIB
     assert (run["returned_s"], run["resident_s"]) == (None, None)
     assert run["tensors"]["expected"] == 1
     assert run["tensors"]["verified"] is None
@@ -224,7 +229,7 @@ def test_a_run_that_fails_in_verification_keeps_its_measurement(document: Callab
     del facts["tensors"]
     run = document(facts, completed_events())
     check_keys(run)
-    assert run["peak"]["rss_bytes"] == 350
+    assert run["peak"]["rss_bytes"] == 350 * MIB
     assert run["tensors"]["verified"] is None
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from run_events import BASE, MS, baseline, named, phase, reading, resident, sample
+from run_events import BASE, MIB, MS, baseline, named, phase, reading, resident, sample
 
 from meminspect.analysis.window import Window, samples_between, window
 from meminspect.capture.records import Event, Reading, Sample
@@ -24,13 +24,23 @@ def test_the_peak_is_the_highest_mark_above_the_baselines_rss() -> None:
         [
             baseline(10),
             phase(11, "read", reading()),
-            named(12, "any", reading(heap=100, mark=700)),
-            named(13, "any", reading(heap=50, mark=300)),
-            resident(14, reading(heap=50, mark=60)),
+            named(12, "any", reading(heap=100 * MIB, mark=700 * MIB)),
+            named(13, "any", reading(heap=50 * MIB, mark=300 * MIB)),
+            resident(14, reading(heap=50 * MIB, mark=60 * MIB)),
         ]
     )
-    assert window.peak_rss_bytes == 700
+    assert window.peak_rss_bytes == 700 * MIB
     assert window.peak.t_ns == 12 * MS
+
+
+def test_the_peak_is_where_it_was_first_seen_and_as_high_as_it_was_ever_seen() -> None:
+    # given a plateau that later readings see a page higher
+    page = 4096
+    marks = [500 * MIB, 700 * MIB, 700 * MIB + page, 700 * MIB + 2 * page]
+    events = [named(11 + index, "any", reading(heap=mark)) for index, mark in enumerate(marks)]
+    window = cut([baseline(10), *events, resident(20, reading(heap=700 * MIB))])
+    assert window.peak.t_ns == 12 * MS
+    assert window.peak_rss_bytes == 700 * MIB + 2 * page
 
 
 def test_marks_from_before_the_baseline_and_after_resident_do_not_count() -> None:

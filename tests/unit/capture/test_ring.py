@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from event_examples import Ring, events, numbered
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meminspect.capture.records import Event, EventKind
@@ -37,6 +37,7 @@ def test_any_event_packed_and_unpacked_is_the_same(event: Event) -> None:
     assert unpack(pack(event)[PREFIX_BYTES:]) == event
 
 
+@settings(deadline=None)
 @given(events)
 def test_any_event_through_a_ring_is_the_same(event: Event) -> None:
     with ring() as pair:
@@ -63,6 +64,7 @@ def test_records_lie_on_multiples_of_eight_bytes() -> None:
     assert {len(pack(numbered(0, "x" * length))) % 8 for length in range(20)} == {0}
 
 
+@settings(deadline=None)
 @given(st.lists(st.one_of(st.integers(0, 300), st.none()), max_size=120))
 def test_a_small_ring_hands_over_in_order_what_it_had_room_for_and_counts_the_rest(actions: list[int | None]) -> None:
     """An integer writes an event with a name that long, None drains."""
@@ -123,6 +125,7 @@ def test_a_drain_that_is_given_up_half_way_goes_on_where_it_stopped() -> None:
         assert [event.id for event in pair.reader.drain()] == [1, 2, 3]
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_a_torn_record_stops_the_reader_until_it_is_whole(data: st.DataObject) -> None:
     with ring() as pair:

@@ -18,7 +18,7 @@ from golden_capture import (
     relative_samples,
     write_capture,
 )
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meminspect.capture.records import Event, EventKind, Sample
@@ -61,6 +61,7 @@ def test_what_is_written_is_read_with_times_from_the_runs_start(path: Path) -> N
         assert capture.ledger() == list(LEDGER)
 
 
+@settings(deadline=None, max_examples=40)  # each makes a database
 @given(st.lists(events.filter(lambda event: abs(event.t_ns) < 2**62), max_size=5))
 def test_any_events_are_read_as_they_were_written(written: list[Event]) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -72,6 +73,7 @@ def test_any_events_are_read_as_they_were_written(written: list[Event]) -> None:
             assert [event for _, event in capture.events()] == written
 
 
+@settings(deadline=None, max_examples=40)
 @given(st.builds(Sample, st.integers(0, 2**62), *[_counts] * 5, *[st.none() | _counts] * 4))
 def test_any_sample_is_read_as_it_was_written(sample: Sample) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -6,5 +6,5 @@ from strategy_tasks import Tasks
 
 @pytest.fixture(scope="session")
 def tasks(tmp_path_factory: pytest.TempPathFactory) -> Tasks:
-    """Small checkpoints by name, and what is to be done with them: tasks(name, dtype="bfloat16")."""
+    """Small checkpoints, by name and options, as tasks."""
     return Tasks(tmp_path_factory.mktemp("strategy-tasks"))

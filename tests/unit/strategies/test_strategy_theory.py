@@ -177,13 +177,12 @@ def test_memory_that_several_tensors_share_is_counted_once(tasks: Tasks) -> None
 
 def test_a_cast_unties(tasks: Tasks) -> None:
     task = tasks("odd pth", dtype="bfloat16")
-    cast = {step.tensor: step.nbytes for step in STRATEGIES["meta-assign"].ledger(task) if step.phase == "cast"}
-    assert cast["first.weight"] == cast["tied.weight"] == 40 * 8 * 2
+    cast = [step for step in STRATEGIES["meta-assign"].ledger(task) if step.phase == "cast" and step.delta_bytes > 0]
+    tied = [step.nbytes for step in cast if step.tensor in ("first.weight", "tied.weight")]
+    assert tied == [40 * 8 * 2] * 2
     whole = sum(
         bytes_of(task.target_dtype(parameter), parameter.elements) for parameter in task.architecture.parameters
     )
-    kept = next(tensor for tensor in task.checkpoint.tensors if tensor.name == "a.x")  # is bfloat16 already
-    assert kept.storage.nbytes == kept.nbytes
     assert theory("meta-assign", task).steady.heap_bytes == whole
 
 
@@ -224,5 +223,6 @@ def test_every_cell_of_the_matrix_balances(id_: str, name: str, options: dict[st
     steady = (found.steady.heap_bytes or 0) + (found.steady.file_bytes or 0)
     assert steady <= found.peak_rss_bytes
     assert found.floor_bytes == task.floor_bytes <= max(steady, found.peak_rss_bytes)
-    assert {step.tensor for step in steps} == {parameter.name for parameter in task.architecture.parameters}
+    untied = {parameter.name for parameter in task.architecture.parameters if parameter.tied_to is None}
+    assert untied <= {step.tensor for step in steps} <= {parameter.name for parameter in task.architecture.parameters}
     assert all(bool(step.item) == (step.pool is not Pool.NONE) for step in steps)

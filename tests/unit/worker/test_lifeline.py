@@ -19,7 +19,7 @@ WORK
 """
 BUSY = "while True: pass"
 BLOCKED = "import os; os.read(os.pipe()[0], 1)"
-DEAF = "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65)); print('deaf', flush=True); import os; os.read(os.pipe()[0], 1)"
+DEAF = f"import signal; signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65)); print('deaf', flush=True); {BLOCKED}"
 
 
 def start(work: str, lifeline: int) -> subprocess.Popen[bytes]:
