@@ -14,7 +14,8 @@ _TOO_MUCH = 2.0**63  # what no file system and no address space holds
 
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 _DECIMAL = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgtpe]?)(i?)b?\s*", re.IGNORECASE)
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgtpe])(i?))?b?\s*", re.IGNORECASE)
+_COUNTS = ((10**12, "T"), (10**9, "B"), (10**6, "M"))
 _COUNT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmbt]?)\s*", re.IGNORECASE)
 
 
@@ -24,7 +25,7 @@ def format_bytes(count: int | float | None, *, decimal: bool = False) -> str:
         return "–"
     base, names = (1000, _DECIMAL) if decimal else (1024, _BINARY)
     value, power = float(count), 0
-    while abs(value) >= base and power < len(names) - 1:
+    while power < len(names) - 1 and round(abs(value), 2 if power else 0) >= base:
         value, power = value / base, power + 1
     return f"{value:.0f} B" if power == 0 else f"{value:.2f} {names[power]}"
 
@@ -38,11 +39,11 @@ def format_duration(seconds: float | None) -> str:
     """Format a duration: ``850 µs``, ``12.3 ms``, ``4.56 s``, ``2:05 min``; ``–`` for None."""
     if seconds is None:
         return "–"
-    if seconds < 1e-3:
+    if round(seconds * 1e6) < 1000:
         return f"{seconds * 1e6:.0f} µs"
-    if seconds < 1:
+    if round(seconds * 1e3, 1) < 1000:
         return f"{seconds * 1e3:.1f} ms"
-    if seconds < 60:
+    if round(seconds, 2) < 60:
         return f"{seconds:.2f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}:{rest:02d} min"
@@ -50,10 +51,10 @@ def format_duration(seconds: float | None) -> str:
 
 def format_count(count: int) -> str:
     """Format a count of things, as parameters: ``6.74 B``, ``124.44 M``, ``512``."""
-    for size, name in ((10**12, "T"), (10**9, "B"), (10**6, "M")):
-        if count >= size:
-            return f"{count / size:.2f} {name}"
-    return f"{count:,}"
+    if count < 10**6:
+        return f"{count:,}"
+    size, name = next((size, name) for size, name in _COUNTS if round(count / size, 2) >= 1)
+    return f"{count / size:.2f} {name}"
 
 
 def parse_bytes(text: str) -> int:
@@ -85,7 +86,7 @@ def parse_count(text: str) -> int:
 
 
 def _whole(text: str, number: str, factor: int) -> int:
-    value = float(number) * factor
+    value = int(number) * factor if number.isdecimal() else float(number) * factor
     if value >= _TOO_MUCH:
         raise UsageError(f"'{text[:40]}' is beyond all measure")
     return int(value)

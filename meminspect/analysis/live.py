@@ -51,6 +51,7 @@ class _Replay:
 
     def __init__(self) -> None:
         self.phase = ""
+        self.total_bytes = 0
         self._heap: dict[int, tuple[str, Event]] = {}  # id → phase in which it was begun, event
         self._mapped: dict[int, Event] = {}
         self._touched: dict[int, dict[str, tuple[str, int]]] = defaultdict(dict)  # file → tensor → phase, bytes
@@ -78,17 +79,22 @@ class _Replay:
         if event.operation in (Operation.COPY, Operation.TOUCH) or event.pool is Pool.HEAP:
             # Whatever reads a mapped tensor's values makes its pages resident.
             for source in self._mapped.values():
-                if source.name == event.name:
-                    self._touched[source.file].setdefault(source.name, (self.phase, source.nbytes))
+                tensors = self._touched[source.file]
+                if source.name == event.name and source.name not in tensors:
+                    tensors[source.name] = (self.phase, source.nbytes)
+                    self.total_bytes += source.nbytes
         if event.operation is Operation.MATERIALISE:
             self._heap[event.id] = (self.phase, event)
+            self.total_bytes += event.nbytes
 
     def _release(self, event: Event) -> None:
-        self._heap.pop(event.id, None)
+        if event.id in self._heap:
+            self.total_bytes -= self._heap.pop(event.id)[1].nbytes
         source = self._mapped.pop(event.id, None)
         # A mapping's pages go when its last tensor does.
         if source is not None and all(other.file != source.file for other in self._mapped.values()):
-            self._touched.pop(source.file, None)
+            tensors = self._touched.pop(source.file, {})
+            self.total_bytes -= sum(nbytes for _, nbytes in tensors.values())
 
 
 def bill(
@@ -99,22 +105,18 @@ def bill(
     Args:
         events: the run's events.
         ledger: the theory's rows; they give names to lines, never sizes to them.
-        t_ns: the moment of the peak.
+        t_ns: when the peak was read off the high-water mark. It lies between the worker's reading before that and it,
+            where most was in memory.
         baseline_ns: the moment of the baseline.
         peak_rss_bytes: the measured peak above the baseline.
 
     Returns:
         Lines that sum to the measurement; the last, signed, is what no event explains.
     """
-    replay = _Replay()
-    for event in events:
-        if event.t_ns > t_ns:
-            break
-        if event.t_ns >= baseline_ns:
-            replay.apply(event)
+    resident = _most_resident([event for event in events if baseline_ns <= event.t_ns < t_ns])
     shares = _shares(ledger)
     sums: dict[tuple[str, Pool], int] = defaultdict(int)
-    for phase, pool, tensor, nbytes in replay.resident():
+    for phase, pool, tensor, nbytes in resident:
         items = shares.get((phase, pool.name.lower(), tensor))
         if not items:
             continue
@@ -129,6 +131,20 @@ def bill(
     lines.sort(key=lambda line: -line.nbytes)
     explained = sum(line.nbytes for line in lines)
     return (*lines, BillLine(Item.UNEXPLAINED, "heap", peak_rss_bytes - explained))
+
+
+def _most_resident(events: Sequence[Event]) -> list[tuple[str, Pool, str, int]]:
+    """What was resident when most was, from the last event with a reading on."""
+    last = max((index for index, event in enumerate(events) if event.reading is not None), default=0)
+    replay = _Replay()
+    for event in events[: last + 1]:
+        replay.apply(event)
+    most, resident = replay.total_bytes, list(replay.resident())
+    for event in events[last + 1 :]:
+        replay.apply(event)
+        if replay.total_bytes > most:
+            most, resident = replay.total_bytes, list(replay.resident())
+    return resident
 
 
 def _shares(ledger: Iterable[LedgerRow]) -> dict[tuple[str, str, str], dict[str, int]]:

@@ -97,6 +97,11 @@ def _vram_above_first(samples: Sequence[Sample]) -> int | None:
     return max(readings) - readings[0] if readings else None
 
 
+def _vram_at_the_end(samples: Sequence[Sample]) -> int | None:
+    readings = [sample.vram_used_bytes for sample in samples if sample.vram_used_bytes is not None]
+    return readings[-1] - readings[0] if readings else None
+
+
 def _peak_at(cut: Window | None, events: Sequence[Event]) -> dict[str, Any]:
     if cut is None:
         return {"t_s": None, "phase": None, "tensor": None}
@@ -115,7 +120,7 @@ def _steady(cut: Window | None, steady: Mapping[str, Any] | None, samples: Seque
         **_NO_POOLS,
         **pools,
         "rss_bytes": sum(pools.values()),
-        "vram_used_bytes": _vram_above_first(samples_between(samples, cut.baseline.t_ns, cut.end_ns)[-1:]),
+        "vram_used_bytes": _vram_at_the_end(samples_between(samples, cut.baseline.t_ns, cut.end_ns)),
         "retained_heap_bytes": pools["heap_bytes"] - trimmed,
         "trimmed_heap_bytes": trimmed,
     }

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Moment", "PoolPeaks", "Window", "window"]
 
+_SAMPLE_NS = 1_000_000  # longer than a reading takes
 _RESOLUTION = 1 << 20  # a process's counters lag by up to some 256 KiB for each processor
-_SETTLING_NS = 1_000_000  # a sample this close after the baseline may have read the mark before it was reset
 
 
 class Moment(NamedTuple):
@@ -98,6 +98,8 @@ def window(events: Sequence[Event], samples: Sequence[Sample]) -> Window | None:
     end = _named(events, "resident")
     last_ns = max(events[-1].t_ns, samples[-1].t_ns if samples else 0)
     end_ns = last_ns if end is None else end.t_ns
+    # A sample bears the time at which its reading began: the last one may have ended beyond the end, and is not needed.
+    last_sample_ns = end_ns if end is None else end_ns - _SAMPLE_NS
     start = Moment(baseline.t_ns, baseline.reading._replace(high_water_bytes=baseline.reading.rss_bytes))
     inside = [
         Moment(event.t_ns, event.reading)
@@ -107,7 +109,7 @@ def window(events: Sequence[Event], samples: Sequence[Sample]) -> Window | None:
     inside += [
         Moment(sample.t_ns, Reading(sample.heap_bytes, sample.file_bytes, sample.pinned_bytes, sample.high_water_bytes))
         for sample in samples
-        if baseline.t_ns + _SETTLING_NS < sample.t_ns <= end_ns
+        if baseline.t_ns < sample.t_ns <= last_sample_ns
     ]
     return Window(start, end_ns, (start, *sorted(inside, key=lambda moment: moment.t_ns)))
 

@@ -21,7 +21,7 @@ CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 
 -- What the supervisor saw from outside, every few milliseconds.
 CREATE TABLE samples (
-    t_ns INTEGER NOT NULL,
+    t_ns INTEGER NOT NULL,              -- when the reading began
     heap_bytes INTEGER NOT NULL,        -- RssAnon
     file_bytes INTEGER NOT NULL,        -- RssFile
     pinned_bytes INTEGER NOT NULL,      -- RssShmem
@@ -32,6 +32,7 @@ CREATE TABLE samples (
     major_faults INTEGER,
     vram_used_bytes INTEGER             -- of the device, by the driver
 );
+CREATE INDEX samples_by_time ON samples (t_ns);
 
 -- What the worker reported from inside, in the order it happened.
 CREATE TABLE events (

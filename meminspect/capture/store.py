@@ -45,7 +45,9 @@ class CaptureWriter:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             # The schema goes in before WAL: in WAL mode a copy of the lone file would have no tables.
-            self._db.executescript(f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; {DDL}")
+            self._db.executescript(
+                f"BEGIN; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; {DDL} COMMIT;"
+            )
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = NORMAL")
         except (OSError, sqlite3.Error) as error:
@@ -53,13 +55,15 @@ class CaptureWriter:
 
     def fact(self, name: str, value: object) -> None:
         """Store a JSON document under a name, replacing what it held."""
-        self._db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, json.dumps(value)))
+        with self._transaction():
+            self._db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, json.dumps(value)))
 
     def ledger(self, rows: Iterable[tuple[str, str, str, str, str, int]]) -> None:
         """Store the theory's steps: phase, operation, pool, item, tensor, bytes."""
-        self._db.executemany(
-            "INSERT INTO ledger (phase, operation, pool, item, tensor, bytes) VALUES (?, ?, ?, ?, ?, ?)", rows
-        )
+        with self._transaction():
+            self._db.executemany(
+                "INSERT INTO ledger (phase, operation, pool, item, tensor, bytes) VALUES (?, ?, ?, ?, ?, ?)", rows
+            )
 
     def append(self, samples: Sequence[Sample], events: Sequence[Event], log: Sequence[LogLine]) -> None:
         """Append in one transaction, so that a reader sees a moment whole.
@@ -95,14 +99,16 @@ class CaptureWriter:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
         try:
+            self._db.execute("BEGIN IMMEDIATE")
             yield
-        except BaseException:
+            self._db.execute("COMMIT")
+        except BaseException as error:
             with contextlib.suppress(sqlite3.Error):
                 self._db.execute("ROLLBACK")
+            if isinstance(error, sqlite3.Error):
+                raise CaptureError(f"cannot write to the capture: {error}") from error
             raise
-        self._db.execute("COMMIT")
 
     def _event_row(self, event: Event) -> tuple[object, ...]:
         self._seq += 1
@@ -130,18 +136,15 @@ class CaptureReader:
             raise CaptureError(f"{path}: no such capture", "`meminspect run` writes one and prints its path")
         try:
             self._db = sqlite3.connect(self._openable(path), isolation_level=None, timeout=5)
-            application, version = (
-                self._db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
-            )
         except (OSError, sqlite3.Error) as error:
             self._discard_copy()
             raise CaptureError(f"{path} is not a readable capture: {error}") from error
-        if application != APPLICATION_ID:
-            self.close()
-            raise CaptureError(f"{path} is not a meminspect capture")
-        if version > VERSION:
-            self.close()
-            raise CaptureError(f"{path} was written by a newer meminspect (schema {version})", "upgrade meminspect")
+        try:
+            self._check()
+        except CaptureError:
+            self._db.close()
+            self._discard_copy()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -153,27 +156,26 @@ class CaptureReader:
 
     def fact(self, name: str) -> Any:
         """The JSON document stored under a name; None where there is none (yet)."""
-        row = self._db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
-        return None if row is None else json.loads(row[0])
+        rows = self._rows("SELECT value FROM facts WHERE name = ?", name)
+        return json.loads(rows[0][0]) if rows else None
 
     def samples(self, after_t_ns: int = -1) -> list[Sample]:
         """Samples later than a time, in order."""
-        rows = self._db.execute("SELECT * FROM samples WHERE t_ns > ? ORDER BY t_ns", (after_t_ns,))
+        rows = self._rows("SELECT * FROM samples WHERE t_ns > ? ORDER BY t_ns", after_t_ns)
         return [Sample(*row) for row in rows]
 
     def events(self, after_seq: int = 0) -> list[tuple[int, Event]]:
         """Sequence number and event of everything later than a sequence number, in order."""
-        rows = self._db.execute("SELECT * FROM events WHERE seq > ? ORDER BY seq", (after_seq,))
+        rows = self._rows("SELECT * FROM events WHERE seq > ? ORDER BY seq", after_seq)
         return [(row[0], _event(row)) for row in rows]
 
     def log(self) -> list[LogLine]:
         """What the worker's code printed, in order."""
-        return [LogLine(*row) for row in self._db.execute("SELECT * FROM log ORDER BY rowid")]
+        return [LogLine(*row) for row in self._rows("SELECT * FROM log ORDER BY rowid")]
 
     def ledger(self) -> list[tuple[str, str, str, str, str, int]]:
         """The theory's steps: phase, operation, pool, item, tensor, bytes."""
-        rows = self._db.execute("SELECT phase, operation, pool, item, tensor, bytes FROM ledger ORDER BY step")
-        return rows.fetchall()
+        return self._rows("SELECT phase, operation, pool, item, tensor, bytes FROM ledger ORDER BY step")
 
     def finish(self, outcome: object) -> None:
         """Give a capture whose supervisor is gone its outcome and fold it into one file."""
@@ -182,8 +184,31 @@ class CaptureReader:
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             self._db.execute("PRAGMA journal_mode = DELETE")
 
+    def _check(self) -> None:
+        try:
+            application, version = (
+                self._db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
+            )
+        except sqlite3.Error as error:
+            raise CaptureError(f"{self.path} is not a readable capture: {error}") from error
+        if application != APPLICATION_ID:
+            raise CaptureError(f"{self.path} is not a meminspect capture")
+        if version > VERSION:
+            raise CaptureError(
+                f"{self.path} was written by a newer meminspect (schema {version})", "upgrade meminspect"
+            )
+
+    def _rows(self, query: str, *values: object) -> list[Any]:
+        try:
+            return self._db.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise CaptureError(f"{self.path} is damaged: {error}") from error
+
     def close(self) -> None:
         """Close the file and drop the private copy, if there is one."""
+        with contextlib.suppress(sqlite3.Error):  # closed under our eyes, it could not leave WAL: the last one out does
+            if self._db.execute("SELECT 1 FROM facts WHERE name = 'outcome'").fetchone():
+                self._db.execute("PRAGMA journal_mode = DELETE")
         self._db.close()
         self._discard_copy()
 

@@ -121,7 +121,7 @@ def _read_state_dict(archive: _Archive) -> tuple[tuple[StoredTensor, ...], tuple
     ignored = {name: value for name, value in root.items() if name not in found}
     if ignored and not found:
         raise _no_tensors(archive.file, ignored)
-    tensors = sorted((archive.tensor(*item) for item in found.items()), key=lambda tensor: tensor.file_offset)
+    tensors = [archive.tensor(*item) for item in found.items()]
     lazy = [name for name, value in found.items() if value.lazy]
     return tuple(tensors), (*_warn_values(ignored, lazy), *_warn_records(archive, tensors))
 

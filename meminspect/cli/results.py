@@ -72,7 +72,9 @@ def sentence(run: Run, *, decimal: bool) -> str:
     place = f" in '{run['peak_at']['phase']}'" + (f" at {run['peak_at']['tensor']}" if run["peak_at"]["tensor"] else "")
     words = f"{name} peaked at {format_bytes(peak, decimal=decimal)}{times},{place}"
     wrong = run["tensors"]["mismatched"]
-    return f"{words}; {wrong} tensors differ from the checkpoint" if wrong else words
+    if wrong:
+        words += f"; {wrong} tensors differ from the checkpoint"
+    return f"{words}; {run['message']}" if run["message"] else words
 
 
 def bill(run: Run, *, decimal: bool) -> str:

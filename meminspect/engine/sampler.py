@@ -77,9 +77,9 @@ class Sampler(threading.Thread):
             self._stop_requested.wait(max(0.0, due - time.monotonic()))
 
     def _sample(self, *, slow: bool) -> Sample:
+        t_ns = time.monotonic_ns()  # before the reading: whatever it tells had happened by its end, not by its start
         reading, swap_bytes = self._memory.reading_and_swap()
         self.last_rss_bytes = reading.rss_bytes
-        t_ns = time.monotonic_ns()
         if not slow:
             return Sample(t_ns, *reading[:3], swap_bytes, reading.high_water_bytes)
         minor, major = self._memory.faults() or (None, None)

@@ -109,6 +109,8 @@ def _run(spec: RunSpec, writer: CaptureWriter, cancel_when_readable: tuple[int, 
     with tiny_twin(task) as tiny:
         outcome = _run_worker(spec, writer, tiny, theory.peak.heap_bytes or 0, nvml, cancel_when_readable)
     writer.fact("cache_after", _fraction(task))
+    if outcome["outcome"] == "completed":
+        outcome["message"] = strategy.remark(task)
     return outcome
 
 

@@ -34,16 +34,16 @@ def _ledger(task: LoadTask) -> Iterator[Step]:
     if not task.checkpoint.parallel_files:
         yield from steps.copy(task, sources, tensors)
         for tensor in tensors:
-            yield from sources.drop("finalise", tensor)
+            yield from sources.drop("copy", tensor)
         return
     yield from steps.join(task, sources, Item.DUPLICATE)
     yield from steps.copy(task, sources, task.tensors_by_file[0])
     for name, pieces in task.pieces.items():
         if task.split_dims[name] is None:
-            yield from sources.drop("finalise", pieces[0])
+            yield from sources.drop("copy", pieces[0])
         else:
             whole = sum(piece.nbytes for piece in pieces)
-            yield Step("finalise", Operation.RELEASE, Pool.HEAP, Item.DUPLICATE, name, whole)
+            yield Step("copy", Operation.RELEASE, Pool.HEAP, Item.DUPLICATE, name, whole)
 
 
 STRATEGY = Strategy(
@@ -53,4 +53,5 @@ STRATEGY = Strategy(
     bad="holds a random model and the checkpoint at once: 3 × a float16 checkpoint",
     recipe=_recipe,
     ledger=_ledger,
+    casts=False,
 )

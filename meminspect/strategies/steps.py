@@ -29,11 +29,13 @@ class Sources:
         self.pool = pool
         self.item = item
         self._users: Counter[object] = Counter()
+        self._names: dict[Storage, str] = {}
         self._resident: dict[object, dict[Storage, Step]] = defaultdict(dict)
 
     def add(self, tensor: StoredTensor) -> Iterator[Step]:
         """Read or map a tensor; a storage that an earlier one brought in is there already."""
         new = not self._users[tensor.storage]
+        self._names.setdefault(tensor.storage, tensor.name)
         self._users[tensor.storage] += 1
         self._users[tensor.storage.file] += 1
         if new:
@@ -41,6 +43,10 @@ class Sources:
             yield step
             if self.pool is Pool.HEAP:
                 self._resident[tensor.storage][tensor.storage] = step
+
+    def name_of(self, tensor: StoredTensor) -> str:
+        """The first tensor of a storage, whose name the storage goes by."""
+        return self._names[tensor.storage]
 
     def use(self, phase: str, tensor: StoredTensor, item: str = "") -> Iterator[Step]:
         """Look at a tensor's bytes, which makes a mapping's pages resident."""
@@ -102,7 +108,7 @@ def copy(task: LoadTask, sources: Sources, tensors: Iterable[StoredTensor]) -> I
         if tensor is not None:
             yield from sources.use("copy", tensor)
             nbytes = bytes_of(tensor.dtype, parameter.elements)
-            yield Step("copy", Operation.COPY, Pool.NONE, "", parameter.name, nbytes)
+            yield Step("copy", Operation.COPY, Pool.NONE, "", parameter.tied_to or parameter.name, nbytes)
 
 
 def assign(task: LoadTask) -> Iterator[Step]:
@@ -129,7 +135,8 @@ def into_final_form(task: LoadTask, sources: Sources) -> Iterator[Step]:
         if not joined:
             yield from sources.use("cast", pieces[0])
         elements = sum(piece.elements for piece in pieces) if joined else pieces[0].elements
-        yield Step("cast", Operation.MATERIALISE, Pool.HEAP, Item.FLOOR, name, bytes_of(dtype, elements))
+        owner = sources.name_of(pieces[0]) if not joined else name
+        yield Step("cast", Operation.MATERIALISE, Pool.HEAP, Item.FLOOR, owner, bytes_of(dtype, elements))
         if joined:
             stored = sum(piece.nbytes for piece in pieces)
             yield Step("cast", Operation.RELEASE, Pool.HEAP, Item.STAGING, name, stored)

@@ -27,10 +27,18 @@ class Strategy:
     bad: str  # what it costs
     recipe: Callable[[LoadTask], str]  # the PyTorch that a user would paste, which is what is executed
     ledger: Callable[[LoadTask], Iterator[Step]]  # every allocation and release, in order
+    casts: bool = True  # whether the loaded model has the dtype that was asked for
 
     def theory(self, task: LoadTask) -> Theory:
         """What loading this task must cost."""
         return evaluate(self.ledger(task), task.floor_bytes)
+
+    def remark(self, task: LoadTask) -> str:
+        """In one sentence what a user may not expect of the loaded model; empty when it is as asked for."""
+        dtype, built = task.options.dtype, task.options.init_dtype
+        if self.casts or dtype in (None, built):
+            return ""
+        return f"the model stays in {built}, which it was built in: this strategy does not cast to {dtype}"
 
     def why_not(self, task: LoadTask) -> str | None:
         """In one sentence why this task cannot be loaded this way; None when it can."""

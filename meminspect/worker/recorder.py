@@ -11,6 +11,7 @@ import statistics
 import threading
 import time
 from array import array
+from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from meminspect.capture.records import Event, EventKind, Operation, Pool, Reading
@@ -38,6 +39,8 @@ class Recorder:
         self._memory = memory
         # Re-entrant: a release may strike, through the garbage collector, while an event is being written.
         self._lock = threading.RLock()
+        self._waiting: deque[bytes] = deque()
+        self._writing = False
         self._next_id = 0
         self._in_flight: dict[int, bool] = {}  # id → whether another operation overlapped it
         self._event_ns = array("d")
@@ -137,11 +140,19 @@ class Recorder:
             reading = self._memory.reading() if read else None
             if read and reset:
                 self._memory.reset_high_water()
-            self._ring.write(
-                pack(Event(started_ns, kind, operation, pool, id_, nbytes, file, offset, exact, reading, name, detail))
+            self._write(
+                Event(started_ns, kind, operation, pool, id_, nbytes, file, offset, exact, reading, name, detail)
             )
         self._event_ns.append(time.monotonic_ns() - started_ns)
 
     def _write(self, event: Event) -> None:
         with self._lock:
-            self._ring.write(pack(event))
+            self._waiting.append(pack(event))
+            if self._writing:  # we have struck in the middle of a write, which takes this one along
+                return
+            self._writing = True
+            try:
+                while self._waiting:
+                    self._ring.write(self._waiting.popleft())
+            finally:
+                self._writing = False

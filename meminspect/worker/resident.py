@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import ctypes
 import mmap
 from typing import TYPE_CHECKING, Final
@@ -25,11 +26,18 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def storages(model: nn.Module) -> Iterator[tuple[str, torch.UntypedStorage]]:
     """Each distinct storage of the model's parameters and buffers, under the first name that uses it."""
     seen: set[int] = set()
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+    for name, tensor in _in_loading_order(model):
         storage = tensor.untyped_storage()
         if storage.device.type == "cpu" and storage.data_ptr() not in seen and storage.nbytes():
             seen.add(storage.data_ptr())
             yield name, storage
+
+
+def _in_loading_order(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    for prefix, module in model.named_modules():
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None:
+                yield f"{prefix}.{name}" if prefix else name, tensor
 
 
 def live_bytes(model: nn.Module) -> int:
@@ -40,10 +48,11 @@ def live_bytes(model: nn.Module) -> int:
 def touch(model: nn.Module, recorder: Recorder) -> None:
     """Touch every page of every parameter and buffer; those that are mapped from a file are reported."""
     recorder.phase("touch")
-    mapped = _mapped_ranges()
+    starts, ends = zip(*_mapped_ranges(), strict=True)  # never empty: the interpreter itself is mapped
     for name, storage in storages(model):
         address, nbytes = storage.data_ptr(), storage.nbytes()
-        if not any(start <= address < end for start, end in mapped):
+        below = bisect.bisect_right(starts, address) - 1
+        if below < 0 or address >= ends[below]:
             _populate(address, nbytes)
             continue
         id_ = recorder.begin(Operation.TOUCH, Pool.FILE, name, nbytes)
@@ -52,7 +61,7 @@ def touch(model: nn.Module, recorder: Recorder) -> None:
 
 
 def _mapped_ranges() -> list[tuple[int, int]]:
-    """Address ranges that are mapped from regular files (`man 5 proc`, /proc/pid/maps)."""
+    """Address ranges that are mapped from files, in ascending order (`man 5 proc`, /proc/pid/maps)."""
     ranges = []
     with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:  # noqa: PTH123 - procfs
         for line in maps:

@@ -77,7 +77,8 @@ def _equal(tensor: torch.Tensor, stored: StoredTensor, files: list[int]) -> bool
         whole = torch.frombuffer(_read(descriptor, stored.file_offset, extent * dtype.itemsize), dtype=dtype)
         return _same(tensor, whole.as_strided(stored.shape, stored.strides).to(tensor.dtype))
     # Row by row of a [rows, elements] view, as many rows at a time as fit into the buffer.
-    rows = tensor.reshape(tensor.shape[0], -1) if tensor.dim() > 1 and stored.elements else tensor.reshape(-1, 1)
+    flat = tensor.is_contiguous() or tensor.dim() < 2 or not stored.elements
+    rows = tensor.reshape(-1, 1) if flat else tensor.reshape(tensor.shape[0], -1)
     width = rows.shape[1] * dtype.itemsize
     step = max(1, _CHUNK_BYTES // max(width, 1))
     for row in range(0, rows.shape[0], step):

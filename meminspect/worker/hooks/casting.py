@@ -37,7 +37,8 @@ def watch(tracker: Tracker) -> Iterator[None]:
     def watched_to(to: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(to)
         def call(self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-            dtype = next((value for value in (*args, *kwargs.values()) if isinstance(value, torch.dtype)), self.dtype)
+            wanted = (value.dtype if isinstance(value, torch.Tensor) else value for value in (*args, *kwargs.values()))
+            dtype = next((value for value in wanted if isinstance(value, torch.dtype)), self.dtype)
             name = tracker.name_of(self) if dtype != self.dtype else ""
             if not name:
                 return to(self, *args, **kwargs)  # type: ignore[no-any-return]

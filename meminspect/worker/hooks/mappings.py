@@ -36,7 +36,9 @@ def watch(tracker: Tracker) -> Iterator[None]:
 
     def watched_getitem(getitem: Callable[..., Any]) -> Callable[..., Any]:
         def call(self: torch.UntypedStorage, index: Any) -> Any:
-            file = file_at.get(self.data_ptr(), -1) if isinstance(index, slice) else -1
+            if not isinstance(index, slice) or index.stop == (index.start or 0):  # an empty tensor has no memory
+                return getitem(self, index)
+            file = file_at.get(self.data_ptr(), -1)
             tensor = tracker.at_offset(file, index.start or 0) if file >= 0 else None
             if tensor is None:
                 return getitem(self, index)

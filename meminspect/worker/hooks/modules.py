@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -30,7 +31,7 @@ class Planned(NamedTuple):
     detail: str
 
 
-ConstructionPlan = list[Planned]
+ConstructionPlan = dict[tuple[Any, int], Planned]  # (function, how often it has been called before) → what it makes
 
 
 class _Planner(TorchFunctionMode):
@@ -38,15 +39,24 @@ class _Planner(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.made: list[torch.Tensor] = []
+        self.made: dict[tuple[Any, int], torch.Tensor] = {}
+        self._calls: Counter[Any] = Counter()
+        self._seen: set[int] = set()
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        if func in _device_constructors():
-            self.made.append(result)
+        if isinstance(result, torch.Tensor) and result.untyped_storage()._cdata not in self._seen:
+            self._seen.add(result.untyped_storage()._cdata)
+            self.made[_plain(func), self._calls[_plain(func)]] = result
+        self._calls[_plain(func)] += 1
         return result
+
+
+def _plain(func: Any) -> Any:
+    """The function itself: torch looks methods up by name, and may find one that a hook has replaced."""
+    return getattr(func, "__wrapped__", func)
 
 
 def plan_construction(build: Callable[[], nn.Module]) -> ConstructionPlan:
@@ -55,10 +65,11 @@ def plan_construction(build: Callable[[], nn.Module]) -> ConstructionPlan:
     with planner, torch.device("meta"):
         model = build()
     names = {tensor.untyped_storage()._cdata: name for name, tensor in _tensors(model)}
-    return [
-        Planned(names.get(made.untyped_storage()._cdata, ""), made.nbytes, describe(str(made.dtype), tuple(made.shape)))
-        for made in planner.made
-    ]
+    return {
+        call: Planned(name, made.nbytes, describe(str(made.dtype), tuple(made.shape)))
+        for call, made in planner.made.items()
+        if (name := names.get(made.untyped_storage()._cdata, ""))
+    }
 
 
 class _Construction(TorchFunctionMode):
@@ -67,17 +78,18 @@ class _Construction(TorchFunctionMode):
     def __init__(self, tracker: Tracker, plan: ConstructionPlan) -> None:
         super().__init__()
         self._tracker = tracker
-        self._plan = iter(plan)
+        self._plan = plan
+        self._calls: Counter[Any] = Counter()
         self._open: tuple[int, str, torch.Tensor] | None = None
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func not in _device_constructors():
-            return func(*args, **(kwargs or {}))
-        self.close()
-        planned = next(self._plan, None)
-        if planned is None or not planned.name:
+        planned = self._plan.get((_plain(func), self._calls[_plain(func)]))
+        self._calls[_plain(func)] += 1
+        if func in _device_constructors() or planned is not None:
+            self.close()
+        if planned is None:
             return func(*args, **(kwargs or {}))
         id_ = self._tracker.recorder.begin(
             Operation.MATERIALISE, Pool.HEAP, planned.name, planned.nbytes, detail=planned.detail

@@ -51,6 +51,7 @@ class Tracker:
     def __init__(self, recorder: Recorder, checkpoint: Checkpoint) -> None:
         self.recorder = recorder
         self._names: dict[int, str] = {}  # address of a storage → tensor
+        self._owner: dict[int, int] = {}  # the same address → event id of what has it now
         self._live: dict[int, weakref.ref[torch.UntypedStorage]] = {}  # by event id: a dead ref calls nobody
         self._by_inode: dict[tuple[int, int], int] = {}
         self._by_key: dict[tuple[int, str], StoredTensor] = {}
@@ -62,7 +63,8 @@ class Tracker:
         for tensor in checkpoint.tensors:
             storage = tensor.storage
             self._by_key.setdefault((storage.file, storage.key), tensor)
-            self._by_offset.setdefault((storage.file, storage.offset), tensor)
+            if storage.nbytes:  # an empty one begins where the next one does
+                self._by_offset.setdefault((storage.file, storage.offset), tensor)
             self._by_file[storage.file].append(tensor)
 
     def file_index(self, file: Any) -> int:
@@ -100,11 +102,14 @@ class Tracker:
         address = storage.data_ptr()
         if address:
             self._names[address] = name
+            self._owner[address] = id_
         if not recorder.enabled:
             return
 
         def released(_: object, live: dict[int, Any] = self._live) -> None:
             del live[id_]
+            if self._owner.get(address) == id_:  # whatever comes to this address next is not this tensor
+                del self._owner[address], self._names[address]
             recorder.release(id_, pool, name, nbytes)
 
         self._live[id_] = weakref.ref(storage, released)

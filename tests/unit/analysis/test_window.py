@@ -57,10 +57,15 @@ def test_marks_from_before_the_baseline_and_after_resident_do_not_count() -> Non
     assert window.end_ns == 20 * MS
 
 
-def test_a_sample_that_may_have_read_the_mark_before_its_reset_does_not_count() -> None:
+def test_a_sample_whose_reading_began_before_the_baseline_does_not_count() -> None:
     events = [baseline(10, mark_before=5000), resident(20, reading(heap=7))]
-    assert cut(events, [sample(10.5, reading(mark=5000))]).peak_rss_bytes == 7
-    assert cut(events, [sample(11.5, reading(heap=9))]).peak_rss_bytes == 9
+    assert cut(events, [sample(9.9, reading(mark=5000))]).peak_rss_bytes == 7
+    assert cut(events, [sample(10.1, reading(heap=9))]).peak_rss_bytes == 9
+
+
+def test_a_sample_that_may_have_been_read_after_the_end_does_not_count() -> None:
+    events = [baseline(10), resident(20, reading(heap=7))]
+    assert cut(events, [sample(19.5, reading(heap=5000))]).peak_rss_bytes == 7
 
 
 def test_a_run_that_died_is_measured_up_to_its_last_sign_of_life() -> None:
