@@ -46,8 +46,17 @@ def verify(model: nn.Module, task: LoadTask) -> dict[str, object]:
         "mismatched": len(mismatched),
         "missing": len(missing),
         "unexpected": len(unexpected),
-        "names": {"mismatched": mismatched[:20], "missing": missing[:20], "unexpected": unexpected[:20]},
+        "names": {
+            "mismatched": _first(mismatched),
+            "missing": _first(missing),
+            "unexpected": _first(unexpected),
+        },
     }
+
+
+def _first(names: list[str]) -> list[str]:
+    """A few names, none longer than anybody reads: a header may hold one of megabytes."""
+    return [name[:200] for name in names[:20]]
 
 
 def _matches(tensor: torch.Tensor, task: LoadTask, pieces: tuple[StoredTensor, ...], files: list[int]) -> bool:
