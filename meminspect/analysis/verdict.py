@@ -16,12 +16,24 @@ if TYPE_CHECKING:
 
     from meminspect.theory.ledger import Pools, Theory
 
-__all__ = ["VERDICT_WORDS", "Candidate", "Recommendation", "Verdict", "recommend", "unreclaimable_bytes", "verdict"]
+__all__ = [
+    "PROCESS_BYTES",
+    "VERDICT_WORDS",
+    "Candidate",
+    "Recommendation",
+    "Verdict",
+    "recommend",
+    "unreclaimable_bytes",
+    "verdict",
+]
 
 Verdict: TypeAlias = Literal["fits", "tight", "does_not_fit"]
 
 VERDICT_WORDS: Final[dict[Verdict, str]] = {"fits": "fits", "tight": "tight", "does_not_fit": "does not fit"}
 """The verdicts from best to worst, as they are read."""
+
+PROCESS_BYTES: Final = 320 << 20
+"""What a process that loads takes besides: the baseline of a worker, as measured with torch 2.13 for CPU (310 MiB)."""
 
 _COMFORT: Final = (9, 10)  # beyond this share of a budget anything else that the machine does can tip it over
 _YARDSTICK: Final = "naive"
@@ -45,13 +57,13 @@ class Recommendation(NamedTuple):
 def verdict(theory: Theory, usable_bytes: int | None, usable_vram_bytes: int | None = None) -> Verdict | None:
     """Hold a theory's peak against what there is.
 
-    - *does not fit*: heap and pinned memory exceed what is usable, or what the device's allocator reserves exceeds
-      the device.
+    - *does not fit*: heap and pinned memory exceed what is usable beside the process itself, or what the device's
+      allocator reserves exceeds the device.
     - *tight*: either is beyond 90 % of its budget, or all host pools together exceed what is usable.
 
     Args:
         theory: what the strategy costs above the baseline.
-        usable_bytes: host memory that the load may take; None if unknown.
+        usable_bytes: host memory that the process may take; None if unknown.
         usable_vram_bytes: device memory that it may take; None if unknown or there is no device.
 
     Returns:
@@ -59,7 +71,8 @@ def verdict(theory: Theory, usable_bytes: int | None, usable_vram_bytes: int | N
     """
     if usable_bytes is None:
         return None
-    budgets = [(unreclaimable_bytes(theory.peak), usable_bytes)]
+    room_bytes = usable_bytes - PROCESS_BYTES
+    budgets = [(unreclaimable_bytes(theory.peak), room_bytes)]
     vram_bytes = theory.peak.vram_reserved_bytes or theory.peak.vram_allocated_bytes
     if vram_bytes:
         if usable_vram_bytes is None:
@@ -68,7 +81,7 @@ def verdict(theory: Theory, usable_bytes: int | None, usable_vram_bytes: int | N
     if any(needed > usable for needed, usable in budgets):
         return "does_not_fit"
     part, whole = _COMFORT
-    if theory.peak_rss_bytes > usable_bytes or any(needed * whole > usable * part for needed, usable in budgets):
+    if theory.peak_rss_bytes > room_bytes or any(needed * whole > usable * part for needed, usable in budgets):
         return "tight"
     return "fits"
 

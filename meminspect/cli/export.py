@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import click
 from meminspect.capture.store import CaptureReader
 from meminspect.engine.session import recover
 from meminspect.errors import CaptureError
-from meminspect.exporters import EXPORTERS
+from meminspect.exporters import EXPORTERS, Exporter
 
 __all__ = ["command"]
 
@@ -34,11 +33,21 @@ def command(capture: Path, exporter_id: str, out: Path | None) -> None:
         if out is None:
             exporter.write(reader, sys.stdout)
             return
-        partial = out.with_name(f"{out.name}.partial")
         try:
-            with partial.open("w", encoding="utf-8", newline="") as file:
-                exporter.write(reader, file)
-            os.replace(partial, out)  # noqa: PTH105 - a reader of `out` sees the old file or the new one, never half
+            _write(exporter, reader, out)
         except OSError as error:
-            partial.unlink(missing_ok=True)
             raise CaptureError(f"cannot write {out}: {error.strerror}", "name another file with -o") from error
+
+
+def _write(exporter: Exporter, reader: CaptureReader, out: Path) -> None:
+    if out.exists() and not out.is_file():  # a device or a pipe: /dev/stdout is to be written to, not replaced
+        with out.open("w", encoding="utf-8", newline="") as file:
+            exporter.write(reader, file)
+        return
+    partial = out.with_name(f"{out.name}.partial")
+    try:
+        with partial.open("w", encoding="utf-8", newline="") as file:
+            exporter.write(reader, file)
+        partial.replace(out)  # a reader of `out` sees the old file or the new one, never half of one
+    finally:
+        partial.unlink(missing_ok=True)

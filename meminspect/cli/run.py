@@ -73,6 +73,8 @@ def command(
     task = task_for(checkpoint, load_options)
     subject = read_subject(checkpoint, task.architecture, task.note)
     specs = list(_specs(checkpoint.path, chosen, load_options, repeat=repeat, force=force, out=out))
+    for warning in subject.document["warnings"]:
+        output.status(f"note: {warning}")
     runs: list[dict[str, Any]] = []
     try:
         for spec in specs:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from meminspect.analysis.verdict import verdict
+from meminspect.analysis.verdict import PROCESS_BYTES, verdict
 from meminspect.units import format_bytes
 
 if TYPE_CHECKING:
@@ -22,6 +22,6 @@ def refusal(strategy: Strategy, task: LoadTask, theory: Theory, usable_bytes: in
     if force or verdict(theory, usable_bytes) != "does_not_fit":
         return None
     return (
-        f"predicted to need {format_bytes(theory.peak.heap_bytes)} of heap where {format_bytes(usable_bytes)} "
-        f"can be had: --force runs it all the same"
+        f"predicted to need {format_bytes(theory.peak.heap_bytes)} of heap beside the process's own "
+        f"{format_bytes(PROCESS_BYTES)}, where {format_bytes(usable_bytes)} can be had: --force runs it all the same"
     )

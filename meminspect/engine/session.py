@@ -68,20 +68,23 @@ class Session:
         said = stderr.read().strip() if stderr is not None else ""
         if not self.spec.capture.exists():
             raise CaptureError(said or f"the supervisor ended with exit status {status} and left no capture")
-        recover(self.spec.capture, said.splitlines()[-1] if said else "")
+        last_line = said.splitlines()[-1] if said else ""
+        if not recover(self.spec.capture, last_line):
+            raise CaptureError(f"{self.spec.capture} has no end: {last_line}", "is the disk full?")
 
 
-def recover(path: Path, said: str = "") -> None:
-    """Give a capture an outcome if its supervisor is gone without having done so.
+def recover(path: Path, said: str = "") -> bool:
+    """Give a capture an outcome if its supervisor is gone without having done so; False where it cannot be written.
 
     Raises:
         CaptureError: it is not a readable capture.
     """
     with CaptureReader(path) as capture:
         if capture.fact("outcome") is not None or _alive((capture.fact("spec") or {}).get("supervisor_pid")):
-            return
+            return True
         message = said or "the supervisor was killed; the worker ended with it"
         capture.finish({"outcome": "failed", "message": message, "died_at": None, "exit_status": None})
+        return capture.fact("outcome") is not None
 
 
 def _alive(pid: int | None) -> bool:

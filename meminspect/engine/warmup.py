@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import platformdirs
 
-from meminspect.errors import UsageError
+from meminspect.checkpoint import read_checkpoint
+from meminspect.errors import CheckpointError, UsageError
 from meminspect.synthesis import DTYPES, naming_for, tiny_checkpoint
 
 if TYPE_CHECKING:
@@ -42,19 +44,29 @@ def tiny_twin(task: LoadTask) -> Iterator[Path]:
         architecture, naming = "llama", naming_for("llama", layout)
     name = f"{layout}-{shards}-{architecture}-{naming}-{dtype}"
     with contextlib.ExitStack() as stack:
-        folder = platformdirs.user_cache_path("meminspect") / _GENERATION / name
-        if not folder.is_dir():
+        folder = _cache() / _GENERATION / name
+        if not _is_whole(folder):
             try:
-                _write(folder, architecture, naming, layout, dtype, shards)
-            except (UsageError, OSError):  # no cache folder that can be written: a passing one will do
-                folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="meminspect-"))) / name
-                _write(folder, architecture, naming, layout, dtype, shards)
+                tiny_checkpoint(architecture, naming, layout, dtype, folder, shards=shards)
+            except UsageError:
+                if not _is_whole(folder):  # nor has another process been faster: a passing folder will do
+                    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="meminspect-"))) / name
+                    tiny_checkpoint(architecture, naming, layout, dtype, folder, shards=shards)
         yield folder
 
 
-def _write(folder: Path, architecture: str, naming: str, layout: str, dtype: str, shards: int) -> None:
+def _cache() -> Path:
+    """The cache folder; where there is none, one that cannot be written stands for it."""
     try:
-        tiny_checkpoint(architecture, naming, layout, dtype, folder, shards=shards)
-    except UsageError:
-        if not folder.is_dir():  # otherwise another process was faster
-            raise
+        return platformdirs.user_cache_path("meminspect")
+    except RuntimeError:  # no home folder
+        return Path(os.devnull)
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether the checkpoint is there; somebody may have emptied the cache half."""
+    try:
+        read_checkpoint(folder)
+    except CheckpointError:
+        return False
+    return True

@@ -91,14 +91,14 @@ def test_a_theory_is_described_in_bytes(tied: Checkpoint) -> None:
 
 
 def test_a_plan_is_described_with_every_strategy(tied: Checkpoint) -> None:
-    plan = make_plan(task_for(tied, LoadOptions()), 10_000)
+    plan = make_plan(task_for(tied, LoadOptions()), GIB)
 
     document = plan_document(plan, {"path": "/ckpt"}, {"kernel": "6"})
 
     assert document["schema"] == "meminspect.plan/1"
     assert document["checkpoint"] == {"path": "/ckpt"}
     assert document["machine"] == {"kernel": "6"}
-    assert document["budgets"] == {"ram_bytes": 10_000, "vram_bytes": None}
+    assert document["budgets"] == {"ram_bytes": GIB, "vram_bytes": None}
     assert [row["strategy"] for row in document["strategies"]] == list(STRATEGIES)
     assert document["recommended"] in STRATEGIES
     json.dumps(document, allow_nan=False)
@@ -106,7 +106,7 @@ def test_a_plan_is_described_with_every_strategy(tied: Checkpoint) -> None:
 
 def test_an_unavailable_strategy_says_why_and_has_no_theory(tied: Checkpoint) -> None:
     task = task_for(tied, LoadOptions())
-    plan = make_plan(replace(task, options=LoadOptions(device="cuda:7")), 10_000)
+    plan = make_plan(replace(task, options=LoadOptions(device="cuda:7")), GIB)
 
     document = plan_document(plan, {}, {})
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from meminspect.analysis.verdict import Candidate, recommend, unreclaimable_bytes, verdict
+from meminspect.analysis.verdict import PROCESS_BYTES, Candidate, recommend, unreclaimable_bytes, verdict
 from meminspect.theory.ledger import Pools, Theory
 
 GIB = 1 << 30
@@ -20,25 +20,25 @@ def theory(
     [(0, "fits"), (900, "fits"), (901, "tight"), (1000, "tight"), (1001, "does_not_fit")],
 )
 def test_heap_has_to_fit_and_is_tight_beyond_nine_tenths(heap: int, expected: str) -> None:
-    assert verdict(theory(heap), 1000) == expected
+    assert verdict(theory(heap), PROCESS_BYTES + 1000) == expected
 
 
 @pytest.mark.parametrize(("file", "expected"), [(1000, "fits"), (1001, "tight"), (50_000, "tight")])
 def test_file_pages_alone_never_keep_a_load_from_completing(file: int, expected: str) -> None:
-    assert verdict(theory(file=file), 1000) == expected
+    assert verdict(theory(file=file), PROCESS_BYTES + 1000) == expected
 
 
 def test_heap_and_file_pages_together_thrash_the_page_cache() -> None:
-    assert verdict(theory(600, 400), 1000) == "fits"
-    assert verdict(theory(600, 401), 1000) == "tight"
+    assert verdict(theory(600, 400), PROCESS_BYTES + 1000) == "fits"
+    assert verdict(theory(600, 401), PROCESS_BYTES + 1000) == "tight"
 
 
 def test_pools_that_peak_at_different_moments_are_not_added_up() -> None:
-    assert verdict(theory(600, 600, total=900), 1000) == "fits"
+    assert verdict(theory(600, 600, total=900), PROCESS_BYTES + 1000) == "fits"
 
 
 def test_pinned_memory_counts_like_heap() -> None:
-    assert verdict(theory(600, pinned=401), 1000) == "does_not_fit"
+    assert verdict(theory(600, pinned=401), PROCESS_BYTES + 1000) == "does_not_fit"
     assert unreclaimable_bytes(Pools(600, 5, 401)) == 1001
 
 
@@ -51,16 +51,16 @@ def test_without_a_budget_there_is_no_verdict() -> None:
 
 
 def test_device_memory_has_a_budget_of_its_own() -> None:
-    assert verdict(theory(1, vram=900), 1000, 1000) == "fits"
-    assert verdict(theory(1, vram=901), 1000, 1000) == "tight"
-    assert verdict(theory(1, vram=1001), 1000, 1000) == "does_not_fit"
-    assert verdict(theory(1, vram=1), 1000, None) is None
-    assert verdict(theory(1), 1000, 0) == "fits"
+    assert verdict(theory(1, vram=900), PROCESS_BYTES + 1000, 1000) == "fits"
+    assert verdict(theory(1, vram=901), PROCESS_BYTES + 1000, 1000) == "tight"
+    assert verdict(theory(1, vram=1001), PROCESS_BYTES + 1000, 1000) == "does_not_fit"
+    assert verdict(theory(1, vram=1), PROCESS_BYTES + 1000, None) is None
+    assert verdict(theory(1), PROCESS_BYTES + 1000, 0) == "fits"
 
 
 def test_nothing_fits_into_nothing_except_nothing() -> None:
-    assert verdict(theory(), 0) == "fits"
-    assert verdict(theory(1), 0) == "does_not_fit"
+    assert verdict(theory(), PROCESS_BYTES) == "fits"
+    assert verdict(theory(1), PROCESS_BYTES) == "does_not_fit"
 
 
 def test_a_better_verdict_goes_before_less_heap() -> None:
