@@ -19,6 +19,8 @@ CHECKPOINT_KEYS = {
 }  # fmt: skip
 POOLS_KEYS = {"heap_bytes", "file_bytes", "pinned_bytes", "vram_allocated_bytes", "vram_reserved_bytes"}
 
+GIB = 1 << 30
+
 
 def tensor(name: str, file: int, elements: int, *, key: str = "", dtype: str = "float16") -> StoredTensor:
     width = {"float16": 2, "int64": 8}[dtype]
