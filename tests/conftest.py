@@ -1,0 +1,27 @@
+"""Fixtures that several folders of tests share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from stubs import StubNvml, build_stub_nvml, compiler
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(scope="session")
+def stub_nvml_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The compiled stub of libnvidia-ml.so.1."""
+    if compiler() is None:
+        pytest.skip("no C compiler to build the NVML stub with")
+    return build_stub_nvml(tmp_path_factory.mktemp("nvml"))
+
+
+@pytest.fixture
+def stub_nvml(stub_nvml_library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StubNvml:
+    """A machine without GPUs as NVML sees it; plug some in with `gpu`. This process's pynvml uses it."""
+    stub = StubNvml(stub_nvml_library, tmp_path / "nvml-answers")
+    stub.install(monkeypatch)
+    return stub

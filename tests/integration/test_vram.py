@@ -1,0 +1,39 @@
+"""The device's memory in a run, by a stub of NVIDIA's library: no hardware is needed, and none is claimed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from command_line import Home, finished, phase_of, until
+
+from meminspect.synthesis import SynthesisSpec, architecture_for, synthesise
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from stubs import StubNvml
+
+GIB = 1 << 30
+
+
+def test_given_a_gpu_that_fills_up_during_the_load_then_its_peak_is_above_where_it_began(
+    tmp_path: Path, stub_nvml: StubNvml
+) -> None:
+    architecture = architecture_for("llama", "meta", parameters=200_000_000)
+    checkpoint = synthesise(SynthesisSpec(tmp_path / "llama", architecture, "meta"))
+    stub_nvml.gpu(total_bytes=24 * GIB, used_bytes=GIB)
+    capture = tmp_path / "run.meminspect"
+    home = Home(tmp_path / "home")
+
+    command = home.start(
+        "run", "--ckpt", checkpoint, "-s", "naive", "--json", "--out", capture, **stub_nvml.environment()
+    )
+    until(lambda: phase_of(capture) == "build" or command.poll() is not None)
+    stub_nvml.gpu(total_bytes=24 * GIB, used_bytes=5 * GIB)
+    done = finished(command)
+
+    assert done.status == 0
+    assert done.document["machine"]["gpus"][0]["total_bytes"] == 24 * GIB
+    assert done.run["peak"]["vram_used_bytes"] == 4 * GIB
+    assert done.run["steady"]["vram_used_bytes"] == 4 * GIB
+    assert done.run["peak"]["vram_allocated_bytes"] is None, "the allocator of a device that is not used tells nothing"
