@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
 from meminspect.capture.records import EventKind, Operation, Pool
@@ -25,13 +25,18 @@ class Place(NamedTuple):
     tensor: str | None
 
 
-def place_at(events: Iterable[Event], t_ns: int) -> Place:
-    """Just before a moment: the phase, and the tensor that was in flight or else the last one that was."""
+def place_at(events: Iterable[Event], t_ns: int, baseline_ns: int) -> Place:
+    """Just before a moment: the phase, and the tensor that was in flight or else the last one that was.
+
+    What was before the baseline is no place in the run.
+    """
     phase: str | None = None
     tensor: str | None = None
     for event in events:
         if event.t_ns >= t_ns:
             break
+        if event.t_ns < baseline_ns:
+            continue
         if event.kind is EventKind.PHASE:
             phase, tensor = event.name, None
         elif event.kind is EventKind.BEGIN:
@@ -54,6 +59,8 @@ class _Replay:
         self.total_bytes = 0
         self._heap: dict[int, tuple[str, Event]] = {}  # id → phase in which it was begun, event
         self._mapped: dict[int, Event] = {}
+        self._mapped_by_name: dict[str, list[Event]] = defaultdict(list)
+        self._mapped_in_file: Counter[int] = Counter()
         self._touched: dict[int, dict[str, tuple[str, int]]] = defaultdict(dict)  # file → tensor → phase, bytes
 
     def apply(self, event: Event) -> None:
@@ -75,12 +82,14 @@ class _Replay:
     def _begin(self, event: Event) -> None:
         if event.operation is Operation.MATERIALISE and event.pool is Pool.FILE:
             self._mapped[event.id] = event
+            self._mapped_by_name[event.name].append(event)
+            self._mapped_in_file[event.file] += 1
             return
         if event.operation in (Operation.COPY, Operation.TOUCH) or event.pool is Pool.HEAP:
             # Whatever reads a mapped tensor's values makes its pages resident.
-            for source in self._mapped.values():
+            for source in self._mapped_by_name[event.name]:
                 tensors = self._touched[source.file]
-                if source.name == event.name and source.name not in tensors:
+                if source.name not in tensors:
                     tensors[source.name] = (self.phase, source.nbytes)
                     self.total_bytes += source.nbytes
         if event.operation is Operation.MATERIALISE:
@@ -91,8 +100,11 @@ class _Replay:
         if event.id in self._heap:
             self.total_bytes -= self._heap.pop(event.id)[1].nbytes
         source = self._mapped.pop(event.id, None)
-        # A mapping's pages go when its last tensor does.
-        if source is not None and all(other.file != source.file for other in self._mapped.values()):
+        if source is None:
+            return
+        self._mapped_by_name[source.name].remove(source)
+        self._mapped_in_file[source.file] -= 1
+        if not self._mapped_in_file[source.file]:  # a mapping's pages go when its last tensor does
             tensors = self._touched.pop(source.file, {})
             self.total_bytes -= sum(nbytes for _, nbytes in tensors.values())
 

@@ -27,7 +27,8 @@ def run_document(capture: CaptureReader) -> dict[str, Any]:
     outcome = capture.fact("outcome") or {"outcome": None, "message": "still running", "died_at": None}
     events = [event for _, event in capture.events()]
     samples = capture.samples()
-    cut = window(events, samples)
+    on_device = (spec.get("options") or {}).get("device", "cpu") != "cpu"
+    cut = window(events, samples, marks_reset=(capture.fact("baseline") or {}).get("resets", True))
     return {
         "strategy": spec.get("strategy"),
         "outcome": outcome["outcome"],
@@ -35,16 +36,16 @@ def run_document(capture: CaptureReader) -> dict[str, Any]:
         "died_at": outcome["died_at"],
         "returned_s": _elapsed(capture.fact("returned")),
         "resident_s": _elapsed(capture.fact("resident")),
-        "cache": _cache(capture.fact("checkpoint"), capture.fact("cache_after")),
+        "cache": _cache(capture.fact("cache")),
         "baseline": _baseline(cut),
-        "peak": _peak(cut, samples),
+        "peak": _peak(cut, samples, on_device=on_device),
         "peak_bracket_bytes": _NO_POOLS if cut is None else {**_NO_POOLS, **cut.brackets()._asdict()},
         "peak_at": _peak_at(cut, events),
-        "steady": _steady(cut, capture.fact("steady"), samples),
+        "steady": _steady(cut, capture.fact("steady"), samples, on_device=on_device),
         "theory": capture.fact("theory"),
         "bill": _bill(cut, events, capture),
         "tensors": _tensors(events, capture.fact("tensors"), capture.fact("checkpoint")),
-        "io": _io(cut, samples, capture.fact("resident")),
+        "io": _io(capture.fact("io"), capture.fact("resident")),
         "overhead": _overhead(cut, capture.fact("supervision"), capture.fact("hooks")),
         "limit": None,
         "repeat": {"index": spec.get("repeat_index"), "of": spec.get("repeat_of")},
@@ -57,12 +58,8 @@ def _elapsed(moment: Mapping[str, int] | None) -> float | None:
     return None if moment is None else (moment["t_ns"] - moment["started_ns"]) / 1e9
 
 
-def _cache(checkpoint: Mapping[str, Any] | None, after: float | None) -> dict[str, Any]:
-    before = None
-    files = checkpoint["files"] if checkpoint else []
-    if files and all(file["cached_fraction"] is not None for file in files):
-        total = sum(file["bytes"] for file in files)
-        before = sum(file["cached_fraction"] * file["bytes"] for file in files) / total if total else None
+def _cache(cache: Mapping[str, float | None] | None) -> dict[str, Any]:
+    before, after = (cache or {}).get("fraction_before"), (cache or {}).get("fraction_after")
     state = None
     if before is not None:
         state = "cold" if before <= _COLD else "warm" if before >= _WARM else "mixed"
@@ -80,7 +77,8 @@ def _baseline(cut: Window | None) -> dict[str, int | None]:
     }
 
 
-def _peak(cut: Window | None, samples: Sequence[Sample]) -> dict[str, int | None]:
+def _peak(cut: Window | None, samples: Sequence[Sample], *, on_device: bool) -> dict[str, int | None]:
+    """The driver's figure is the whole device's: a load that does not use it has no share in it."""
     if cut is None:
         return {**_NO_POOLS, "rss_bytes": None, "vram_used_bytes": None}
     inside = samples_between(samples, cut.baseline.t_ns, cut.end_ns)
@@ -88,7 +86,7 @@ def _peak(cut: Window | None, samples: Sequence[Sample]) -> dict[str, int | None
         **_NO_POOLS,
         **cut.peaks()._asdict(),
         "rss_bytes": cut.peak_rss_bytes,
-        "vram_used_bytes": _vram_above_first(inside),
+        "vram_used_bytes": _vram_above_first(inside) if on_device else None,
     }
 
 
@@ -105,22 +103,25 @@ def _vram_at_the_end(samples: Sequence[Sample]) -> int | None:
 def _peak_at(cut: Window | None, events: Sequence[Event]) -> dict[str, Any]:
     if cut is None:
         return {"t_s": None, "phase": None, "tensor": None}
-    place = place_at(events, cut.peak.t_ns)
+    place = place_at(events, cut.peak.t_ns, cut.baseline.t_ns)
     return {"t_s": (cut.peak.t_ns - cut.baseline.t_ns) / 1e9, "phase": place.phase, "tensor": place.tensor}
 
 
-def _steady(cut: Window | None, steady: Mapping[str, Any] | None, samples: Sequence[Sample]) -> dict[str, int | None]:
+def _steady(
+    cut: Window | None, steady: Mapping[str, Any] | None, samples: Sequence[Sample], *, on_device: bool
+) -> dict[str, int | None]:
     if cut is None or steady is None:
         more = ("rss_bytes", "vram_used_bytes", "retained_heap_bytes", "trimmed_heap_bytes")
         return {**_NO_POOLS, **dict.fromkeys(more)}
     base = cut.baseline.reading
+    inside = samples_between(samples, cut.baseline.t_ns, cut.end_ns)
     pools = {key: steady["steady"][key] - getattr(base, key) for key in _POOL_KEYS}
     trimmed = steady["trimmed"]["heap_bytes"] - base.heap_bytes
     return {
         **_NO_POOLS,
         **pools,
         "rss_bytes": sum(pools.values()),
-        "vram_used_bytes": _vram_at_the_end(samples_between(samples, cut.baseline.t_ns, cut.end_ns)),
+        "vram_used_bytes": _vram_at_the_end(inside) if on_device else None,
         "retained_heap_bytes": pools["heap_bytes"] - trimmed,
         "trimmed_heap_bytes": trimmed,
     }
@@ -144,22 +145,17 @@ def _tensors(
     return {**document, "materialised": tensors_materialised(events)}
 
 
-def _io(cut: Window | None, samples: Sequence[Sample], resident: Mapping[str, int] | None) -> dict[str, Any]:
-    slow = [] if cut is None else samples_between(samples, cut.baseline.t_ns, cut.end_ns)
-    slow = [sample for sample in slow if sample.minor_faults is not None]
-    if len(slow) < 2:
-        return dict.fromkeys(("read_bytes", "major_faults", "minor_faults", "bytes_per_s"))
-    first, last = slow[0], slow[-1]
-    read = None
-    if first.read_bytes is not None and last.read_bytes is not None:
-        read = last.read_bytes - first.read_bytes
-    seconds = _elapsed(resident)
-    return {
-        "read_bytes": read,
-        "major_faults": (last.major_faults or 0) - (first.major_faults or 0),
-        "minor_faults": (last.minor_faults or 0) - (first.minor_faults or 0),
-        "bytes_per_s": read / seconds if read is not None and seconds else None,
+def _io(io: Mapping[str, Any] | None, resident: Mapping[str, int] | None) -> dict[str, Any]:
+    """From the worker's own books, at the baseline and when everything was resident."""
+    keys = ("read_bytes", "major_faults", "minor_faults")
+    if io is None:
+        return dict.fromkeys((*keys, "bytes_per_s"))
+    grown: dict[str, Any] = {
+        key: None if io["before"][key] is None or io["after"][key] is None else io["after"][key] - io["before"][key]
+        for key in keys
     }
+    read, seconds = grown["read_bytes"], _elapsed(resident)
+    return {**grown, "bytes_per_s": read / seconds if read is not None and seconds else None}
 
 
 def _overhead(
@@ -182,5 +178,6 @@ def _overhead(
         "accounted_fraction": fraction,
         "max_gap_ms": watched.get("max_gap_ms"),
         "events": inside.get("events"),
+        "events_lost": watched.get("events_lost"),
         "event_us_median": inside.get("event_us_median"),
     }

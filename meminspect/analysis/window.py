@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Moment", "PoolPeaks", "Window", "window"]
 
-_SAMPLE_NS = 1_000_000  # longer than a reading takes
 _RESOLUTION = 1 << 20  # a process's counters lag by up to some 256 KiB for each processor
 
 
@@ -43,11 +42,12 @@ class PoolPeaks(NamedTuple):
 
 @dataclass(frozen=True)
 class Window:
-    """Baseline, end and every reading between them."""
+    """Baseline, end and every reading between them, in order of time; the first is the baseline."""
 
     baseline: Moment
     end_ns: int
-    moments: tuple[Moment, ...]  # in order of time; the first is the baseline
+    moments: tuple[Moment, ...]
+    marks: tuple[Moment, ...]  # those of them that the peak of the total is taken from
 
     @functools.cached_property
     def peak_rss_bytes(self) -> int:
@@ -61,12 +61,12 @@ class Window:
         What comes later and is higher by less than the kernel's counters resolve is no other peak.
         """
         return next(
-            moment for moment in self.moments if moment.reading.high_water_bytes >= self._highest_mark - _RESOLUTION
+            moment for moment in self.marks if moment.reading.high_water_bytes >= self._highest_mark - _RESOLUTION
         )
 
     @functools.cached_property
     def _highest_mark(self) -> int:
-        return max(moment.reading.high_water_bytes for moment in self.moments)
+        return max(moment.reading.high_water_bytes for moment in self.marks)
 
     def peaks(self) -> PoolPeaks:
         """The highest readings of the pools."""
@@ -90,28 +90,43 @@ class Window:
         return PoolPeaks(*beyond)
 
 
-def window(events: Sequence[Event], samples: Sequence[Sample]) -> Window | None:
-    """Cut the window out of a capture; None when the run never reached its baseline."""
+def window(events: Sequence[Event], samples: Sequence[Sample], *, marks_reset: bool = True) -> Window | None:
+    """Cut the window out of a capture; None when the run never reached its baseline.
+
+    The worker reads its mark before every reset, so that its own readings, which stand in one order with the events,
+    hold every peak. Samples tell of marks only where the worker died before it could.
+
+    Args:
+        events: the run's events.
+        samples: its samples.
+        marks_reset: whether the kernel let the mark be reset at the baseline. If not, a mark that is no higher than it
+            was then is not of the window, and the peak is that of the readings.
+    """
     baseline = _named(events, "baseline")
     if baseline is None or baseline.reading is None:
         return None
     end = _named(events, "resident")
-    last_ns = max(events[-1].t_ns, samples[-1].t_ns if samples else 0)
-    end_ns = last_ns if end is None else end.t_ns
-    # A sample bears the time at which its reading began: the last one may have ended beyond the end, and is not needed.
-    last_sample_ns = end_ns if end is None else end_ns - _SAMPLE_NS
+    end_ns = max(events[-1].t_ns, samples[-1].t_ns if samples else 0) if end is None else end.t_ns
+    old_mark = 0 if marks_reset else baseline.reading.high_water_bytes
     start = Moment(baseline.t_ns, baseline.reading._replace(high_water_bytes=baseline.reading.rss_bytes))
     inside = [
-        Moment(event.t_ns, event.reading)
+        _moment(event.t_ns, event.reading, old_mark)
         for event in events
         if event.reading is not None and baseline.t_ns < event.t_ns <= end_ns
     ]
-    inside += [
-        Moment(sample.t_ns, Reading(sample.heap_bytes, sample.file_bytes, sample.pinned_bytes, sample.high_water_bytes))
+    sampled = [
+        _moment(sample.t_ns, Reading(*sample[1:4], sample.high_water_bytes), old_mark)
         for sample in samples
-        if baseline.t_ns < sample.t_ns <= last_sample_ns
+        if baseline.t_ns < sample.t_ns <= end_ns
     ]
-    return Window(start, end_ns, (start, *sorted(inside, key=lambda moment: moment.t_ns)))
+    moments = (start, *sorted([*inside, *sampled], key=lambda moment: moment.t_ns))
+    return Window(start, end_ns, moments, moments if end is None else (start, *inside))
+
+
+def _moment(t_ns: int, reading: Reading, old_mark: int) -> Moment:
+    if reading.high_water_bytes <= old_mark:
+        reading = reading._replace(high_water_bytes=reading.rss_bytes)
+    return Moment(t_ns, reading)
 
 
 def samples_between(samples: Sequence[Sample], start_ns: int, end_ns: int) -> Sequence[Sample]:

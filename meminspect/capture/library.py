@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import re
 from pathlib import Path
 
@@ -33,8 +34,5 @@ def new_path(folder: Path, checkpoint: Path, strategy: str) -> Path:
     """A path for a new capture that sorts by time and says what it is of."""
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     subject = re.sub(r"[^\w.-]+", "_", checkpoint.absolute().name)[:60] or "checkpoint"
-    path, count = folder / f"{stamp}-{subject}-{strategy}{SUFFIX}", 1
-    while path.exists():
-        count += 1
-        path = folder / f"{stamp}-{subject}-{strategy}-{count}{SUFFIX}"
-    return path
+    # The process id keeps two commands apart that begin in the same second.
+    return folder / f"{stamp}-{subject}-{strategy}-{os.getpid()}{SUFFIX}"

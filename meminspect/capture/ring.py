@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CAPACITY", "RingReader", "RingWriter", "create_ring", "pack", "unpack"]
 
-CAPACITY: Final = 4 << 20
+CAPACITY: Final = 32 << 20  # 200,000 events: what a load of tiny tensors may be ahead of its reader
 _HEADER_BYTES: Final = 64
 _MAGIC: Final = 0x31474E49_524D454D  # "MEMRING1"
 _MAGIC_SLOT, _CAPACITY_SLOT, _WRITTEN, _READ, _LOST = range(5)
@@ -35,7 +35,8 @@ _FIXED: Final = struct.Struct("<qBBBBIqiqqqqqHI")
 _EXACT, _HAS_READING = 1, 2
 _NO_READING: Final = (0, 0, 0, 0)
 _LONGEST_NAME: Final = 4096
-_LONGEST_DETAIL: Final = CAPACITY // 8
+_LONGEST_DETAIL: Final = 1 << 19
+_RESERVE: Final = 2 * _LONGEST_DETAIL  # for vital records only
 
 
 def pack(event: Event) -> bytes:
@@ -106,10 +107,14 @@ class _Ring:
 class RingWriter(_Ring):
     """The worker's end. Not thread-safe: the caller holds a lock."""
 
-    def write(self, record: bytes) -> None:
-        """Append a packed record, or count it as lost when there is no room; never waits."""
+    def write(self, record: bytes, vital: bool = False) -> None:
+        """Append a packed record, or count it as lost when there is no room; never waits.
+
+        A part of a large ring is kept for vital records, which must find room when others no longer do.
+        """
         written = self._slots[_WRITTEN]
-        if written + len(record) - self._slots[_READ] > self._capacity:
+        room = self._capacity if vital or self._capacity <= 2 * _RESERVE else self._capacity - _RESERVE
+        if written + len(record) - self._slots[_READ] > room:
             self._slots[_LOST] += 1
             return
         start = written % self._capacity

@@ -25,6 +25,14 @@ __all__ = ["SUFFIX", "CaptureReader", "CaptureWriter"]
 
 SUFFIX: Final = ".meminspect"
 
+_SAMPLES: Final = (
+    "SELECT t_ns, heap_bytes, file_bytes, pinned_bytes, swap_bytes, high_water_bytes, read_bytes, minor_faults, "
+    "major_faults, vram_used_bytes FROM samples WHERE t_ns > ? ORDER BY t_ns"
+)
+_EVENTS: Final = (
+    "SELECT seq, t_ns, kind, operation, pool, id, bytes, file, file_offset, exact, "
+    "heap_bytes, file_bytes, pinned_bytes, high_water_bytes, name, detail FROM events WHERE seq > ? ORDER BY seq"
+)
 _KINDS: Final = {kind.name.lower(): kind for kind in EventKind}
 _OPERATIONS: Final = {operation.name.lower(): operation for operation in Operation}
 _POOLS: Final = {pool.name.lower(): pool for pool in Pool}
@@ -108,7 +116,7 @@ class CaptureWriter:
         except BaseException as error:
             with contextlib.suppress(sqlite3.Error):
                 self._db.execute("ROLLBACK")
-            if isinstance(error, sqlite3.Error):
+            if isinstance(error, (sqlite3.Error, OverflowError)):
                 raise CaptureError(f"cannot write to the capture: {error}") from error
             raise
 
@@ -138,6 +146,7 @@ class CaptureReader:
             raise CaptureError(f"{path}: no such capture", "`meminspect run` writes one and prints its path")
         try:
             self._db = sqlite3.connect(self._openable(path), isolation_level=None, timeout=5)
+            self._db.execute("PRAGMA trusted_schema = OFF")  # somebody else's file may carry views and triggers
         except (OSError, sqlite3.Error) as error:
             self._discard_copy()
             raise CaptureError(f"{path} is not a readable capture: {error}") from error
@@ -159,21 +168,27 @@ class CaptureReader:
     def fact(self, name: str) -> Any:
         """The JSON document stored under a name; None where there is none (yet)."""
         rows = self._rows("SELECT value FROM facts WHERE name = ?", name)
-        return json.loads(rows[0][0]) if rows else None
+        try:
+            return json.loads(rows[0][0]) if rows else None
+        except ValueError as error:
+            raise CaptureError(f"{self.path} is damaged: its '{name}' is not JSON") from error
 
     def samples(self, after_t_ns: int = -1) -> list[Sample]:
         """Samples later than a time, in order."""
-        rows = self._rows("SELECT * FROM samples WHERE t_ns > ? ORDER BY t_ns", after_t_ns)
+        rows = self._rows(_SAMPLES, after_t_ns)
         return [Sample(*row) for row in rows]
 
     def events(self, after_seq: int = 0) -> list[tuple[int, Event]]:
         """Sequence number and event of everything later than a sequence number, in order."""
-        rows = self._rows("SELECT * FROM events WHERE seq > ? ORDER BY seq", after_seq)
-        return [(row[0], _event(row)) for row in rows]
+        rows = self._rows(_EVENTS, after_seq)
+        try:
+            return [(row[0], _event(row)) for row in rows]
+        except (KeyError, ValueError) as error:
+            raise CaptureError(f"{self.path} is damaged: an event is of an unknown kind") from error
 
     def log(self) -> list[LogLine]:
         """What the worker's code printed, in order."""
-        return [LogLine(*row) for row in self._rows("SELECT * FROM log ORDER BY rowid")]
+        return [LogLine(*row) for row in self._rows("SELECT t_ns, stream, text FROM log ORDER BY rowid")]
 
     def ledger(self) -> list[tuple[str, str, str, str, str, int]]:
         """The theory's steps: phase, operation, pool, item, tensor, bytes."""

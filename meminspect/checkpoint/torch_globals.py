@@ -117,6 +117,8 @@ def _view(storage: StorageRef, dtype: str, layout: tuple[object, ...], metadata:
     if max(elements, offset, *shape, *strides, 0) >= MAX_ELEMENTS:
         raise Refused("has a tensor with more than 2**63 elements")
     item_bytes = 1 if dtype == PACKED_FLOAT4 else BITS[dtype] // 8
+    if elements * item_bytes >= MAX_ELEMENTS:  # what an expanded view of one element can pretend to
+        raise Refused("has a tensor of more than 2**63 bytes")
     if elements:
         last = offset + sum((dim - 1) * stride for dim, stride in zip(shape, strides, strict=True))
         if (last + 1) * item_bytes > storage.nbytes:

@@ -40,6 +40,7 @@ def command(capture: Path, exporter_id: str, out: Path | None) -> None:
 
 
 def _write(exporter: Exporter, reader: CaptureReader, out: Path) -> None:
+    out = out.resolve()  # what a link leads to, not the link
     if out.exists() and not out.is_file():  # a device or a pipe: /dev/stdout is to be written to, not replaced
         with out.open("w", encoding="utf-8", newline="") as file:
             exporter.write(reader, file)

@@ -32,13 +32,13 @@ def follow(session: Session) -> None:
     label = session.spec.strategy
     if session.spec.repeat_of > 1:
         label += f" {session.spec.repeat_index}/{session.spec.repeat_of}"
-    with _shown(label) as show:
+    with _shown(label) as show, contextlib.ExitStack() as stack:
         capture: CaptureReader | None = None
         while session.running:
             time.sleep(_INTERVAL_S)
             if capture is None:
                 with contextlib.suppress(CaptureError):  # it is being created
-                    capture = CaptureReader(session.spec.capture)
+                    capture = stack.enter_context(CaptureReader(session.spec.capture))
                 continue
             total = total or (capture.fact("plan") or {}).get("work_bytes", 0)
             events = capture.events(seq)
@@ -46,8 +46,6 @@ def follow(session: Session) -> None:
                 seq = events[-1][0]
                 progress.update(event for _, event in events)
             show(progress, total)
-        if capture is not None:
-            capture.close()
 
 
 @contextlib.contextmanager

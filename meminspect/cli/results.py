@@ -72,6 +72,9 @@ def sentence(run: Run, *, decimal: bool) -> str:
     place = f" in '{run['peak_at']['phase']}'" + (f" at {run['peak_at']['tensor']}" if run["peak_at"]["tensor"] else "")
     words = f"{name} peaked at {format_bytes(peak, decimal=decimal)}{times},{place}"
     wrong = run["tensors"]["mismatched"]
+    lost = run["overhead"]["events_lost"]
+    if lost:
+        words += f"; {lost:,} events found no room, so its place and its bill are incomplete"
     if wrong:
         words += f"; {wrong} tensors differ from the checkpoint"
     return f"{words}; {run['message']}" if run["message"] else words

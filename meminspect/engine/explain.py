@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from typing import TYPE_CHECKING, Any
 
+from meminspect.text import shown
 from meminspect.units import format_bytes
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ def explain(
         ``outcome``, ``message``, ``died_at`` (phase and tensor, None for a run that completed) and ``exit_status``.
     """
     outcome, message = _cause(status, state.reports, cancelled=cancelled, oom_kills=oom_kills)
+    if outcome == "failed" and "failure" not in state.reports and state.last_words:
+        message += f", saying '{shown(state.last_words, 200)}'"
     died_at: Mapping[str, object] | None = None
     if outcome != "completed":
         died_at = {"phase": state.phase or None, "tensor": state.tensor}
@@ -41,11 +44,18 @@ def explain(
 
 
 def _cause(status: int, reports: Mapping[str, Any], *, cancelled: bool, oom_kills: int) -> tuple[str, str]:
-    failure = reports.get("failure")
     if "finished" in reports:
         return "completed", ""
     if cancelled:
         return "cancelled", "cancelled"
+    outcome, message = _death(status, reports, oom_kills=oom_kills)
+    if "resident" in reports:  # what comes after is ours and not the strategy's
+        return "completed", f"the verification did not finish: {message}"
+    return outcome, message
+
+
+def _death(status: int, reports: Mapping[str, Any], *, oom_kills: int) -> tuple[str, str]:
+    failure = reports.get("failure")
     if failure is not None:
         return failure["kind"], f"{failure['type']}: {failure['message']}"
     if status == -signal.SIGKILL and oom_kills:

@@ -26,6 +26,7 @@ class WorkerState:
     def __init__(self) -> None:
         self.phase = ""
         self.reports: dict[str, Any] = {}
+        self.last_words = ""  # the last line on stderr
         self._in_flight: dict[int, str] = {}
 
     @property
@@ -81,4 +82,8 @@ class Recording(threading.Thread):
             self.state.apply(event)
             if event.kind is EventKind.REPORT:
                 self._writer.fact(event.name, self.state.reports[event.name])
-        self._writer.append(samples, events, self._worker.take_log())
+        log = self._worker.take_log()
+        for line in log:
+            if line.stream == "stderr" and line.text.strip():
+                self.state.last_words = line.text.strip()
+        self._writer.append(samples, events, log)

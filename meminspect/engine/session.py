@@ -66,8 +66,13 @@ class Session:
         status = self._process.wait()
         stderr = self._process.stderr
         said = stderr.read().strip() if stderr is not None else ""
-        if not self.spec.capture.exists():
-            raise CaptureError(said or f"the supervisor ended with exit status {status} and left no capture")
+        capture = self.spec.capture
+        if not capture.exists() or not capture.stat().st_size:
+            capture.unlink(missing_ok=True)
+            raise CaptureError(said or f"the supervisor ended with exit status {status} before it began the capture")
+        with CaptureReader(capture) as reader:
+            if (reader.fact("spec") or {}).get("supervisor_pid") != self._process.pid:
+                raise CaptureError(said or f"{capture} is written by another run", "name another with --out")
         last_line = said.splitlines()[-1] if said else ""
         if not recover(self.spec.capture, last_line):
             raise CaptureError(f"{self.spec.capture} has no end: {last_line}", "is the disk full?")

@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from meminspect.sampling.nvml import Nvml
-    from meminspect.strategies import LoadTask
 
 __all__ = ["main", "supervise"]
 
@@ -108,8 +107,7 @@ def _run(spec: RunSpec, writer: CaptureWriter, cancel_when_readable: tuple[int, 
     )
     with tiny_twin(task) as tiny:
         outcome = _run_worker(spec, writer, tiny, theory.peak.heap_bytes or 0, nvml, cancel_when_readable)
-    writer.fact("cache_after", _fraction(task))
-    if outcome["outcome"] == "completed":
+    if outcome["outcome"] == "completed" and not outcome["message"]:
         outcome["message"] = strategy.remark(task)
     return outcome
 
@@ -129,19 +127,21 @@ def _run_worker(
         "heap_bytes": heap_bytes,
         "options": dataclasses.asdict(spec.options),
     }
+    kills_before, started_s = _oom_kills(os.getpid()), time.monotonic()
     with contextlib.ExitStack() as stack:
-        kills_before, started_s = _oom_kills(os.getpid()), time.monotonic()
+        # Undone in reverse: whatever happens, the worker goes first and the ring is unmapped last.
         worker = WorkerProcess(spec.python, wanted)
         stack.callback(worker.close)
-        stack.callback(worker.kill)
         sampler = Sampler(worker.pid, lambda: nvml.used_bytes(0) if nvml else None)
         recording = Recording(writer, worker, sampler)
         sampler.start()
         recording.start()
+        stack.callback(recording.finish)
+        stack.callback(sampler.stop)
+        stack.callback(worker.wait)
+        stack.callback(worker.kill)
         cancelled = _wait(worker, cancel_when_readable)
         status = worker.wait()
-        sampler.stop()
-        recording.finish()
     for failure in (recording.failure, sampler.failure):
         if failure is not None:
             raise failure
@@ -177,17 +177,6 @@ def _oom_kills(pid: int) -> int:
     """Kills in the worker's memory cgroup, which is ours; on the whole system where the cgroup does not count."""
     count = oom_kills(pid)
     return (system_oom_kills() or 0) if count is None else count
-
-
-def _fraction(task: LoadTask) -> float | None:
-    """The share of the checkpoint that is in the page cache; None where it is not known of every file."""
-    cached = total = 0.0
-    for file in task.checkpoint.files:
-        fraction = cached_fraction(file.path).fraction
-        if fraction is None:
-            return None
-        cached, total = cached + fraction * file.nbytes, total + file.nbytes
-    return cached / total if total else None
 
 
 def _outcome(outcome: str, message: str) -> dict[str, Any]:

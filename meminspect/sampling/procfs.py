@@ -72,18 +72,21 @@ class ProcessMemory:
         status = self._read(self._status)
         return self._parse(status), _kib_after(status, b"\nVmSwap:", 0)
 
-    def reset_high_water(self) -> None:
-        """Make the high-water mark start again from the present RSS, where the kernel lets us.
+    def reset_high_water(self) -> bool:
+        """Make the high-water mark start again from the present RSS; False where the kernel does not let us.
 
         Raises:
             ProcessGone: the process has ended.
         """
         if self._clear_refs is None:
-            return
+            return False
         try:
             os.write(self._clear_refs, _RESET_HIGH_WATER)
         except ProcessLookupError as error:
             raise ProcessGone from error
+        except OSError:
+            return False
+        return True
 
     def storage_read_bytes(self) -> int | None:
         """Bytes that the process has caused to be read from storage; None where one may not know.

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import importlib.machinery
 import importlib.util
+import os
 import sys
 
-_HERE = sys.path.pop(0)
+_HERE = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120 - pathlib may be shadowed until it is gone
+if sys.path and os.path.abspath(sys.path[0] or ".") == _HERE:  # noqa: PTH100 - not so under PYTHONSAFEPATH
+    del sys.path[0]
 
 
 class _OurPackage:

@@ -6,10 +6,13 @@ ten times as much: the same load takes 0.6 s or 4 s. So a passing process touche
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Final
+
+from meminspect.sampling.cgroups import memory_group
 
 __all__ = ["populate"]
 
@@ -17,19 +20,31 @@ _REPORTING: Final = Path("/sys/module/page_reporting/parameters/page_reporting_o
 _MEMINFO: Final = Path("/proc/meminfo")
 _MADV_POPULATE_WRITE: Final = 23  # Linux 5.14; include/uapi/asm-generic/mman-common.h
 _SHARE: Final = 0.9  # of what is free: the page cache must not be driven out
-_CODE: Final = "import mmap, sys; m = mmap.mmap(-1, int(sys.argv[1])); m.madvise(int(sys.argv[2])); m.close()"
+# It must not outlive us: PR_SET_PDEATHSIG, SIGKILL (man 2 prctl), and then a look whether it has come too late.
+_CODE: Final = """
+import ctypes, mmap, os, sys
+nbytes, advice, parent = map(int, sys.argv[1:])
+ctypes.CDLL(None).prctl(1, 9)
+if os.getppid() == parent:
+    block = mmap.mmap(-1, nbytes)
+    block.madvise(advice)
+"""
 
 
 def populate(nbytes: int) -> bool:
     """Touch and release so many bytes in another process; False where that is not called for or they are not free."""
     if not nbytes or not _REPORTING.exists() or nbytes > _SHARE * _free_bytes():
         return False
-    command = [sys.executable, "-I", "-S", "-c", _CODE, str(nbytes), str(_MADV_POPULATE_WRITE)]
-    return subprocess.run(command, check=False, stderr=subprocess.DEVNULL).returncode == 0  # noqa: S603 - our own
+    numbers = map(str, (nbytes, _MADV_POPULATE_WRITE, os.getpid()))
+    command = [sys.executable, "-I", "-S", "-c", _CODE, *numbers]
+    return subprocess.run(command, check=False, capture_output=True).returncode == 0  # noqa: S603 - our own
 
 
 def _free_bytes() -> int:
-    for line in _MEMINFO.read_text().splitlines():
-        if line.startswith("MemFree:"):
-            return int(line.split()[1]) * 1024
-    return 0
+    """What is free now; in a memory cgroup with a limit, what it lacks to the limit."""
+    group = memory_group()
+    limit, used = (group.limit_bytes(), group.used_bytes()) if group is not None else (None, None)
+    room = [] if limit is None or used is None else [limit - used]
+    lines = _MEMINFO.read_text().splitlines()
+    room += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemFree:")]
+    return min(room, default=0)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meminspect.capture.ring import RingWriter
+from meminspect.sampling.page_cache import cached_fraction
 from meminspect.sampling.procfs import ProcessMemory
 from meminspect.worker.ballast import populate
 from meminspect.worker.lifeline import die_with, prefer_as_victim
@@ -30,7 +31,7 @@ def main(spec: int, ring: int, lifeline: int) -> None:
     """Run one strategy and report into the ring.
 
     Args:
-        spec: descriptor of a file that holds the run's specification as JSON (`engine.session.WorkerSpec`).
+        spec: descriptor of a file that holds the run's specification as JSON (`engine.supervisor`).
         ring: descriptor of the event ring.
         lifeline: descriptor of the pipe whose other end the supervisor holds.
     """
@@ -81,14 +82,18 @@ def _run(wanted: dict[str, Any], recorder: Recorder) -> None:
     populate(wanted["heap_bytes"])
     _settle()
     recorder.enabled = True
-    recorder.report("baseline", recorder.reading("baseline", reset=True)._asdict())
+    cached_before, books_before = _cached_fraction(task), recorder.books()
+    baseline, resets = recorder.reading("baseline", reset=True)
+    recorder.report("baseline", {**baseline._asdict(), "resets": resets})
 
     started_ns = time.monotonic_ns()
     model = load()
     recorder.report("returned", {"t_ns": time.monotonic_ns(), "started_ns": started_ns})
     _finish(model, recorder)
     recorder.report("resident", {"t_ns": time.monotonic_ns(), "started_ns": started_ns})
-    recorder.report("window", recorder.reading("resident", reset=True)._asdict())
+    recorder.report("window", recorder.reading("resident", reset=True)[0]._asdict())
+    recorder.report("io", {"before": books_before, "after": recorder.books()})
+    recorder.report("cache", {"fraction_before": cached_before, "fraction_after": _cached_fraction(task)})
 
     _report_steady(model, recorder)
     recorder.phase("verify")
@@ -134,12 +139,23 @@ def _report_steady(model: nn.Module, recorder: Recorder) -> None:
     from meminspect.worker.resident import live_bytes
 
     gc.collect()
-    steady = recorder.reading("steady")
+    steady, _ = recorder.reading("steady")
     _trim()
-    trimmed = recorder.reading("trimmed")
+    trimmed, _ = recorder.reading("trimmed")
     recorder.report(
         "steady", {"live_bytes": live_bytes(model), "steady": steady._asdict(), "trimmed": trimmed._asdict()}
     )
+
+
+def _cached_fraction(task: LoadTask) -> float | None:
+    """How much of the checkpoint is in the page cache; None where that is not known of every file."""
+    cached = 0.0
+    for file in task.checkpoint.files:
+        fraction = cached_fraction(file.path).fraction
+        if fraction is None:
+            return None
+        cached += fraction * file.nbytes
+    return cached / (sum(file.nbytes for file in task.checkpoint.files) or 1)
 
 
 def _settle() -> None:

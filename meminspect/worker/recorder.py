@@ -27,6 +27,10 @@ SMALL_BYTES: Final = 1 << 20
 """Below this a tensor gets no reading of its own: the kernel's counters are no finer than some 256 KiB."""
 
 
+_VITAL: Final = (EventKind.PHASE, EventKind.READING, EventKind.REPORT)
+"""What the run's result hangs on: these find room in the ring when tensors' events no longer do."""
+
+
 class Recorder:
     """Writes events to the ring. Safe to call from several threads and from weakref callbacks.
 
@@ -39,10 +43,11 @@ class Recorder:
         self._memory = memory
         # Re-entrant: a release may strike, through the garbage collector, while an event is being written.
         self._lock = threading.RLock()
-        self._waiting: deque[bytes] = deque()
+        self._waiting: deque[tuple[bytes, bool]] = deque()
         self._writing = False
         self._next_id = 0
-        self._in_flight: dict[int, bool] = {}  # id → whether another operation overlapped it
+        # id → whether the mark was reset at its begin and no other operation has overlapped it since
+        self._in_flight: dict[int, bool] = {}
         self._event_ns = array("d")
         self.phase_name = ""
 
@@ -82,40 +87,47 @@ class Recorder:
         with self._lock:
             self._next_id += 1
             id_ = self._next_id
-            alone = not self._in_flight
+            read = not self._in_flight and nbytes >= SMALL_BYTES
             for other in self._in_flight:
-                self._in_flight[other] = True
-            self._in_flight[id_] = not alone
-            self._record(
+                self._in_flight[other] = False
+            reset = self._record(
                 EventKind.BEGIN, operation, pool, id_, nbytes, file, offset, name=name, detail=detail,
-                read=alone and nbytes >= SMALL_BYTES, reset=alone,
+                read=read, reset=read,
             )  # fmt: skip
+            self._in_flight[id_] = reset
         return id_
 
     def end(self, id_: int, operation: Operation, pool: Pool, name: str, nbytes: int) -> None:
         """The operation is done."""
         with self._lock:
-            overlapped = self._in_flight.pop(id_, True)
+            alone = self._in_flight.pop(id_, False)
             read = nbytes >= SMALL_BYTES and not self._in_flight
-            exact = read and not overlapped
-            self._record(EventKind.END, operation, pool, id_, nbytes, name=name, read=read, exact=exact)
+            self._record(EventKind.END, operation, pool, id_, nbytes, name=name, read=read, exact=read and alone)
 
     def release(self, id_: int, pool: Pool, name: str, nbytes: int) -> None:
         """The memory that operation `id_` materialised is gone."""
         self._record(EventKind.RELEASE, Operation.MATERIALISE, pool, id_, nbytes, name=name)
 
-    def reading(self, name: str, *, reset: bool = False) -> Reading:
-        """Record and return the worker's memory under a name."""
+    def reading(self, name: str, *, reset: bool = False) -> tuple[Reading, bool]:
+        """Record and return the worker's memory under a name, and whether the mark has been reset after it."""
         with self._lock:
             reading = self._memory.reading()
-            if reset:
-                self._memory.reset_high_water()
+            was_reset = reset and self._memory.reset_high_water()
             self._write(Event(time.monotonic_ns(), EventKind.READING, reading=reading, name=name))
-        return reading
+        return reading, was_reset
 
     def report(self, name: str, value: object) -> None:
         """Record a fact of the run."""
         self._write(Event(time.monotonic_ns(), EventKind.REPORT, name=name, detail=json.dumps(value)))
+
+    def books(self) -> dict[str, int | None]:
+        """What the worker has caused to be read from storage, and its page faults, so far."""
+        minor, major = self._memory.faults() or (None, None)
+        return {
+            "read_bytes": self._memory.storage_read_bytes(),
+            "minor_faults": minor,
+            "major_faults": major,
+        }
 
     def _record(
         self,
@@ -132,27 +144,29 @@ class Recorder:
         exact: bool = False,
         read: bool = False,
         reset: bool = False,
-    ) -> None:
+    ) -> bool:
+        """Write an event; returns whether the high-water mark has been reset for it."""
         if not self.enabled:
-            return
+            return False
         started_ns = time.monotonic_ns()
         with self._lock:
             reading = self._memory.reading() if read else None
-            if read and reset:
-                self._memory.reset_high_water()
+            was_reset = read and reset and self._memory.reset_high_water()
             self._write(
                 Event(started_ns, kind, operation, pool, id_, nbytes, file, offset, exact, reading, name, detail)
             )
         self._event_ns.append(time.monotonic_ns() - started_ns)
+        return was_reset
 
     def _write(self, event: Event) -> None:
         with self._lock:
-            self._waiting.append(pack(event))
+            vital = event.kind in _VITAL
+            self._waiting.append((pack(event), vital))
             if self._writing:  # we have struck in the middle of a write, which takes this one along
                 return
             self._writing = True
             try:
                 while self._waiting:
-                    self._ring.write(self._waiting.popleft())
+                    self._ring.write(*self._waiting.popleft())
             finally:
                 self._writing = False

@@ -6,7 +6,7 @@ Each tensor is read again from its file, a few MiB at a time, and cast as the st
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import torch
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["verify"]
 
 _CHUNK_BYTES: Final = 4 << 20
+_INTEGERS: Final = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def verify(model: nn.Module, task: LoadTask) -> dict[str, object]:
@@ -77,30 +78,60 @@ def _matches(tensor: torch.Tensor, task: LoadTask, pieces: tuple[StoredTensor, .
 def _equal(tensor: torch.Tensor, stored: StoredTensor, files: list[int]) -> bool:
     if tuple(tensor.shape) != stored.shape:
         return False
-    dtype = getattr(torch, stored.dtype)
-    descriptor = files[stored.storage.file]
-    if stored.strides is not None:
-        extent = 1 + sum((size - 1) * stride for size, stride in zip(stored.shape, stored.strides, strict=True))
-        if not stored.elements:
-            return True
-        whole = torch.frombuffer(_read(descriptor, stored.file_offset, extent * dtype.itemsize), dtype=dtype)
-        return _same(tensor, whole.as_strided(stored.shape, stored.strides).to(tensor.dtype))
-    # Row by row of a [rows, elements] view, as many rows at a time as fit into the buffer.
-    flat = tensor.is_contiguous() or tensor.dim() < 2 or not stored.elements
-    rows = tensor.reshape(-1, 1) if flat else tensor.reshape(tensor.shape[0], -1)
-    width = rows.shape[1] * dtype.itemsize
-    step = max(1, _CHUNK_BYTES // max(width, 1))
-    for row in range(0, rows.shape[0], step):
-        part = rows[row : row + step]
-        data = _read(descriptor, stored.file_offset + row * width, part.shape[0] * width)
-        if not _same(part, torch.frombuffer(data, dtype=dtype).reshape(part.shape).to(tensor.dtype)):
-            return False
-    return True
+    strides = stored.strides or _row_major(stored.shape)
+    source = _Source(files[stored.storage.file], getattr(torch, stored.dtype))
+    return not stored.elements or _equal_part(tensor, strides, stored.file_offset, source)
+
+
+class _Source(NamedTuple):
+    """Where bytes come from, and what they are."""
+
+    descriptor: int
+    dtype: torch.dtype
+
+
+def _equal_part(tensor: torch.Tensor, strides: tuple[int, ...], offset: int, source: _Source) -> bool:
+    """Compare a view of the file, cut along its widest stride until a piece fits into the buffer."""
+    for dim, stride in enumerate(strides):
+        if stride == 0 and tensor.shape[dim] > 1:  # one element on disk for many: they must be equal among themselves
+            first = tensor.narrow(dim, 0, 1)
+            rest = strides[:dim] + strides[dim + 1 :]
+            return _same(tensor, first.expand_as(tensor)) and _equal_part(first.squeeze(dim), rest, offset, source)
+    size = source.dtype.itemsize
+    extent = 1 + sum((length - 1) * stride for length, stride in zip(tensor.shape, strides, strict=True))
+    if extent * size <= _CHUNK_BYTES:
+        data = torch.frombuffer(_read(source.descriptor, offset, extent * size), dtype=source.dtype)
+        return _same(tensor, data.as_strided(tensor.shape, strides).to(tensor.dtype))
+    dim = max(range(tensor.dim()), key=lambda dim: strides[dim] if tensor.shape[dim] > 1 else -1)
+    step = max(1, _CHUNK_BYTES // (strides[dim] * size))
+    if step >= tensor.shape[dim]:  # the other dimensions overlap it: halve, and the extent shrinks in the end
+        step = (tensor.shape[dim] + 1) // 2
+    length = tensor.shape[dim]
+    return all(
+        _equal_part(
+            tensor.narrow(dim, start, min(step, length - start)), strides, offset + start * strides[dim] * size, source
+        )
+        for start in range(0, length, step)
+    )
+
+
+def _row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
+    strides, step = [], 1
+    for length in reversed(shape):
+        strides.append(step)
+        step *= max(length, 1)
+    return tuple(reversed(strides))
 
 
 def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Equality of bits, so that NaN equals itself."""
-    return torch.equal(one.contiguous().view(torch.uint8), other.contiguous().view(torch.uint8))
+    """Equality of bits, so that NaN equals itself; without a copy of either."""
+    return torch.equal(_bits(one), _bits(other))
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor)
+    return tensor.view(_INTEGERS[tensor.dtype.itemsize])
 
 
 def _read(descriptor: int, offset: int, nbytes: int) -> bytearray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,6 +12,7 @@ from meminspect.synthesis import SynthesisSpec, architecture_for, synthesise
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 PARAMETERS = 3_000_000
 BIG_PARAMETERS = 100_000_000

@@ -5,8 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import shutil
 import sqlite3
+import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -136,11 +139,31 @@ def test_given_an_output_that_cannot_be_written_then_it_is_said_and_nothing_is_l
     assert not list(tmp_path.parent.rglob("*.partial"))
 
 
-def test_given_a_full_disk_then_the_old_file_stays(home: Home, capture: Path) -> None:
-    done = home.meminspect("export", capture, "--to", "json", "-o", "/dev/full")
+def test_given_a_pipe_as_output_then_it_is_written_to_and_never_replaced(
+    home: Home, capture: Path, tmp_path: Path
+) -> None:
+    """What holds for a pipe holds for devices: no `-o /dev/null` of root's may put a file in its place."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE, text=True) as reader:
+        try:
+            done = home.meminspect("export", capture, "--to", "csv", "-o", pipe)
+            assert done.status == 0, done.stderr
+            assert stat.S_ISFIFO(pipe.stat().st_mode)
+            assert reader.communicate()[0].startswith("t_s,heap_bytes,")
+        finally:
+            reader.kill()
 
-    assert done.status in (2, 4)
-    assert Path("/dev/full").is_char_device(), "a device is written to, never replaced"
+
+def test_given_a_link_as_output_then_the_file_behind_it_is_written(home: Home, capture: Path, tmp_path: Path) -> None:
+    behind, link = tmp_path / "behind", tmp_path / "link"
+    link.symlink_to(behind)
+
+    done = home.meminspect("export", capture, "--to", "csv", "-o", link)
+
+    assert done.status == 0, done.stderr
+    assert link.is_symlink()
+    assert behind.read_text().startswith("t_s,heap_bytes,")
 
 
 def test_given_a_capture_that_may_only_be_read_then_it_is_exported_and_left_alone(home: Home, capture: Path) -> None:

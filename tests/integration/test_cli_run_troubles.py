@@ -224,15 +224,12 @@ def test_given_no_home_then_a_place_for_captures_has_to_be_named(
     assert not list(tmp_path.glob("~*"))
 
 
-@pytest.mark.parametrize("obstacle", ["a file", "a device"])
-def test_given_a_cache_that_cannot_be_written_then_the_warm_up_makes_do_without(
-    variants: Variants, home: Home, obstacle: str
-) -> None:
+def test_given_a_cache_that_cannot_be_written_then_the_warm_up_makes_do_without(variants: Variants, home: Home) -> None:
     home.folder.mkdir()
-    (home.folder / "a file").write_text("")
-    place = {"a file": str(home.folder / "a file"), "a device": "/dev/null"}[obstacle]
+    place = home.folder / "a file where a folder belongs"
+    place.write_text("")
 
-    done = home.meminspect("run", "--ckpt", variants["meta"], "-s", "mmap-assign", "--json", XDG_CACHE_HOME=place)
+    done = home.meminspect("run", "--ckpt", variants["meta"], "-s", "mmap-assign", "--json", XDG_CACHE_HOME=str(place))
 
     assert (done.status, done.run["outcome"]) == (0, "completed")
     assert not list(home.folder.glob("meminspect-*")), "the passing one is gone"

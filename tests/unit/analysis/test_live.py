@@ -39,29 +39,29 @@ NAIVE_LEDGER = [
 
 
 def test_before_the_first_event_one_is_nowhere() -> None:
-    assert place_at(naive_run(), 5 * MS) == (None, None)
+    assert place_at(naive_run(), 5 * MS, 10 * MS) == (None, None)
 
 
 def test_a_place_is_the_phase_and_the_tensor_in_flight_or_the_last_one() -> None:
     events = naive_run()
-    assert place_at(events, int(12.5 * MS)) == ("build", "a")
-    assert place_at(events, int(13.5 * MS)) == ("build", "a")
-    assert place_at(events, 15 * MS) == ("build", "b")
-    assert place_at(events, int(16.5 * MS)) == ("read", None)
-    assert place_at(events, 99 * MS) == ("finalise", None)
+    assert place_at(events, int(12.5 * MS), 10 * MS) == ("build", "a")
+    assert place_at(events, int(13.5 * MS), 10 * MS) == ("build", "a")
+    assert place_at(events, 15 * MS, 10 * MS) == ("build", "b")
+    assert place_at(events, int(16.5 * MS), 10 * MS) == ("read", None)
+    assert place_at(events, 99 * MS, 10 * MS) == ("finalise", None)
 
 
 def test_a_mark_found_as_a_tensor_ends_is_that_tensors() -> None:
-    assert place_at(naive_run(), 18 * MS) == ("read", "a")
+    assert place_at(naive_run(), 18 * MS, 10 * MS) == ("read", "a")
 
 
 def test_a_mark_found_as_a_phase_begins_was_set_in_the_one_before() -> None:
     """A mark is of the time before its reading: nothing has happened yet in a phase that begins with it."""
-    assert place_at(naive_run(), 19 * MS) == ("read", "a")
+    assert place_at(naive_run(), 19 * MS, 10 * MS) == ("read", "a")
 
 
 def test_a_mark_found_as_a_tensor_begins_is_not_that_tensors() -> None:
-    assert place_at(naive_run(), 14 * MS) == ("build", "a")
+    assert place_at(naive_run(), 14 * MS, 10 * MS) == ("build", "a")
 
 
 def test_tensors_that_got_memory_are_counted_by_name() -> None:

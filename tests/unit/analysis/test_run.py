@@ -81,11 +81,12 @@ def completed_facts() -> dict[str, object]:
         "returned": {"t_ns": 17 * MS, "started_ns": 12 * MS},
         "resident": {"t_ns": 20 * MS, "started_ns": 12 * MS},
         "steady": {"live_bytes": 300, "steady": steady, "trimmed": {**steady, "heap_bytes": 1000 + 300 * MIB}},
-        "checkpoint": {
-            "tensors": 1,
-            "files": [{"bytes": 100, "cached_fraction": 1.0}, {"bytes": 300, "cached_fraction": 1.0}],
+        "checkpoint": {"tensors": 1},
+        "cache": {"fraction_before": 1.0, "fraction_after": 1.0},
+        "io": {
+            "before": {"read_bytes": 100, "minor_faults": 10, "major_faults": 1},
+            "after": {"read_bytes": 500, "minor_faults": 90, "major_faults": 3},
         },
-        "cache_after": 1.0,
         "theory": {"floor_bytes": 300},
         "tensors": {"expected": 1, "verified": 1, "mismatched": 0, "missing": 0, "unexpected": 0, "names": {}},
         "supervision": {
@@ -152,20 +153,26 @@ def test_without_a_device_its_figures_are_unknown_rather_than_zero(document: Cal
 def test_the_devices_memory_is_counted_from_the_baseline(document: Callable[..., Document]) -> None:
     used = [(12, 100), (14, 400), (19, 250)]
     samples = [sample(t, reading(), minor_faults=0, major_faults=0, vram_used_bytes=nbytes) for t, nbytes in used]
-    run = document(completed_facts(), completed_events(), samples)
+    on_device = {**completed_facts(), "spec": {**SPEC, "options": {"device": "cuda"}}}
+    run = document(on_device, completed_events(), samples)
     assert run["peak"]["vram_used_bytes"] == 300
     assert run["steady"]["vram_used_bytes"] == 150
 
 
+def test_what_others_do_with_the_device_is_no_figure_of_a_load_on_the_cpu(document: Callable[..., Document]) -> None:
+    samples = [sample(t, reading(), vram_used_bytes=nbytes) for t, nbytes in [(12, 100), (14, 400)]]
+    run = document(completed_facts(), completed_events(), samples)
+    assert run["peak"]["vram_used_bytes"] is None
+    assert run["steady"]["vram_used_bytes"] is None
+
+
 @pytest.mark.parametrize(
-    ("fractions", "state", "before"),
-    [([0.0, 0.0], "cold", 0.0), ([1.0, 1.0], "warm", 1.0), ([1.0, 0.0], "mixed", 0.25), ([1.0, None], None, None)],
+    ("before", "state"), [(0.0, "cold"), (0.01, "cold"), (1.0, "warm"), (0.99, "warm"), (0.25, "mixed"), (None, None)]
 )
-def test_a_cache_is_cold_warm_mixed_or_unknown_by_its_bytes(
-    document: Callable[..., Document], fractions: list[float | None], state: str | None, before: float | None
+def test_a_cache_is_cold_warm_mixed_or_unknown(
+    document: Callable[..., Document], before: float | None, state: str | None
 ) -> None:
-    files = [{"bytes": size, "cached_fraction": fraction} for size, fraction in zip((100, 300), fractions, strict=True)]
-    run = document({**completed_facts(), "checkpoint": {"tensors": 1, "files": files}, "cache_after": None})
+    run = document({**completed_facts(), "cache": {"fraction_before": before, "fraction_after": None}})
     assert run["cache"] == {"state": state, "fraction_before": before, "fraction_after": None}
 
 

@@ -57,15 +57,23 @@ def test_marks_from_before_the_baseline_and_after_resident_do_not_count() -> Non
     assert window.end_ns == 20 * MS
 
 
-def test_a_sample_whose_reading_began_before_the_baseline_does_not_count() -> None:
+def test_a_run_that_became_resident_takes_its_marks_from_the_worker_alone() -> None:
+    """A sample's time and its reading may lie apart, and the worker reads its mark before every reset."""
     events = [baseline(10, mark_before=5000), resident(20, reading(heap=7))]
-    assert cut(events, [sample(9.9, reading(mark=5000))]).peak_rss_bytes == 7
-    assert cut(events, [sample(10.1, reading(heap=9))]).peak_rss_bytes == 9
+    window = cut(events, [sample(10.1, reading(heap=3, mark=5000)), sample(15, reading(heap=9))])
+    assert window.peak_rss_bytes == 7
+    assert window.peaks().heap_bytes == 9
 
 
-def test_a_sample_that_may_have_been_read_after_the_end_does_not_count() -> None:
-    events = [baseline(10), resident(20, reading(heap=7))]
-    assert cut(events, [sample(19.5, reading(heap=5000))]).peak_rss_bytes == 7
+def test_where_the_kernel_resets_no_marks_an_old_one_is_not_of_the_window() -> None:
+    events = [
+        baseline(10, mark_before=5000),
+        named(15, "read", reading(heap=300, mark=5000)),
+        resident(20, reading(heap=7, mark=5000)),
+    ]
+    assert window(events, [], marks_reset=False).peak_rss_bytes == 300
+    events[1] = named(15, "read", reading(heap=300, mark=6000))
+    assert window(events, [], marks_reset=False).peak_rss_bytes == 6000
 
 
 def test_a_run_that_died_is_measured_up_to_its_last_sign_of_life() -> None:

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from meminspect.capture.records import Event, EventKind, Sample
 from meminspect.capture.schema import APPLICATION_ID, VERSION
 from meminspect.capture.store import CaptureReader, CaptureWriter
+from meminspect.errors import CaptureError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -120,7 +121,7 @@ def test_appending_nothing_is_nothing(path: Path, growing: CaptureWriter) -> Non
 def test_a_batch_that_cannot_be_written_leaves_no_part_of_it(path: Path, growing: CaptureWriter) -> None:
     # given a batch whose last event is larger than a database integer
     odd = Event(2**70, EventKind.PHASE, name="odd")
-    with pytest.raises(OverflowError):
+    with pytest.raises(CaptureError, match="too large"):
         growing.append(SAMPLES, [*EVENTS, odd], [])
     with CaptureReader(path) as capture:
         assert capture.events() == []

@@ -25,8 +25,9 @@ class FakeMemory:
         self.readings += 1
         return Reading(self.readings, 0, 0, self.readings)
 
-    def reset_high_water(self) -> None:
+    def reset_high_water(self) -> bool:
         self.resets += 1
+        return True
 
 
 class Recording:

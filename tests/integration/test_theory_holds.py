@@ -1,0 +1,170 @@
+"""Theory beside measurement on real loads: every pool's peak, the total, and the bill that adds up to it.
+
+The comparison is one function, `discrepancies`, and the last tests show that it finds a theory with a wrong term.
+"""
+
+from __future__ import annotations
+
+import copy
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from checkpoint_variants import sound
+from command_line import Home
+from safetensors.torch import save_file
+
+from meminspect.analysis.describe import theory_document
+from meminspect.checkpoint import read_checkpoint
+from meminspect.strategies import STRATEGIES, LoadOptions
+from meminspect.strategies.task import task_for
+from meminspect.theory.ledger import Item, evaluate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+PARAMETERS = 75_000_000
+TOLERANCE = 0.02
+TOLERANCE_BYTES = 16 << 20  # what a process's other business may take: arenas, page tables' counters, code pages
+
+Run = dict[str, Any]
+
+
+def _skeleton(out: Path) -> Path:
+    """Tensors of no known model, of several dtypes."""
+    random = torch.Generator().manual_seed(0)
+    tensors = {
+        f"blocks.{block}.{name}": torch.rand(1000, 4000, generator=random).to(dtype)
+        for block in range(12)
+        for name, dtype in (("mix", torch.float16), ("gate.w", torch.bfloat16))
+    }
+    out.mkdir()
+    save_file({**tensors, "steps": torch.arange(1000), "scale": torch.tensor(2.0)}, out / "model.safetensors")
+    return out
+
+
+CHECKPOINTS: dict[str, Callable[[Path], Path]] = {
+    "meta": lambda out: sound(out, "meta", parameters=PARAMETERS),
+    "slices": lambda out: sound(out, "meta", parameters=PARAMETERS, shards=2),
+    "shards": lambda out: sound(out, "safetensors", parameters=PARAMETERS, shards=3),
+    "gpt2": lambda out: sound(
+        out, "safetensors", parameters=PARAMETERS // 2, architecture="gpt2", dtype="float32"
+    ),
+    "skeleton": _skeleton,
+}  # fmt: skip
+# Every strategy meets every kind of file: pickles and safetensors, one file, slices and shards.
+CHOSEN = {
+    "meta": tuple(STRATEGIES),
+    "slices": ("mmap-assign", "sharded", "naive"),
+    "shards": ("mmap-assign", "meta-assign", "sharded"),
+    "gpt2": ("meta-assign", "naive"),
+    "skeleton": ("mmap-assign", "naive"),
+}
+CELLS = [(checkpoint, strategy) for checkpoint, strategies in CHOSEN.items() for strategy in strategies]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("theory-holds")
+
+
+@pytest.fixture(scope="module")
+def run_of(folder: Path) -> Callable[[str, str], Run]:
+    """The run of a checkpoint and a strategy; all are run when the first is asked for, two at a time."""
+    home = Home(folder / "home")
+
+    def runs(name: str) -> dict[str, Run]:
+        checkpoint = CHECKPOINTS[name](folder / name)
+        done = home.meminspect("run", "--ckpt", checkpoint, "-s", ",".join(CHOSEN[name]), "--json")
+        assert done.status == 0, done
+        return {run["strategy"]: run for run in done.document["runs"]}
+
+    futures: dict[str, Future[dict[str, Run]]] = {}
+    with ThreadPoolExecutor(2) as executor:
+        for name in CHECKPOINTS:
+            futures[name] = executor.submit(runs, name)
+    return lambda checkpoint, strategy: futures[checkpoint].result()[strategy]
+
+
+def discrepancies(run: Run) -> list[str]:
+    """Where theory and measurement, or the parts of the measurement, disagree by more than noise."""
+    theory, peak, bill = run["theory"], run["peak"], run["bill"]
+    compared = {pool: (theory["peak"][pool], peak[pool]) for pool in ("heap_bytes", "file_bytes", "pinned_bytes")}
+    compared["rss_bytes"] = theory["peak_rss_bytes"], peak["rss_bytes"]
+    compared["steady heap_bytes"] = theory["steady"]["heap_bytes"], run["steady"]["trimmed_heap_bytes"]
+    compared["steady file_bytes"] = theory["steady"]["file_bytes"], run["steady"]["file_bytes"]
+    measured_bill: dict[str, int] = {}
+    for line in bill:
+        measured_bill[line["item"]] = measured_bill.get(line["item"], 0) + line["bytes"]
+    unexplained = measured_bill.pop(Item.UNEXPLAINED, 0)
+    compared["unexplained"] = 0, unexplained
+    for line in theory["bill"]:
+        predicted = sum(other["bytes"] for other in theory["bill"] if other["item"] == line["item"])
+        compared[f"bill's {line['item']}"] = predicted, measured_bill.get(line["item"], 0)
+    found = [
+        f"{name}: theory {expected:,}, measured {measured:,}"
+        for name, (expected, measured) in compared.items()
+        if abs(measured - expected) > max(TOLERANCE * theory["peak_rss_bytes"], TOLERANCE_BYTES)
+    ]
+    if sum(line["bytes"] for line in bill) != peak["rss_bytes"]:
+        found.append("the bill does not add up to the peak")
+    return found
+
+
+@pytest.mark.parametrize(("checkpoint", "strategy"), CELLS)
+def test_given_a_real_load_then_it_peaks_where_theory_says_and_for_the_reasons_it_says(
+    run_of: Callable[[str, str], Run], checkpoint: str, strategy: str
+) -> None:
+    run = run_of(checkpoint, strategy)
+
+    assert run["theory"]["floor_bytes"] > 140e6, "big enough for the tolerance to mean something"
+    assert discrepancies(run) == []
+
+
+@pytest.mark.parametrize(("checkpoint", "strategy"), CELLS)
+def test_given_a_real_load_then_every_tensor_is_the_checkpoints(
+    run_of: Callable[[str, str], Run], checkpoint: str, strategy: str
+) -> None:
+    tensors = run_of(checkpoint, strategy)["tensors"]
+
+    assert tensors["verified"] == tensors["expected"] > 0
+    assert tensors["mismatched"] == tensors["unexpected"] == 0
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "strategy", "item"),
+    [
+        ("meta", "naive", Item.FLOOR),
+        ("meta", "naive", Item.UPCAST),
+        ("meta", "naive", Item.DUPLICATE),
+        ("shards", "sharded", Item.SHARD),
+        ("slices", "mmap-assign", Item.STAGING),
+        ("gpt2", "meta-assign", Item.FLOOR),
+        ("skeleton", "mmap-assign", Item.FLOOR),
+    ],
+)
+def test_given_a_theory_that_forgets_a_term_then_the_comparison_says_so(
+    folder: Path, run_of: Callable[[str, str], Run], checkpoint: str, strategy: str, item: str
+) -> None:
+    run = copy.deepcopy(run_of(checkpoint, strategy))
+    task = task_for(read_checkpoint(folder / checkpoint), LoadOptions())
+    steps = list(STRATEGIES[strategy].ledger(task))
+    assert discrepancies({**run, "theory": theory_document(evaluate(steps, task.floor_bytes))}) == []
+
+    forgetful = evaluate([step for step in steps if step.item != item], task.floor_bytes)
+
+    assert discrepancies({**run, "theory": theory_document(forgetful)}) != []
+
+
+@pytest.mark.parametrize("share", [0.9, 1.1])
+def test_given_a_measurement_that_is_a_tenth_off_then_the_comparison_says_so(
+    run_of: Callable[[str, str], Run], share: float
+) -> None:
+    for checkpoint, strategy in CELLS:
+        run = copy.deepcopy(run_of(checkpoint, strategy))
+        off_bytes = int(run["peak"]["rss_bytes"] * (share - 1)) * 2
+        run["peak"]["rss_bytes"] += off_bytes
+        run["bill"][-1]["bytes"] += off_bytes
+        assert len(discrepancies(run)) >= 2, (checkpoint, strategy)
