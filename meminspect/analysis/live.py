@@ -142,7 +142,7 @@ def bill(
     lines = [BillLine(item, pool.name.lower(), nbytes) for (item, pool), nbytes in sums.items() if nbytes]
     lines.sort(key=lambda line: -line.nbytes)
     explained = sum(line.nbytes for line in lines)
-    return (*lines, BillLine(Item.UNEXPLAINED, "heap", peak_rss_bytes - explained))
+    return (*lines, BillLine(Item.UNEXPLAINED, "", peak_rss_bytes - explained))
 
 
 def _most_resident(events: Sequence[Event]) -> list[tuple[str, Pool, str, int]]:

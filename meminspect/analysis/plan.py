@@ -44,6 +44,7 @@ def make_plan(
     vram_bytes: int | None = None,
     *,
     strategies: Iterable[Strategy] | None = None,
+    largest_mapping_bytes: int | None = None,
     decimal: bool = False,
 ) -> Plan:
     """Work out every strategy's theory and hold it against the budgets.
@@ -52,17 +53,24 @@ def make_plan(
         task: what to load.
         ram_bytes: host memory that the load may take; None if unknown.
         vram_bytes: device memory that it may take; None if unknown or there is no device.
+        largest_mapping_bytes: the most that the machine lets a process map at once; None for no bound.
         strategies: all of the registry's unless given.
         decimal: write the sizes in the recommendation in decimal units.
     """
     wanted = STRATEGIES.values() if strategies is None else strategies
-    rows = tuple(_row(strategy, task, ram_bytes, vram_bytes) for strategy in wanted)
+    rows = tuple(_row(strategy, task, ram_bytes, vram_bytes, largest_mapping_bytes) for strategy in wanted)
     candidates = [Candidate(row.strategy.id, row.theory, row.verdict) for row in rows if row.theory is not None]
     return Plan(rows, recommend(candidates, decimal=decimal), ram_bytes, vram_bytes)
 
 
-def _row(strategy: Strategy, task: LoadTask, ram_bytes: int | None, vram_bytes: int | None) -> PlanRow:
-    why_not = strategy.why_not(task)
+def _row(
+    strategy: Strategy,
+    task: LoadTask,
+    ram_bytes: int | None,
+    vram_bytes: int | None,
+    largest_mapping_bytes: int | None,
+) -> PlanRow:
+    why_not = strategy.why_not(task, largest_mapping_bytes)
     if why_not is not None:
         return PlanRow(strategy, why_not, None, None)
     theory = strategy.theory(task)

@@ -130,8 +130,8 @@ def _steady(
 def _bill(cut: Window | None, events: Sequence[Event], capture: CaptureReader) -> list[dict[str, Any]] | None:
     if cut is None:
         return None
-    lines = bill(events, capture.ledger(), cut.peak.t_ns, cut.baseline.t_ns, cut.peak_rss_bytes)
-    return [{"item": line.item, "pool": line.pool, "bytes": line.nbytes} for line in lines]
+    lines = bill(events, capture.ledger(), cut.highest.t_ns, cut.baseline.t_ns, cut.peak_rss_bytes)
+    return [{"item": line.item, "pool": line.pool or None, "bytes": line.nbytes} for line in lines]
 
 
 def _tensors(

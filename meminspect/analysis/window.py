@@ -65,6 +65,11 @@ class Window:
         )
 
     @functools.cached_property
+    def highest(self) -> Moment:
+        """The first reading with the highest mark of all."""
+        return next(moment for moment in self.marks if moment.reading.high_water_bytes == self._highest_mark)
+
+    @functools.cached_property
     def _highest_mark(self) -> int:
         return max(moment.reading.high_water_bytes for moment in self.marks)
 

@@ -55,7 +55,13 @@ def command(
     subject = read_subject(checkpoint, task.architecture, task.note)
     ram_bytes = subject.machine.usable_bytes if ram is None else ram
     vram_bytes = _free_vram_bytes(subject.machine) if vram is None else vram
-    plan = make_plan(task, ram_bytes, vram_bytes, decimal=decimal)
+    plan = make_plan(
+        task,
+        ram_bytes,
+        vram_bytes,
+        largest_mapping_bytes=subject.machine.largest_mapping_bytes if ram is None else None,
+        decimal=decimal,
+    )
     if as_json:
         output.print_json(plan_document(plan, subject.document, subject.machine.document()))
         return

@@ -87,7 +87,7 @@ def bill(run: Run, *, decimal: bool) -> str:
     for line in run["bill"]:
         if line["item"] == Item.UNEXPLAINED and abs(line["bytes"]) * 100 < whole:
             continue
-        pool = "" if line["pool"] == "heap" else f" ({line['pool']})"
+        pool = "" if line["pool"] in ("heap", None) else f" ({line['pool']})"
         sign = "− " if line["bytes"] < 0 else "+ " if parts else ""
         parts.append(f"{sign}{format_bytes(abs(line['bytes']), decimal=decimal)} {line['item']}{pool}")
     return " ".join(parts)
@@ -126,7 +126,10 @@ def _unit(largest_bytes: int, *, decimal: bool) -> tuple[int, str]:
 
 
 def _scaled(nbytes: int | None, unit: int) -> str:
-    return "–" if nbytes is None else f"{nbytes / unit:.2f}"
+    if nbytes is None:
+        return "–"
+    value = nbytes / unit
+    return f"{value:.2f}" if value < 100 else f"{value:,.0f}"  # as many digits as tell something apart
 
 
 def chart(runs: Sequence[Run], width: int, *, decimal: bool, ascii_only: bool) -> str:

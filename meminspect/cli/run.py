@@ -76,14 +76,13 @@ def command(
     for warning in subject.document["warnings"]:
         output.status(f"note: {warning}")
     runs: list[dict[str, Any]] = []
-    try:
-        for spec in specs:
-            with CaptureReader(_run(spec)) as capture:
-                runs.append(run_document(capture))
-    except KeyboardInterrupt:
-        if not as_json:
-            results.show(runs, decimal=decimal)
-        raise
+    interrupted = False
+    for spec in specs:
+        interrupted = _run(spec)
+        with CaptureReader(spec.capture) as capture:
+            runs.append(run_document(capture))
+        if interrupted:
+            break
     if as_json:
         output.print_json(
             {
@@ -95,6 +94,9 @@ def command(
         )
     else:
         results.show(runs, decimal=decimal)
+    if interrupted:
+        output.status("meminspect: interrupted")
+        return ExitCode.INTERRUPTED
     return _exit_code(runs)
 
 
@@ -132,17 +134,18 @@ def _specs(
             )
 
 
-def _run(spec: RunSpec) -> Path:
-    """Run to the end; Ctrl-C ends the run, and then the command, with the capture in order."""
+def _run(spec: RunSpec) -> bool:
+    """Run to the end, or to Ctrl-C, with the capture in order in both cases; True for the latter."""
     session = Session(spec)
     try:
         follow(session)
-    except BaseException:
+    except KeyboardInterrupt:
         session.cancel()
-        raise
+        return True
     finally:
+        session.cancel()
         session.wait()
-    return spec.capture
+    return False
 
 
 def _exit_code(runs: Sequence[dict[str, Any]]) -> ExitCode:

@@ -8,20 +8,22 @@ from meminspect.analysis.verdict import PROCESS_BYTES, verdict
 from meminspect.units import format_bytes
 
 if TYPE_CHECKING:
+    from meminspect.sampling.machine import Machine
     from meminspect.strategies import LoadTask, Strategy
     from meminspect.theory.ledger import Theory
 
 __all__ = ["refusal"]
 
 
-def refusal(strategy: Strategy, task: LoadTask, theory: Theory, usable_bytes: int, *, force: bool) -> str | None:
+def refusal(strategy: Strategy, task: LoadTask, theory: Theory, machine: Machine, *, force: bool) -> str | None:
     """In one sentence why the run is not started; None when it is."""
-    why_not = strategy.why_not(task)
+    why_not = strategy.why_not(task, None if force else machine.largest_mapping_bytes)
     if why_not is not None:
         return why_not
-    if force or verdict(theory, usable_bytes) != "does_not_fit":
+    if force or verdict(theory, machine.usable_bytes) != "does_not_fit":
         return None
     return (
         f"predicted to need {format_bytes(theory.peak.heap_bytes)} of heap beside the process's own "
-        f"{format_bytes(PROCESS_BYTES)}, where {format_bytes(usable_bytes)} can be had: --force runs it all the same"
+        f"{format_bytes(PROCESS_BYTES)}, where {format_bytes(machine.usable_bytes)} can be had: "
+        f"--force runs it all the same"
     )

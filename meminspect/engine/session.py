@@ -70,12 +70,16 @@ class Session:
         if not capture.exists() or not capture.stat().st_size:
             capture.unlink(missing_ok=True)
             raise CaptureError(said or f"the supervisor ended with exit status {status} before it began the capture")
-        with CaptureReader(capture) as reader:
-            if (reader.fact("spec") or {}).get("supervisor_pid") != self._process.pid:
-                raise CaptureError(said or f"{capture} is written by another run", "name another with --out")
         last_line = said.splitlines()[-1] if said else ""
-        if not recover(self.spec.capture, last_line):
-            raise CaptureError(f"{self.spec.capture} has no end: {last_line}", "is the disk full?")
+        try:
+            with CaptureReader(capture) as reader:
+                if (reader.fact("spec") or {}).get("supervisor_pid") != self._process.pid:
+                    raise CaptureError(last_line or f"{capture} is written by another run", "name another with --out")
+            ended = recover(capture, last_line)
+        except CaptureError as error:
+            raise CaptureError(last_line or error.message, error.hint) from error
+        if not ended:
+            raise CaptureError(last_line or f"{capture} has no end", "is its disk full? name another place with --out")
 
 
 def recover(path: Path, said: str = "") -> bool:

@@ -98,7 +98,7 @@ def _run(spec: RunSpec, writer: CaptureWriter, cancel_when_readable: tuple[int, 
     writer.fact("theory", theory_document(theory))
     writer.fact("plan", {"work_bytes": theory.work_bytes, "peak_rss_bytes": theory.peak_rss_bytes})
     writer.fact("recipe", strategy.recipe(task))
-    refused = refusal(strategy, task, theory, machine.usable_bytes, force=spec.force)
+    refused = refusal(strategy, task, theory, machine, force=spec.force)
     if refused is not None:
         return _outcome("refused", refused)
     writer.ledger(

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Machine", "read_machine"]
 
+_OVERCOMMIT: Final = Path("/proc/sys/vm/overcommit_memory")
+_MEMINFO: Final = Path("/proc/meminfo")
 _THP: Final = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
@@ -34,6 +36,7 @@ class Machine:
         torch_version: of the torch beside us; it is not imported.
         kernel: the kernel's release.
         thp: the mode of transparent huge pages: always, madvise or never.
+        largest_mapping_bytes: the most that the kernel lets a process map privately at once; None for no bound.
     """
 
     ram_total_bytes: int
@@ -45,6 +48,7 @@ class Machine:
     torch_version: str | None
     kernel: str
     thp: str | None
+    largest_mapping_bytes: int | None = None
 
     @property
     def usable_bytes(self) -> int:
@@ -91,6 +95,7 @@ def read_machine(nvml: Nvml | None = None) -> Machine:
         torch_version=_torch_version(),
         kernel=platform.release(),
         thp=_thp(),
+        largest_mapping_bytes=_largest_mapping_bytes(int(memory.total) + int(swap.total)),
     )
 
 
@@ -102,6 +107,25 @@ def _gpus(nvml: Nvml | None) -> Sequence[Gpu]:
         return ()
     with opened:
         return opened.devices()
+
+
+def _largest_mapping_bytes(ram_and_swap_bytes: int, path: Path = _OVERCOMMIT) -> int | None:
+    """By the kernel's policy: a private writable mapping counts as a promise of memory, even one of a file.
+
+    The heuristic policy refuses what exceeds RAM and swap together; the strict one keeps to a commit limit
+    (https://docs.kernel.org/mm/overcommit-accounting.html; mm/util.c, __vm_enough_memory).
+    """
+    try:
+        policy = path.read_text().strip()
+        if policy == "0":
+            return ram_and_swap_bytes
+        if policy != "2":
+            return None
+        sizes = dict(line.split(":") for line in _MEMINFO.read_text().splitlines())
+        limit, committed = (int(sizes[name].split()[0]) * 1024 for name in ("CommitLimit", "Committed_AS"))
+    except (OSError, ValueError, KeyError):
+        return None
+    return max(0, limit - committed)
 
 
 def _torch_version() -> str | None:

@@ -43,4 +43,5 @@ STRATEGY = Strategy(
     bad="reads everything before it returns",
     recipe=_recipe,
     ledger=_ledger,
+    maps=lambda _: False,
 )

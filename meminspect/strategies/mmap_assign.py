@@ -44,4 +44,5 @@ STRATEGY = Strategy(
     bad="every first touch reads from disk, and again after reclaim; a cast gives the advantage away",
     recipe=_recipe,
     ledger=_ledger,
+    maps=lambda _: True,
 )

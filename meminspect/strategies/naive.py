@@ -53,5 +53,6 @@ STRATEGY = Strategy(
     bad="holds a random model and the checkpoint at once: 3 × a float16 checkpoint",
     recipe=_recipe,
     ledger=_ledger,
+    maps=recipes.is_safetensors,
     casts=False,
 )

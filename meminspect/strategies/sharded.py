@@ -63,5 +63,6 @@ STRATEGY = Strategy(
     bad="the random model is in full precision; with a single file it is naive",
     recipe=_recipe,
     ledger=_ledger,
+    maps=recipes.is_safetensors,
     casts=False,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 import weakref
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
@@ -89,15 +90,20 @@ class Tracker:
 
     def begin(self, pool: Pool, tensor: StoredTensor) -> int:
         """A stored tensor is about to be materialised; returns the event's id."""
-        return self.recorder.begin(
+        recorder = self.recorder
+        started_ns, charged_ns = time.monotonic_ns(), recorder.charged_ns
+        id_ = recorder.begin(
             Operation.MATERIALISE, pool, tensor.name, tensor.storage.nbytes,
             detail=describe(tensor.dtype, tensor.shape), file=tensor.storage.file, offset=tensor.file_offset,
         )  # fmt: skip
+        recorder.charge(started_ns, charged_ns)
+        return id_
 
     def end(self, id_: int, pool: Pool, name: str, storage: torch.UntypedStorage) -> None:
         """Materialising is done: from now on the storage has a name, and its end will be reported."""
-        nbytes = storage.nbytes()
         recorder = self.recorder
+        started_ns, charged_ns = time.monotonic_ns(), recorder.charged_ns
+        nbytes = storage.nbytes()
         recorder.end(id_, Operation.MATERIALISE, pool, name, nbytes)
         address = storage.data_ptr()
         if address:
@@ -113,6 +119,7 @@ class Tracker:
             recorder.release(id_, pool, name, nbytes)
 
         self._live[id_] = weakref.ref(storage, released)
+        recorder.charge(started_ns, charged_ns)
 
     def name_of(self, tensor: torch.Tensor) -> str:
         """The name of the tensor that this memory belongs to; empty when it is none we know."""

@@ -75,7 +75,7 @@ def test_a_bill_files_what_is_in_memory_under_the_theorys_items_and_the_rest_as_
         (Item.FLOOR, "heap"): 240,
         (Item.UPCAST, "heap"): 200,
         (Item.DUPLICATE, "heap"): 200,
-        (Item.UNEXPLAINED, "heap"): 60,
+        (Item.UNEXPLAINED, ""): 60,
     }
     assert found[-1].item == Item.UNEXPLAINED
 
@@ -86,11 +86,11 @@ def test_what_has_been_released_is_on_no_bill() -> None:
 
 
 def test_less_than_explained_is_a_negative_remainder() -> None:
-    assert lines(bill(naive_run(), NAIVE_LEDGER, int(21.5 * MS), 10 * MS, 600))[Item.UNEXPLAINED, "heap"] == -40
+    assert lines(bill(naive_run(), NAIVE_LEDGER, int(21.5 * MS), 10 * MS, 600))[Item.UNEXPLAINED, ""] == -40
 
 
 def test_what_the_ledger_does_not_know_stays_unexplained() -> None:
-    assert lines(bill(naive_run(), [], int(21.5 * MS), 10 * MS, 640)) == {(Item.UNEXPLAINED, "heap"): 640}
+    assert lines(bill(naive_run(), [], int(21.5 * MS), 10 * MS, 640)) == {(Item.UNEXPLAINED, ""): 640}
 
 
 def test_events_from_before_the_baseline_are_not_of_the_run() -> None:
@@ -141,7 +141,7 @@ def test_a_bill_of_a_mark_that_was_read_after_a_release_has_what_was_released() 
         ("read", "materialise", "heap", Item.SHARD, "a", 200),
     ]
     found = lines(bill(events, ledger, 17 * MS, 10 * MS, 600))
-    assert found == {(Item.FLOOR, "heap"): 400, (Item.SHARD, "heap"): 200, (Item.UNEXPLAINED, "heap"): 0}
+    assert found == {(Item.FLOOR, "heap"): 400, (Item.SHARD, "heap"): 200, (Item.UNEXPLAINED, ""): 0}
 
 
 @given(st.integers(9, 30), st.integers(-1000, 5000), st.lists(st.sampled_from(NAIVE_LEDGER), max_size=8))

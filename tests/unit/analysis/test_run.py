@@ -122,7 +122,7 @@ def test_a_completed_run_has_every_figure(document: Callable[..., Document]) -> 
     assert run["peak_at"] == {"t_s": pytest.approx(0.006), "phase": "read", "tensor": "a"}
     assert run["bill"] == [
         {"item": Item.FLOOR, "pool": "heap", "bytes": 300 * MIB},
-        {"item": Item.UNEXPLAINED, "pool": "heap", "bytes": 50 * MIB},
+        {"item": Item.UNEXPLAINED, "pool": None, "bytes": 50 * MIB},
     ]
     steady = run["steady"]
     assert (steady["heap_bytes"], steady["file_bytes"], steady["rss_bytes"]) == (310 * MIB, 20 * MIB, 330 * MIB)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meminspect.capture.records import Event, EventKind
-from meminspect.capture.ring import RingReader, create_ring, pack, unpack
+from meminspect.capture.ring import RingReader, RingWriter, create_ring, pack, unpack
 from meminspect.errors import RunError
 
 if TYPE_CHECKING:
@@ -188,3 +188,16 @@ def test_a_writer_killed_in_the_middle_of_writing_leaves_every_finished_record()
     assert all(event.name == f"tensor.{event.id}" * 5 for event in read)
     reader.close()
     os.close(descriptor)
+
+
+def test_a_ring_full_of_events_has_room_left_for_what_a_result_hangs_on() -> None:
+    descriptor = create_ring(4 << 20)
+    writer, reader = RingWriter(descriptor), RingReader(descriptor)
+    event, vital = pack(Event(1, EventKind.RELEASE, name="x" * 4000)), pack(Event(2, EventKind.REPORT, name="end"))
+    while not writer.lost:
+        writer.write(event)
+
+    writer.write(vital, vital=True)
+
+    assert writer.lost == 1
+    assert [found.name for found in reader.drain()][-1] == "end"

@@ -137,3 +137,11 @@ def test_given_a_fresh_process_when_the_machine_is_read_then_torch_is_not_import
         "print(json.dumps('torch' in sys.modules))"
     )
     assert imported is False
+
+
+@pytest.mark.parametrize(("policy", "largest"), [("0", 7 << 30), ("1", None), ("nonsense", None)])
+def test_the_kernels_policy_bounds_what_may_be_mapped_at_once(tmp_path: Path, policy: str, largest: int | None) -> None:
+    (tmp_path / "overcommit_memory").write_text(f"{policy}\n")
+
+    assert machine._largest_mapping_bytes(7 << 30, tmp_path / "overcommit_memory") == largest
+    assert machine._largest_mapping_bytes(7 << 30, tmp_path / "absent") is None

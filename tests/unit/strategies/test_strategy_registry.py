@@ -67,3 +67,23 @@ def test_nothing_that_the_front_ends_import_of_strategies_needs_torch() -> None:
     )
     command = [sys.executable, "-c", program, "\n".join(sys.path)]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "none"
+
+
+@pytest.mark.parametrize(
+    ("id_", "name", "maps"),
+    [
+        ("naive", "safetensors 3", True), ("sharded", "safetensors 3", True), ("mmap-assign", "safetensors 3", True),
+        ("mmap-assign", "meta", True), ("meta-assign", "safetensors 3", False), ("naive", "meta", False),
+    ],
+)  # fmt: skip
+def test_a_file_larger_than_the_kernel_lets_one_map_is_said_before_it_fails(
+    tasks: Tasks, id_: str, name: str, maps: bool
+) -> None:
+    task, strategy = tasks(name), STRATEGIES[id_]
+    largest = max(file.nbytes for file in task.checkpoint.files)
+
+    assert strategy.why_not(task, largest) is None
+    refused = strategy.why_not(task, largest - 1)
+
+    assert (refused is not None) == maps
+    assert refused is None or "vm.overcommit_memory" in refused
