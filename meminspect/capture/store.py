@@ -60,7 +60,8 @@ class CaptureWriter:
             self._db.execute("PRAGMA synchronous = NORMAL")
         except (OSError, sqlite3.Error) as error:
             if not isinstance(error, FileExistsError):
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    path.unlink()
             raise CaptureError(f"cannot write the capture {path}: {error}", "name another with --out") from error
 
     def fact(self, name: str, value: object) -> None:

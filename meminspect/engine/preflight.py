@@ -14,16 +14,18 @@ if TYPE_CHECKING:
 
 __all__ = ["refusal"]
 
+_FORCE = "--force runs it all the same"
+
 
 def refusal(strategy: Strategy, task: LoadTask, theory: Theory, machine: Machine, *, force: bool) -> str | None:
     """In one sentence why the run is not started; None when it is."""
-    why_not = strategy.why_not(task, None if force else machine.largest_mapping_bytes)
-    if why_not is not None:
+    why_not = strategy.why_not(task)
+    if why_not is not None or force:
         return why_not
-    if force or verdict(theory, machine.usable_bytes) != "does_not_fit":
-        return None
-    return (
-        f"predicted to need {format_bytes(theory.peak.heap_bytes)} of heap beside the process's own "
-        f"{format_bytes(PROCESS_BYTES)}, where {format_bytes(machine.usable_bytes)} can be had: "
-        f"--force runs it all the same"
-    )
+    if verdict(theory, machine.usable_bytes) == "does_not_fit":
+        return (
+            f"predicted to need {format_bytes(theory.peak.heap_bytes)} of heap beside the process's own "
+            f"{format_bytes(PROCESS_BYTES)}, where {format_bytes(machine.usable_bytes)} can be had: {_FORCE}"
+        )
+    too_large = strategy.why_not(task, machine.largest_mapping_bytes)
+    return None if too_large is None else f"{too_large}: {_FORCE}"

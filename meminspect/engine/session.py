@@ -68,7 +68,8 @@ class Session:
         said = stderr.read().strip() if stderr is not None else ""
         capture = self.spec.capture
         if not capture.exists() or not capture.stat().st_size:
-            capture.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                capture.unlink()
             raise CaptureError(said or f"the supervisor ended with exit status {status} before it began the capture")
         last_line = said.splitlines()[-1] if said else ""
         try:

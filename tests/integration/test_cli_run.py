@@ -22,7 +22,7 @@ _BYTES, _TIME, _TEXT = (int, None), (float, None), (str, None)
 _POOLS = dict.fromkeys(
     ("heap_bytes", "file_bytes", "pinned_bytes", "vram_allocated_bytes", "vram_reserved_bytes"), _BYTES
 )
-_BILL = [{"item": (str,), "pool": (str,), "bytes": (int,)}]
+_BILL = [{"item": (str,), "pool": _TEXT, "bytes": (int,)}]
 RUN: dict[str, Any] = {
     "strategy": (str,), "outcome": (str,), "message": (str,), "died_at": (dict, None),
     "returned_s": _TIME, "resident_s": _TIME,

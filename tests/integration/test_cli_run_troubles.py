@@ -113,7 +113,7 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
         yield mount
 
 
-@pytest.mark.parametrize("kib", [4, 100, 1500], ids=["at once", "before the worker", "during the run"])
+@pytest.mark.parametrize("kib", [4, 100, 350], ids=["at once", "before the worker", "during the run"])
 def test_given_a_disk_that_fills_up_then_one_line_says_so_and_nothing_is_left_running(
     variants: Variants, home: Home, small_disk: Callable[[int], Path], kib: int
 ) -> None:
