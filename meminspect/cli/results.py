@@ -54,6 +54,7 @@ def show(runs: Sequence[Run], *, decimal: bool) -> None:
     console.print(output.safe("capture" if len(runs) == 1 else "captures", "label"))
     for run in runs:
         console.print(output.safe(f"  {_from_home(run['capture'])}"), soft_wrap=True)
+    console.print(output.safe("meminspect export CAPTURE --to json (or csv) takes one apart", "quiet"))
 
 
 def _from_home(path: str) -> str:

@@ -140,7 +140,6 @@ def _run(spec: RunSpec) -> bool:
     try:
         follow(session)
     except KeyboardInterrupt:
-        session.cancel()
         return True
     finally:
         session.cancel()

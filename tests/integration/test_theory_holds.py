@@ -6,6 +6,7 @@ The comparison is one function, `discrepancies`, and the last tests show that it
 from __future__ import annotations
 
 import copy
+import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-PARAMETERS = 75_000_000
+SMALL = 75_000_000
+PARAMETERS = int(os.environ.get("MEMINSPECT_TEST_PARAMETERS", SMALL))  # 1_300_000_000 for checkpoints of 2.7 GB
 TOLERANCE = 0.02
 # Slices are freed one by one while their tensors are joined. Below the largest mmap threshold (man 3 mallopt,
 # M_MMAP_THRESHOLD: 32 MiB) glibc learns from each free to serve such sizes from its heap, where a hole that does not
@@ -86,7 +88,7 @@ def run_of(folder: Path) -> Callable[[str, str], Run]:
         return {run["strategy"]: run for run in done.document["runs"]}
 
     futures: dict[str, Future[dict[str, Run]]] = {}
-    with ThreadPoolExecutor(2) as executor:
+    with ThreadPoolExecutor(2 if PARAMETERS <= SMALL else 1) as executor:
         for name in CHECKPOINTS:
             futures[name] = executor.submit(runs, name)
     return lambda checkpoint, strategy: futures[checkpoint].result()[strategy]

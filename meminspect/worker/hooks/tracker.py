@@ -127,9 +127,3 @@ class Tracker:
             return self._names.get(tensor.untyped_storage().data_ptr(), "")
         except (RuntimeError, NotImplementedError):  # a subclass without storage
             return ""
-
-    def name(self, tensor: torch.Tensor, name: str) -> None:
-        """Give a tensor's memory a name."""
-        address = tensor.untyped_storage().data_ptr()
-        if address:
-            self._names[address] = name
