@@ -27,6 +27,12 @@ SMALL_BYTES: Final = 1 << 20
 """Below this a tensor gets no reading of its own: the kernel's counters are no finer than some 256 KiB."""
 
 
+def _moves_memory(operation: Operation, pool: Pool, nbytes: int) -> bool:
+    """Whether an operation is worth two readings: a name changing hands, or a mapping not yet touched, is not."""
+    nothing_yet = operation is Operation.ASSIGN or (operation is Operation.MATERIALISE and pool is Pool.FILE)
+    return nbytes >= SMALL_BYTES and not nothing_yet
+
+
 _VITAL: Final = (EventKind.PHASE, EventKind.READING, EventKind.REPORT)
 """What the run's result hangs on: these find room in the ring when tensors' events no longer do."""
 
@@ -96,7 +102,7 @@ class Recorder:
         with self._lock:
             self._next_id += 1
             id_ = self._next_id
-            read = not self._in_flight and nbytes >= SMALL_BYTES
+            read = not self._in_flight and _moves_memory(operation, pool, nbytes)
             for other in self._in_flight:
                 self._in_flight[other] = False
             reset = self._record(
@@ -112,7 +118,7 @@ class Recorder:
         started_ns, charged_ns = time.monotonic_ns(), self.charged_ns
         with self._lock:
             alone = self._in_flight.pop(id_, False)
-            read = nbytes >= SMALL_BYTES and not self._in_flight
+            read = not self._in_flight and _moves_memory(operation, pool, nbytes)
             self._record(EventKind.END, operation, pool, id_, nbytes, name=name, read=read, exact=read and alone)
         self.charge(started_ns, charged_ns)
 
