@@ -130,7 +130,9 @@ def test_given_all_strategies_then_a_person_gets_sentences_a_table_and_a_chart(
     assert "measured, ░ theory" in done.stdout
     assert max(map(len, lines[: lines.index("captures")])) <= 80
     assert "\x1b" not in done.stdout + done.stderr
-    named = [line.strip().replace("~", str(home.folder), 1) for line in lines[lines.index("captures") + 1 :]]
+    *listed, hint = lines[lines.index("captures") + 1 :]
+    assert hint.startswith("meminspect export ")
+    named = [line.strip().replace("~", str(home.folder), 1) for line in listed]
     assert sorted(map(Path, named)) == sorted(out.iterdir())
     assert all(strategy in name for strategy, name in zip(STRATEGIES, named, strict=True))
 
