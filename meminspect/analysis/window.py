@@ -1,9 +1,10 @@
 """The stretch of a run that its peak is taken from, and the peaks in it: from the baseline to *resident*.
 
-The total is exact: the kernel's high-water mark, reset at the baseline and read before every later reset. A pool has no
-mark of its own; its peak is the highest reading, from inside the worker and from outside, and its bracket says how
-much higher it may have been. Where the total sets a new mark between two readings, the pool can have taken all of it
-but what the other pools held; where it sets none, a pool is taken to lie between its readings.
+The total is the kernel's high-water mark, reset at the baseline and read before every later reset: exact to what the
+kernel's counters resolve, and a highest reading only where the kernel lets nobody reset it. A pool has no mark of its
+own; its peak is the highest reading, from inside the worker and from outside, and its bracket says how much higher it
+may have been. Where the total sets a new mark between two readings, the pool can have taken all of it but what the
+other pools held; where it sets none, a pool is taken to lie between its readings.
 """
 
 from __future__ import annotations

@@ -7,24 +7,21 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
 import psutil
 import pytest
+from command_line import DEADLINE_S, phase_of, until
 
 from meminspect.capture.store import CaptureReader
 from meminspect.engine.session import recover
-from meminspect.errors import CaptureError
 from meminspect.synthesis import SynthesisSpec, architecture_for, synthesise
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
-DEADLINE_S = 60
-POLL_S = 0.01
 LOSS_NS = 100_000_000
 
 
@@ -52,20 +49,6 @@ def run(checkpoint: Path, tmp_path: Path) -> Iterator[Run]:
         yield Run(command, capture)
         with contextlib.suppress(ProcessLookupError):
             command.kill()
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline, pause = time.monotonic() + DEADLINE_S, threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline, "the moment never came"
-        pause.wait(POLL_S)
-
-
-def phase_of(capture: Path) -> str | None:
-    with contextlib.suppress(CaptureError), CaptureReader(capture) as reader:
-        phases = [event.name for _, event in reader.events() if event.kind.name == "PHASE"]
-        return phases[-1] if phases else None
-    return None
 
 
 def family(run: Run) -> dict[str, psutil.Process]:
