@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["NAME_LIMIT", "listed", "shown"]
+__all__ = ["NAME_LIMIT", "TEXT_LIMIT", "listed", "shown"]
 
 NAME_LIMIT: Final = 80
+TEXT_LIMIT: Final = 2000  # characters of a sentence
 
 
 def shown(text: str, limit: int = NAME_LIMIT, *, keep_end: bool = False) -> str:

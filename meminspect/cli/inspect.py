@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from meminspect.analysis.subject import read_subject
 from meminspect.cli import options, output
-from meminspect.cli.cards import checkpoint_card, counted, machine_card, percent, warnings_card
-from meminspect.cli.subject import read_subject
 from meminspect.errors import CheckpointError
+from meminspect.renderables.cards import checkpoint_card, counted, machine_card, percent, warnings_card
+from meminspect.renderables.texts import heading, safe, table
 from meminspect.strategies import LoadOptions
 from meminspect.strategies.task import task_for
 from meminspect.units import format_bytes
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
+    from meminspect.analysis.subject import Subject
     from meminspect.architectures import Architecture
     from meminspect.checkpoint import Checkpoint
-    from meminspect.cli.subject import Subject
 
 __all__ = ["command"]
 
@@ -76,10 +77,10 @@ def _section(
 ) -> Iterator[RenderableType]:
     if rows:
         yield ""
-        yield output.heading(title)
-        yield output.table(columns, rows)
+        yield heading(title)
+        yield table(columns, rows)
     if left_out:
-        yield output.safe(left_out, "quiet")
+        yield safe(left_out, "quiet")
 
 
 def _more(total: int, limit: int, thing: str) -> str:

@@ -1,7 +1,7 @@
-"""The only place that writes to stdout and stderr: consoles, documents, tables, progress.
+"""The only place that writes to stdout and stderr: consoles, documents, progress.
 
-What comes from a checkpoint reaches a terminal through `safe`, so that no name in a header can drive it; strings are
-never taken for rich's markup. Documents are plain ASCII for the same reason.
+What comes from a checkpoint reaches a terminal through `renderables.texts.safe`, so that no name in a header can drive
+it; strings are never taken for rich's markup. Documents are plain ASCII for the same reason.
 """
 
 from __future__ import annotations
@@ -13,54 +13,28 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from meminspect.text import shown
+from meminspect.text import TEXT_LIMIT, shown
 from meminspect.units import format_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
 
     Progress = Callable[[int, int], None]
 
 __all__ = [
-    "STYLES",
     "ascii_only",
     "byte_progress",
-    "heading",
     "prepare_streams",
     "print_json",
     "print_path",
-    "safe",
     "status",
     "stderr",
     "stdout",
-    "table",
 ]
 
-# Each colour has one meaning; all are among the 16 that every terminal has.
-STYLES: Final[dict[str, str]] = {
-    "heap": "blue",
-    "file": "cyan",
-    "pinned": "blue",
-    "vram": "magenta",
-    "ceiling": "yellow",
-    "fits": "green",
-    "tight": "yellow",
-    "does_not_fit": "red",
-    "trouble": "red",
-    "answer": "bold",
-    "heading": "bold",
-    "label": "dim",
-    "quiet": "dim",
-    "empty": "none",
-}
-
-_TEXT_LIMIT: Final = 2000  # characters of a sentence that are shown
-_NAME_LIMIT: Final = 240  # of a table's cell
 _PLAIN_STEPS: Final = 4  # lines that a progress bar becomes where there is no terminal
 
 # For terminals and files that are not UTF-8.
@@ -99,6 +73,8 @@ def _console(*, error: bool) -> Console:
     from rich.console import Console
     from rich.theme import Theme
 
+    from meminspect.renderables.palette import STYLES
+
     class _Console(Console):
         def on_broken_pipe(self) -> None:
             raise
@@ -120,45 +96,15 @@ def print_path(path: Path) -> None:
     """Print a path for a script to take: as it is on a pipe, escaped on a terminal."""
     text = str(path)
     if sys.stdout.isatty():
-        text = shown(text, _TEXT_LIMIT)
+        text = shown(text, TEXT_LIMIT)
     sys.stdout.buffer.write(os.fsencode(f"{text}\n"))
-
-
-def safe(value: object, style: str = "", *, limit: int = _TEXT_LIMIT) -> Text:
-    """Text from outside as something that can be printed: control characters escaped, markup not interpreted."""
-    from rich.text import Text
-
-    return Text(shown(str(value), limit), style=style, overflow="fold")
 
 
 def status(message: str) -> None:
     """Print a remark to stderr."""
+    from meminspect.renderables.texts import safe
+
     stderr().print(safe(message), soft_wrap=True)
-
-
-def heading(title: str) -> Text:
-    """A section's title."""
-    from rich.text import Text
-
-    return Text(title, style="heading")
-
-
-def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
-    """A table whose first column takes text of any length and whose others are numbers or short words."""
-    from rich.table import Table
-
-    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="label")
-    for index, title in enumerate(columns):
-        grid.add_column(
-            title,
-            justify="right" if index else "left",
-            no_wrap=bool(index),
-            overflow="fold",
-            min_width=0 if index else 12,
-        )
-    for row in rows:
-        grid.add_row(*(safe(cell, limit=_NAME_LIMIT) for cell in row))
-    return grid
 
 
 @contextlib.contextmanager

@@ -8,10 +8,11 @@ import click
 
 from meminspect.analysis.describe import plan_document
 from meminspect.analysis.plan import make_plan
+from meminspect.analysis.subject import read_subject
 from meminspect.cli import options, output
-from meminspect.cli.cards import checkpoint_card, machine_card, warnings_card
-from meminspect.cli.plan_table import PlanTable
-from meminspect.cli.subject import read_subject
+from meminspect.renderables.cards import checkpoint_card, machine_card, warnings_card
+from meminspect.renderables.plan_table import PlanTable
+from meminspect.renderables.texts import safe
 from meminspect.strategies.task import task_for
 from meminspect.units import format_bytes
 
@@ -70,7 +71,7 @@ def command(
         console.print(line)
     console.print(machine_card(subject.machine, decimal=decimal))
     if ram is not None:
-        console.print(output.safe(f"planned for {format_bytes(ram, decimal=decimal)} of usable RAM, as --ram says"))
+        console.print(safe(f"planned for {format_bytes(ram, decimal=decimal)} of usable RAM, as --ram says"))
     for line in (*warnings_card(subject), ""):
         console.print(line)
     table = PlanTable(plan, width=console.width, ascii_only=output.ascii_only(console), decimal=decimal)
@@ -85,13 +86,13 @@ def _free_vram_bytes(machine: Machine) -> int | None:
 def _answer(plan: Plan) -> Text:
     strategy_id, why = plan.recommendation
     sentence = f"{why[0].upper()}{why[1:]}." if strategy_id is None else f"Take {strategy_id}: {why}."
-    return output.safe(sentence, "answer")
+    return safe(sentence, "answer")
 
 
 def _about(plan: Plan) -> list[Text]:
     """What the recommended strategy does, and its price."""
     return [
-        output.safe(f"It {row.strategy.summary}. But: {row.strategy.bad}.")
+        safe(f"It {row.strategy.summary}. But: {row.strategy.bad}.")
         for row in plan.rows
         if row.strategy.id == plan.recommendation.strategy_id
     ]

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from meminspect.analysis.run import run_document
+from meminspect.analysis.subject import read_subject
 from meminspect.capture.library import default_folder, new_path
 from meminspect.capture.store import SUFFIX, CaptureReader
 from meminspect.cli import options, output, results
 from meminspect.cli.following import follow
-from meminspect.cli.subject import read_subject
 from meminspect.engine.session import Session
 from meminspect.engine.spec import RunSpec
 from meminspect.errors import ExitCode, UsageError

@@ -12,8 +12,9 @@ import click
 from meminspect.architectures import ARCHITECTURES
 from meminspect.checkpoint.strict_json import read_object
 from meminspect.cli import options, output
-from meminspect.cli.cards import counted
 from meminspect.errors import UsageError
+from meminspect.renderables.cards import counted
+from meminspect.renderables.texts import safe
 from meminspect.synthesis import DTYPES, LAYOUTS, SynthesisSpec, architecture_for, synthesise
 from meminspect.units import format_bytes, format_count, format_duration
 
@@ -85,8 +86,8 @@ def command(
         f"in {format_duration(elapsed_s)}",
     )
     console = output.stdout()
-    console.print(output.safe(", ".join(words)), soft_wrap=True)
-    console.print(output.safe(f"try: meminspect plan --ckpt {shlex.quote(str(out))}"), soft_wrap=True)
+    console.print(safe(", ".join(words)), soft_wrap=True)
+    console.print(safe(f"try: meminspect plan --ckpt {shlex.quote(str(out))}"), soft_wrap=True)
 
 
 def _count(params: int | None, config: Path | None) -> int:

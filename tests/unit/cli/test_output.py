@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.theme import Theme
 
 from meminspect.cli import output
+from meminspect.renderables.palette import STYLES
+from meminspect.renderables.texts import safe, table
 
 if TYPE_CHECKING:
     import pytest
@@ -18,25 +20,25 @@ _HOSTILE = "evil\x1b[31m\x9b\x07\u202e[bold]x[/bold]\nnext"
 
 
 def rendered(renderable: object, width: int = 80) -> str:
-    console = Console(width=width, file=io.StringIO(), theme=Theme(output.STYLES), markup=False, highlight=False)
+    console = Console(width=width, file=io.StringIO(), theme=Theme(STYLES), markup=False, highlight=False)
     console.print(renderable)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
 
 def test_text_from_outside_is_escaped_and_its_markup_is_not_obeyed() -> None:
-    assert rendered(output.safe(_HOSTILE)) == "evil\\x1b[31m\\x9b\\x07\\u202e[bold]x[/bold]\\nnext\n"
+    assert rendered(safe(_HOSTILE)) == "evil\\x1b[31m\\x9b\\x07\\u202e[bold]x[/bold]\\nnext\n"
 
 
 def test_long_text_is_cut() -> None:
-    assert len(output.safe("x" * 10**6).plain) == 2000
-    assert len(output.safe("x" * 10**6, limit=5).plain) == 5
+    assert len(safe("x" * 10**6).plain) == 2000
+    assert len(safe("x" * 10**6, limit=5).plain) == 5
 
 
 def test_a_table_folds_names_and_keeps_numbers_whole() -> None:
-    table = output.table(("name", "size"), [("layers.0." + "x" * 40, "1.00 GiB"), (_HOSTILE, "2 B")])
+    drawn = table(("name", "size"), [("layers.0." + "x" * 40, "1.00 GiB"), (_HOSTILE, "2 B")])
 
-    lines = rendered(table, width=30).splitlines()
+    lines = rendered(drawn, width=30).splitlines()
 
     assert all(len(line) <= 30 for line in lines)
     assert "1.00 GiB" in lines[1]
@@ -59,7 +61,7 @@ def test_streams_that_are_not_utf8_get_ascii_words(monkeypatch: pytest.MonkeyPat
 
     output.prepare_streams()
     console = output.stdout()
-    console.print(output.safe("a · b – 2 × c … ★ 層"))
+    console.print(safe("a · b – 2 × c … ★ 層"))
     sys.stdout.flush()
 
     assert raw.getvalue() == b"a - b - 2 x c ... * ?\n"

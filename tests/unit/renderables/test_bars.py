@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from meminspect.cli.bars import ASCII, axis_bytes_for, ceiling_column, memory_bar
+from meminspect.renderables.bars import ASCII, axis_bytes_for, ceiling_column, memory_bar
 
 
 def drawn(

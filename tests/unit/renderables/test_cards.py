@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from meminspect.cli.cards import checkpoint_card, counted, machine_card, percent, warnings_card
+from meminspect.analysis.subject import Subject, read_subject
 from meminspect.cli.options import open_checkpoint
-from meminspect.cli.subject import Subject, read_subject
+from meminspect.renderables.cards import checkpoint_card, counted, machine_card, percent, warnings_card
 from meminspect.sampling.machine import Machine
 from meminspect.sampling.nvml import Gpu
 from meminspect.strategies.task import LoadOptions, task_for

@@ -5,7 +5,7 @@ from rich.cells import cell_len
 
 from meminspect.analysis.plan import Plan, PlanRow
 from meminspect.analysis.verdict import Candidate, recommend, verdict
-from meminspect.cli.plan_table import PlanTable
+from meminspect.renderables.plan_table import PlanTable
 from meminspect.strategies import STRATEGIES
 from meminspect.theory.ledger import BillLine, Pools, Theory
 

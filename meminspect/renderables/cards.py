@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from meminspect.cli.output import safe
+from meminspect.renderables.texts import safe
 from meminspect.text import shown
 from meminspect.units import format_bytes, format_count
 
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from meminspect.cli.subject import Subject
+    from meminspect.analysis.subject import Subject
     from meminspect.sampling.machine import Machine
 
 __all__ = ["checkpoint_card", "counted", "machine_card", "percent", "warnings_card"]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from meminspect.analysis.verdict import VERDICT_WORDS, unreclaimable_bytes
-from meminspect.cli import bars
-from meminspect.cli.output import safe
+from meminspect.renderables import bars
+from meminspect.renderables.texts import safe
 from meminspect.units import format_bytes
 
 if TYPE_CHECKING:

@@ -1,0 +1,91 @@
+"""Finished runs beside each other: a table, and a chart of peak against theory."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+from meminspect.analysis.words import OUTCOME_WORDS
+from meminspect.renderables.texts import table
+from meminspect.units import format_duration
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from rich.table import Table
+
+    Run = Mapping[str, Any]
+
+__all__ = ["chart", "result_table"]
+
+_MEASURED: Final = ("█", "#")  # in UTF-8, in ASCII
+_THEORY: Final = ("░", "-")
+_FRAME_ROWS: Final = 4  # title, frame, and the scale
+
+
+def result_table(runs: Sequence[Run], *, decimal: bool) -> Table:
+    """One unit for all sizes, named in the head, so that they can be compared at a glance and 80 columns suffice."""
+    largest = max((run["theory"]["peak_rss_bytes"] for run in runs if run["theory"]), default=0)
+    unit, name = _unit(largest, decimal=decimal)
+    columns = ("strategy", f"heap {name}", f"file {name}", "theory", "× floor", "returned", "resident", "outcome")
+    return table(columns, [_row(run, unit) for run in runs])
+
+
+def _row(run: Run, unit: int) -> list[str]:
+    peak, theory, repeat = run["peak"], run["theory"] or {}, run["repeat"]
+    floor, predicted = theory.get("floor_bytes"), theory.get("peak_rss_bytes")
+    return [
+        run["strategy"] if repeat["of"] == 1 else f"{run['strategy']} {repeat['index']}/{repeat['of']}",
+        _scaled(peak["heap_bytes"], unit),
+        _scaled(peak["file_bytes"], unit),
+        _scaled(predicted, unit),
+        _scaled(peak["rss_bytes"], floor) if floor else "–",
+        format_duration(run["returned_s"]),
+        format_duration(run["resident_s"]),
+        OUTCOME_WORDS.get(run["outcome"], str(run["outcome"])),
+    ]
+
+
+def _unit(largest_bytes: int, *, decimal: bool) -> tuple[int, str]:
+    base, names = (1000, ("MB", "GB")) if decimal else (1024, ("MiB", "GiB"))
+    return (base**3, names[1]) if largest_bytes >= base**3 else (base**2, names[0])
+
+
+def _scaled(nbytes: int | None, unit: int) -> str:
+    if nbytes is None:
+        return "–"
+    value = nbytes / unit
+    return f"{value:.2f}" if value < 100 else f"{value:,.0f}"  # as many digits as tell something apart
+
+
+def chart(runs: Sequence[Run], width: int, *, decimal: bool, ascii_only: bool) -> str:
+    """Bars of measured peak and theory; empty when nothing was measured.
+
+    Drawn by plotext, without colours: the two kinds of bar differ in their marks.
+    """
+    measured = [run for run in runs if run["peak"]["rss_bytes"] is not None and run["theory"]]
+    if not measured:
+        return ""
+    plotext: Any = importlib.import_module("plotext")  # which has no types to lose
+    figures = [(run["peak"]["rss_bytes"], run["theory"]["peak_rss_bytes"]) for run in measured]
+    largest = max(map(max, figures))
+    unit, unit_name = _unit(largest, decimal=decimal)
+    marks = [_MEASURED[ascii_only], _THEORY[ascii_only]]
+    rows = 3 * len(measured) - 1  # measured, theory, a gap
+    plotext.clear_figure()
+    plotext.theme("clear")
+    plotext.plot_size(min(width - 1, 100), rows + _FRAME_ROWS)
+    names = [run["strategy"] for run in measured]
+    if len(set(names)) < len(names):
+        names = [f"{name} {run['repeat']['index']}" for name, run in zip(names, measured, strict=True)]
+    heights = []
+    for index, pair in enumerate(figures):
+        height = rows - 3 * index  # plotext counts upwards; we read downwards
+        heights.append(height)
+        for below, nbytes in enumerate(pair):
+            plotext.bar([height - below], [nbytes / unit], orientation="horizontal", width=0.5, marker=marks[below])
+    plotext.yticks(heights, names)
+    plotext.ylim(1, rows)
+    plotext.xlim(0, largest / unit)
+    plotext.title(f"peak above baseline in {unit_name}: {marks[0]} measured, {marks[1]} theory")
+    return str(plotext.uncolorize(plotext.build())).rstrip()
