@@ -16,11 +16,10 @@ __all__ = ["ByteAxis", "TimeMark", "byte_axis", "cut_to", "nice_step", "phase_ru
 _ROWS_BETWEEN: Final = 3  # labels of bytes
 _COLUMNS_BETWEEN: Final = 14  # labels of time
 _LEAST_OF_A_NAME: Final = 4  # characters, the sign of cutting among them
+_MS: Final = 10**6
 _S: Final = 10**9
-_TIMES: Final = (  # from which span on a unit is used: 90 s and 500 s are good words, 0.2 min is not
-    (0, 1, "ns"), (10**3, 10**3, "µs"), (10**6, 10**6, "ms"), (_S, _S, "s"), (600 * _S, 60 * _S, "min"),
-    (36_000 * _S, 3600 * _S, "h"),
-)  # fmt: skip
+# From which span on a unit is used: 90 s and 500 s are good words, 0.2 min is not.
+_TIMES: Final = ((0, _MS, "ms"), (_S, _S, "s"), (600 * _S, 60 * _S, "min"), (36_000 * _S, 3600 * _S, "h"))
 
 
 class ByteAxis(NamedTuple):
@@ -87,7 +86,7 @@ def phase_ruler(begins: Sequence[tuple[int, str]], width: int, border: str, cut:
     ends = [*(column for column, _ in begins[1:]), width]
     texts = [
         (begin, _phase_text(shown(name), begin, end, border, cut))
-        for (begin, name), end in zip(begins, ends, strict=True)
+        for (begin, name), end in zip(begins, ends, strict=False)  # before the first phase there is only an end
     ]
     return [(begin, text) for begin, text in texts if text]
 

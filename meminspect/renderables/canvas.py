@@ -41,13 +41,13 @@ class Canvas:
 
         Args:
             row: from the top.
-            text: what to write; a blank is kept before it.
+            text: what to write; a blank is kept before it and a free cell behind it.
             style: a name of the palette.
             free: the characters that may be written over.
             begin: the column before which nothing is written.
         """
-        taken = "".join("." if char in free else "X" for char, _ in self.rows[row])
-        column = taken.rfind("." * (len(text) + 1), begin)
+        taken = "".join("." if char in free else "X" for char, _ in self.rows[row]) + "."
+        column = taken.rfind("." * (len(text) + 2), begin)
         if column < 0:
             return False
         self.write(row, column, f" {text}", style)

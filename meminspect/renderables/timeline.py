@@ -215,7 +215,7 @@ class _Drawing:
         return found.total_bytes if found else -1
 
     def name_levels(self) -> None:
-        """Beside each line its name, or a row above or below, or where the line has room for it; the higher above."""
+        """The name of each line at its right end or where it has room for it, else a row above or below."""
         free = f" {self.glyphs.theory}{self.glyphs.ceiling}"
         for nbytes, text, name in sorted(_levels(self.picture, self.layout.axis)):
             row = self.layout.scale.row(nbytes)
@@ -223,7 +223,7 @@ class _Drawing:
                 self.canvas.write_right(0, f"{self.glyphs.beyond} {name} {format_bytes(nbytes)}", name, free)
                 continue
             end = self.layout.width - len(text) - 1
-            places = [(row, end), (row + 1, end), (row - 1, end), (row, self.layout.left)]
+            places = [(row, self.layout.left), (row + 1, end), (row - 1, end)]
             any(
                 self.canvas.write_right(self._line(near), text, name, free, begin)
                 for near, begin in places
@@ -245,6 +245,7 @@ class _Drawing:
             self._draw_times(layout.time_row)
 
     def _draw_times(self, line: int) -> None:
+        """On a line below the names of the phases, or else over the axis: a phase's tick has its border below it."""
         layout, glyphs = self.layout, self.glyphs
         ticks = self.canvas.rows[layout.plot_rows]
         below = line != layout.plot_rows
@@ -252,12 +253,10 @@ class _Drawing:
             self.canvas.write(line, layout.left, "0", "label")
         for t_ns, text in time_marks(max(self.picture.span_ns, 1), layout.plot_width):
             place = layout.left + (layout.column(t_ns, self.picture.span_ns) or 0)
-            begin = place - len(text) // 2
+            begin = min(place - len(text) // 2, layout.width - len(text))
             if below:
                 both = ticks[place][0] == glyphs.phase_tick
                 ticks[place] = (glyphs.both_ticks if both else glyphs.time_tick, "label")
-            elif any(char != glyphs.base for char, _ in ticks[begin : begin + len(text)]):
-                continue
             self.canvas.write(line, begin, text, "label")
 
     def draw_device(self) -> None:
