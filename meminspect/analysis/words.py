@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Final
 
+from meminspect.text import listed
 from meminspect.theory.ledger import Item
-from meminspect.units import format_bytes
+from meminspect.units import format_bytes, format_duration
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     Run = Mapping[str, Any]
 
-__all__ = ["OUTCOME_WORDS", "bill", "completed", "sentence"]
+__all__ = ["OUTCOME_WORDS", "PHASE_WORDS", "advice", "bill", "comparison", "completed", "excess", "sentence", "times"]
 
 OUTCOME_WORDS: Final = {
     "completed": "completed",
@@ -23,7 +25,25 @@ OUTCOME_WORDS: Final = {
     "timed_out": "timed out",
     "cancelled": "cancelled",
     "refused": "refused",
+    "running": "running",
+    "waiting": "waits",
 }
+
+PHASE_WORDS: Final = {
+    "": "starting",
+    "import": "importing torch",
+    "warm-up": "warming up on a tiny checkpoint",
+    "build": "building the model with random weights",
+    "read": "reading",
+    "merge": "joining slices",
+    "cast": "casting",
+    "copy": "copying",
+    "assign": "assigning",
+    "finalise": "finalising",
+    "touch": "touching every page",
+    "verify": "verifying against the files",
+}
+"""What a worker does in each phase."""
 
 
 def sentence(run: Run, *, decimal: bool) -> str:
@@ -60,3 +80,58 @@ def bill(run: Run, *, decimal: bool) -> str:
 def completed(run: Run) -> bool:
     """Whether the strategy came to its end."""
     return bool(run["outcome"] == "completed")
+
+
+def advice(run: Run, *, decimal: bool) -> str:
+    """What would do better, in a sentence; empty when nothing would or nobody has worked it out."""
+    better = run.get("better")
+    if not better:
+        return ""
+    peak = better["peak"]
+    needs = f"{format_bytes((peak['heap_bytes'] or 0) + (peak['pinned_bytes'] or 0), decimal=decimal)} of heap"
+    if peak["file_bytes"]:
+        needs += f" and {format_bytes(peak['file_bytes'], decimal=decimal)} of file pages that can be reclaimed"
+    return f"{better['strategy']} needs {needs}"
+
+
+def excess(run: Run, *, decimal: bool) -> str:
+    """What of the peak is no part of the loaded model, in a sentence; empty where that is next to nothing."""
+    parts = [line for line in run["bill"] or () if line["item"] not in (Item.FLOOR, Item.UNEXPLAINED)]
+    nbytes, whole = sum(line["bytes"] for line in parts), run["peak"]["rss_bytes"]
+    if not whole or nbytes * 100 < whole:
+        return ""
+    items = listed(dict.fromkeys(line["item"] for line in sorted(parts, key=lambda line: -line["bytes"])))
+    return (
+        f"{100 * nbytes // whole} % of that, {format_bytes(nbytes, decimal=decimal)}, is no part of the model: {items}."
+    )
+
+
+def times(run: Run) -> list[str]:
+    """How long it took, from where, and whether what was loaded is right: the weightiest first."""
+    tensors, cache = run["tensors"], run["cache"]["state"]
+    parts = []
+    if run["returned_s"] is not None:
+        parts.append(f"returned after {format_duration(run['returned_s'])}")
+    if run["resident_s"] is not None:
+        parts.append(f"resident after {format_duration(run['resident_s'])}")
+    if cache is not None:
+        parts.append(f"{cache} page cache")
+    if tensors["verified"] is not None:
+        parts.append(f"{tensors['verified']:,} of {tensors['expected']:,} tensors verified")
+    return parts
+
+
+def comparison(runs: Sequence[Run], *, decimal: bool) -> str:
+    """Which of several runs to take, in a sentence; empty where none came to its end."""
+    finished = [run for run in runs if completed(run) and run["peak"]["rss_bytes"] is not None]
+    if not finished:
+        return ""
+    least = min(finished, key=lambda run: (run["peak"]["heap_bytes"], run["peak"]["rss_bytes"]))
+    soonest = min(finished, key=lambda run: run["resident_s"] or math.inf)
+    heap = format_bytes(least["peak"]["heap_bytes"], decimal=decimal)
+    words = f"{least['strategy']} took least heap, {heap}"
+    if soonest["resident_s"] is None:
+        return words
+    if soonest is least:
+        return f"{words}, and was resident soonest, after {format_duration(soonest['resident_s'])}"
+    return f"{words}; {soonest['strategy']} was resident soonest, after {format_duration(soonest['resident_s'])}"

@@ -10,7 +10,7 @@ from pathlib import Path
 from meminspect.capture.store import SUFFIX
 from meminspect.errors import UsageError
 
-__all__ = ["default_folder", "new_path"]
+__all__ = ["default_folder", "new_path", "newest"]
 
 
 def default_folder() -> Path:
@@ -36,3 +36,12 @@ def new_path(folder: Path, checkpoint: Path, strategy: str) -> Path:
     subject = re.sub(r"[^\w.-]+", "_", checkpoint.absolute().name)[:60] or "checkpoint"
     # The process id keeps two commands apart that begin in the same second.
     return folder / f"{stamp}-{subject}-{strategy}-{os.getpid()}{SUFFIX}"
+
+
+def newest(folder: Path, limit: int) -> list[Path]:
+    """The captures of a folder, the newest first; none where the folder cannot be read."""
+    try:
+        found = [(entry.stat().st_mtime, entry) for entry in folder.iterdir() if entry.suffix == SUFFIX]
+    except OSError:
+        return []
+    return [path for _, path in sorted(found, reverse=True)[:limit]]

@@ -27,12 +27,14 @@ SUFFIX: Final = ".meminspect"
 
 _SAMPLES: Final = (
     "SELECT t_ns, heap_bytes, file_bytes, pinned_bytes, swap_bytes, high_water_bytes, read_bytes, minor_faults, "
-    "major_faults, vram_used_bytes FROM samples WHERE t_ns > ? ORDER BY t_ns"
+    "major_faults, vram_used_bytes FROM samples WHERE t_ns > ? ORDER BY t_ns LIMIT ?"
 )
 _EVENTS: Final = (
     "SELECT seq, t_ns, kind, operation, pool, id, bytes, file, file_offset, exact, "
-    "heap_bytes, file_bytes, pinned_bytes, high_water_bytes, name, detail FROM events WHERE seq > ? ORDER BY seq"
+    "heap_bytes, file_bytes, pinned_bytes, high_water_bytes, name, detail "
+    "FROM events WHERE seq > ? ORDER BY seq LIMIT ?"
 )
+_ALL: Final = -1  # what LIMIT takes for none
 _KINDS: Final = {kind.name.lower(): kind for kind in EventKind}
 _OPERATIONS: Final = {operation.name.lower(): operation for operation in Operation}
 _POOLS: Final = {pool.name.lower(): pool for pool in Pool}
@@ -96,7 +98,7 @@ class CaptureWriter:
                 )
                 self._db.executemany(
                     "INSERT INTO log VALUES (?, ?, ?)",
-                    [(line.t_ns - self._started_ns, line.stream, line.text) for line in log],
+                    [(self._since_start(line.t_ns), line.stream, line.text) for line in log],
                 )
         except sqlite3.Error as error:
             raise CaptureError(f"cannot write to the capture: {error}") from error
@@ -121,10 +123,14 @@ class CaptureWriter:
                 raise CaptureError(f"cannot write to the capture: {error}") from error
             raise
 
+    def _since_start(self, t_ns: int) -> int:
+        """A worker may have been waiting for its run: what it did before counts as done at the start."""
+        return max(0, t_ns - self._started_ns)
+
     def _event_row(self, event: Event) -> tuple[object, ...]:
         self._seq += 1
         return (
-            self._seq, event.t_ns - self._started_ns, event.kind.name.lower(), event.operation.name.lower(),
+            self._seq, self._since_start(event.t_ns), event.kind.name.lower(), event.operation.name.lower(),
             event.pool.name.lower(), event.id, event.nbytes, event.file, event.offset, int(event.exact),
             *(event.reading or (None, None, None, None)), event.name, event.detail,
         )  # fmt: skip
@@ -174,22 +180,23 @@ class CaptureReader:
         except ValueError as error:
             raise CaptureError(f"{self.path} is damaged: its '{name}' is not JSON") from error
 
-    def samples(self, after_t_ns: int = -1) -> list[Sample]:
-        """Samples later than a time, in order."""
-        rows = self._rows(_SAMPLES, after_t_ns)
+    def samples(self, after_t_ns: int = -1, limit: int = _ALL) -> list[Sample]:
+        """Samples later than a time, in order; the first so many of them."""
+        rows = self._rows(_SAMPLES, after_t_ns, limit)
         return [Sample(*row) for row in rows]
 
-    def events(self, after_seq: int = 0) -> list[tuple[int, Event]]:
-        """Sequence number and event of everything later than a sequence number, in order."""
-        rows = self._rows(_EVENTS, after_seq)
+    def events(self, after_seq: int = 0, limit: int = _ALL) -> list[tuple[int, Event]]:
+        """Sequence number and event of everything later than a sequence number, in order; the first so many."""
+        rows = self._rows(_EVENTS, after_seq, limit)
         try:
             return [(row[0], _event(row)) for row in rows]
         except (KeyError, ValueError) as error:
             raise CaptureError(f"{self.path} is damaged: an event is of an unknown kind") from error
 
-    def log(self) -> list[LogLine]:
-        """What the worker's code printed, in order."""
-        return [LogLine(*row) for row in self._rows("SELECT t_ns, stream, text FROM log ORDER BY rowid")]
+    def log(self, after_lines: int = 0) -> list[LogLine]:
+        """What the worker's code printed, in order, without so many first lines."""
+        rows = self._rows("SELECT t_ns, stream, text FROM log WHERE rowid > ? ORDER BY rowid", after_lines)
+        return [LogLine(*row) for row in rows]
 
     def ledger(self) -> list[tuple[str, str, str, str, str, int]]:
         """The theory's steps: phase, operation, pool, item, tensor, bytes."""

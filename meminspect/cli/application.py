@@ -17,7 +17,7 @@ from meminspect.errors import ExitCode, UsageError
 from meminspect.text import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
 __all__ = ["EXIT_CODES", "PIPE_CLOSED", "PROGRAM", "root"]
 
@@ -110,17 +110,18 @@ def _checkpoint_arguments(path: Path | str | None) -> str:
 @click.option("--ckpt", type=click.Path(path_type=Path), metavar="PATH", help="A checkpoint file or its folder.")
 @click.pass_context
 def root(ctx: click.Context, ckpt: Path | None) -> None:
-    """Which way of loading a PyTorch checkpoint fits, how fast is it, and which tensor makes the peak?"""
+    """Which way of loading a PyTorch checkpoint fits, how fast is it, and which tensor makes the peak?
+
+    Without a command, in a terminal, it opens the app: on --ckpt, or to pick a checkpoint.
+    """
     if ctx.invoked_subcommand is None:
+        from meminspect.cli import app
+
+        if ckpt is not None or app.has_terminal():
+            ctx.exit(app.open_app(ckpt))
         click.echo(ctx.get_help())
-        click.echo(f"\n{_pointer(ckpt, list(VERBS))}")
+        click.echo(f"\nStart with: {PROGRAM} plan --demo")
+        click.echo(f"Then:       {PROGRAM} run --demo -s all")
     elif ckpt is not None:
         verb = ctx.invoked_subcommand
         raise UsageError("--ckpt belongs behind the command", f"{PROGRAM} {verb} {_checkpoint_arguments(ckpt)}")
-
-
-def _pointer(ckpt: Path | None, verbs: Sequence[str]) -> str:
-    """Where to begin; a verb that this version lacks is not mentioned."""
-    arguments = _checkpoint_arguments(ckpt)
-    start = f"Start with: {PROGRAM} plan {arguments}"
-    return f"{start}\nThen:       {PROGRAM} run {arguments} -s all" if "run" in verbs else start

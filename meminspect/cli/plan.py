@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING
 import click
 
 from meminspect.analysis.describe import plan_document
-from meminspect.analysis.plan import make_plan
-from meminspect.analysis.subject import read_subject
+from meminspect.analysis.prospect import prospect_of
 from meminspect.cli import options, output
 from meminspect.renderables.cards import checkpoint_card, machine_card, warnings_card
 from meminspect.renderables.plan_table import PlanTable
 from meminspect.renderables.texts import safe
-from meminspect.strategies.task import task_for
 from meminspect.units import format_bytes
 
 if TYPE_CHECKING:
@@ -22,7 +20,6 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from meminspect.analysis.plan import Plan
-    from meminspect.sampling.machine import Machine
     from meminspect.strategies import LoadOptions
 
 __all__ = ["command"]
@@ -52,17 +49,8 @@ def command(
     Only headers are read, nothing is loaded. Peaks are above the baseline: what the process takes before it loads.
     """
     checkpoint = options.open_checkpoint(ckpt, demo=demo)
-    task = task_for(checkpoint, load_options)
-    subject = read_subject(checkpoint, task.architecture, task.note)
-    ram_bytes = subject.machine.usable_bytes if ram is None else ram
-    vram_bytes = _free_vram_bytes(subject.machine) if vram is None else vram
-    plan = make_plan(
-        task,
-        ram_bytes,
-        vram_bytes,
-        largest_mapping_bytes=subject.machine.largest_mapping_bytes if ram is None else None,
-        decimal=decimal,
-    )
+    prospect = prospect_of(checkpoint, load_options, ram_bytes=ram, vram_bytes=vram, decimal=decimal)
+    subject, plan = prospect.subject, prospect.plan
     if as_json:
         output.print_json(plan_document(plan, subject.document, subject.machine.document()))
         return
@@ -77,10 +65,6 @@ def command(
     table = PlanTable(plan, width=console.width, ascii_only=output.ascii_only(console), decimal=decimal)
     for line in table.lines():
         console.print(line)
-
-
-def _free_vram_bytes(machine: Machine) -> int | None:
-    return machine.gpus[0].free_bytes if machine.gpus else None
 
 
 def _answer(plan: Plan) -> Text:

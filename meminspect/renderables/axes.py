@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from meminspect.text import shown
 from meminspect.units import format_bytes, parse_bytes
 
 if TYPE_CHECKING:
@@ -85,7 +84,7 @@ def phase_ruler(begins: Sequence[tuple[int, str]], width: int, border: str, cut:
     """
     ends = [*(column for column, _ in begins[1:]), width]
     texts = [
-        (begin, _phase_text(shown(name), begin, end, border, cut))
+        (begin, _phase_text(name, begin, end, border, cut))
         for (begin, name), end in zip(begins, ends, strict=False)  # before the first phase there is only an end
     ]
     return [(begin, text) for begin, text in texts if text]

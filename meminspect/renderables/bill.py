@@ -24,7 +24,7 @@ _THEORY: Final = "theory "
 _LEAST_BAR: Final = 8  # columns; where there are fewer, the numbers have to do
 _MOST_BAR: Final = 60
 _NAME_LIMIT: Final = 40
-_HINTS_FROM: Final = 76  # columns; a narrower picture needs them for its bars
+_BAR_BESIDE_HINTS: Final = 16  # columns that explanations leave to the bars, or they are left out
 
 # What is true of an item in every strategy: see `theory.ledger.Item` and `strategies.steps`.
 _HINTS: Final = {
@@ -109,9 +109,15 @@ class _Picture:
         self._scale = Scale.fit(max(figures), decimal=decimal)
         self._axis_bytes = max(1, *(line.measured or 0 for line in lines))
         self._number_width = max(len(self._scale.text(figure)) for figure in figures)
+        self._lay_out(lines, with_hints=True)
+        if self._bar_width < _BAR_BESIDE_HINTS:
+            self._lay_out(lines, with_hints=False)
+
+    def _lay_out(self, lines: Sequence[_Line], *, with_hints: bool) -> None:
+        self._hints = _HINTS if with_hints else {}
         self._label_width = max(self._label(line).cell_len for line in lines)
         fixed = self._label_width + len(_GAP + _GAP + _GAP + _THEORY) + 2 * self._number_width
-        bar_width = min(width - fixed, _MOST_BAR)
+        bar_width = min(self._width - fixed, _MOST_BAR)
         self._bar_width = bar_width if bar_width >= _LEAST_BAR else 0
 
     def line(self, line: _Line) -> Text:
@@ -137,8 +143,8 @@ class _Picture:
         text = Text(shown(line.item, _NAME_LIMIT), no_wrap=True, overflow="ellipsis")
         if line.pool not in ("", "heap"):
             text.append(f" ({shown(line.pool, _NAME_LIMIT)})", _style(line.pool))
-        if line.item in _HINTS and self._width >= _HINTS_FROM:
-            text.append(f", {_HINTS[line.item]}", "quiet")
+        if line.item in self._hints:
+            text.append(f", {self._hints[line.item]}", "quiet")
         return text
 
     def _number(self, nbytes: int | None) -> str:

@@ -13,7 +13,7 @@ from rich.style import Style
 from meminspect.renderables.palette import STYLES
 from meminspect.text import shown
 
-__all__ = ["BLANK", "Canvas", "Cell"]
+__all__ = ["BLANK", "Canvas", "Cell", "narrow"]
 
 Cell = tuple[str, str]  # one character, and what it means: a name of the palette, " dim" added where it is dimmed
 
@@ -30,9 +30,9 @@ class Canvas:
         self.rows = rows
 
     def write(self, row: int, column: int, text: str, style: str) -> None:
-        """Write over what is there; what goes beyond the canvas is cut."""
+        """Write narrow characters over what is there; what goes beyond the canvas is cut."""
         cells = self.rows[row]
-        for place, char in enumerate(narrow(text), column):
+        for place, char in enumerate(text, column):
             if 0 <= place < len(cells):
                 cells[place] = (char, style)
 

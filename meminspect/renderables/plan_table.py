@@ -61,17 +61,16 @@ class PlanTable:
 
     def lines(self) -> Iterator[Text]:
         """A header, two lines for each strategy, and the legend of the bars."""
-        yield self._header()
+        yield self.header()
         for row in self._plan.rows:
-            if row.theory is None:
-                yield safe(f"{self._name(row)}{_GAP}not available: {row.why_not}", "quiet")
-            else:
-                yield self._row(row, row.theory)
-                yield self._bill(row.theory)
+            yield self.row(row)
+            if row.theory is not None:
+                yield self.bill(row.theory)
         if self._bar_width:
-            yield self._legend()
+            yield self.legend()
 
-    def _header(self) -> Text:
+    def header(self) -> Text:
+        """Titles of the columns, and the size of the ceiling over its mark."""
         line = safe(f"{_NO_MARK}strategy".ljust(self._name_width), "label")
         for pool in self._pools:
             line.append(_GAP + f"peak {pool}".rjust(_SIZE_WIDTH), "label")
@@ -87,8 +86,11 @@ class PlanTable:
     def _is_recommended(self, row: PlanRow) -> bool:
         return row.strategy.id == self._plan.recommendation.strategy_id
 
-    def _row(self, row: PlanRow, theory: Theory) -> Text:
-        line = Text()
+    def row(self, row: PlanRow) -> Text:
+        """One strategy in one line."""
+        if row.theory is None:
+            return safe(f"{self._name(row)}{_GAP}not available: {row.why_not}", "quiet")
+        theory, line = row.theory, Text()
         line.append(self._name(row), "answer" if self._is_recommended(row) else "")
         for pool in self._pools:
             nbytes = _peak(theory, pool)
@@ -113,7 +115,7 @@ class PlanTable:
             glyphs=self._glyphs,
         )
 
-    def _bill(self, theory: Theory) -> Text:
+    def bill(self, theory: Theory) -> Text:
         """What is live when all host pools together are at their highest."""
         parts = [
             f"{self._size(line.nbytes)} {line.item}{'' if line.pool == 'heap' else f' ({line.pool})'}"
@@ -124,8 +126,11 @@ class PlanTable:
         lines = textwrap.wrap(text, self._width, initial_indent=indent, subsequent_indent=indent + _GAP)
         return Text("\n".join(lines), style="quiet")
 
-    def _legend(self) -> Text:
+    def legend(self) -> Text:
+        """What the bars' marks mean; empty where there are no bars."""
         line = Text(_NO_MARK)
+        if not self._bar_width:
+            return line
         line.append(self._glyphs.full, "heap").append(" cannot be reclaimed  ", "quiet")
         line.append(self._glyphs.file, "file").append(" can be reclaimed", "quiet")
         if self._plan.ram_bytes:

@@ -19,12 +19,12 @@ _NAME_LIMIT: Final = 240  # of a table's cell
 
 def safe(value: object, style: str = "", *, limit: int = TEXT_LIMIT) -> Text:
     """Text from outside as something that can be printed: control characters escaped, markup not interpreted."""
-    return Text(shown(str(value), limit), style=style, overflow="fold")
+    return Text(overflow="fold").append(shown(str(value), limit), style)
 
 
 def heading(title: str) -> Text:
     """A section's title."""
-    return Text(title, style="heading")
+    return safe(title, "heading")
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:

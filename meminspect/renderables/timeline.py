@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from meminspect.renderables.axes import byte_axis, cut_to, phase_ruler, time_marks
-from meminspect.renderables.canvas import BLANK, Canvas
+from meminspect.renderables.canvas import BLANK, Canvas, narrow
 from meminspect.renderables.stacks import ASCII, UNICODE, Glyphs, Scale, padded, solid, stack
 from meminspect.units import format_bytes
 
@@ -216,25 +216,27 @@ class _Drawing:
 
     def name_levels(self) -> None:
         """The name of each line at its right end or where it has room for it, else a row above or below."""
-        free = f" {self.glyphs.theory}{self.glyphs.ceiling}"
         for nbytes, text, name in sorted(_levels(self.picture, self.layout.axis)):
             row = self.layout.scale.row(nbytes)
-            if row >= self.layout.plot_rows:
-                self.canvas.write_right(0, f"{self.glyphs.beyond} {name} {format_bytes(nbytes)}", name, free)
-                continue
-            end = self.layout.width - len(text) - 1
-            places = [(row, self.layout.left), (row + 1, end), (row - 1, end)]
-            any(
-                self.canvas.write_right(self._line(near), text, name, free, begin)
-                for near, begin in places
-                if 0 <= near < self.layout.plot_rows
-            )
+            if row < self.layout.plot_rows:
+                end = self.layout.width - len(text) - 1
+                self._name_level(text, name, [(row, self.layout.left), (row + 1, end), (row - 1, end)])
+            else:
+                self._name_level(f"{self.glyphs.beyond} {name} {format_bytes(nbytes)}", name, [(row, self.layout.left)])
+
+    def _name_level(self, text: str, name: str, places: list[tuple[int, int]]) -> None:
+        """Write it into the first of these rows that has room for it, not before that column."""
+        free = f" {self.glyphs.theory}{self.glyphs.ceiling}"
+        for row, begin in places:
+            line = max(self._line(row), 0)
+            if line < self.layout.plot_rows and self.canvas.write_right(line, text, name, free, begin):
+                return
 
     def draw_time_axis(self) -> None:
         """Ticks where phases begin and at round times, the phases' names, and the times where there is room."""
         layout, glyphs, span_ns = self.layout, self.glyphs, self.picture.span_ns
         begins = [(layout.column(max(t_ns, 0), span_ns), name) for t_ns, name in self.picture.phases]
-        seen = [(column, name) for column, name in begins if column is not None]
+        seen = [(column, narrow(name)) for column, name in begins if column is not None]
         for column, _ in seen:
             if column:
                 self.canvas.write(layout.plot_rows, layout.left + column, glyphs.phase_tick, "label")
@@ -263,7 +265,7 @@ class _Drawing:
         """The device's memory on the same axis of time, or why it is not there."""
         layout, total_bytes = self.layout, self.picture.vram_total_bytes
         if layout.note_row is not None:
-            note = cut_to(self.picture.vram_note, layout.width - layout.left, self.glyphs.cut)
+            note = cut_to(narrow(self.picture.vram_note), layout.width - layout.left, self.glyphs.cut)
             self.canvas.write(layout.note_row, layout.left, note, "quiet")
         if not layout.lane_rows or total_bytes is None:
             return

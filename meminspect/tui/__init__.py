@@ -1,1 +1,1 @@
-"""The terminal app: a reader of captures."""
+"""The app: a reader of captures, and a front of the engine. It never imports torch."""

@@ -1,0 +1,312 @@
+"""One run as its capture grows: live, replayed or compared, it is read by the same code."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from meminspect.analysis.operations import Operations
+from meminspect.analysis.progress import RunProgress
+from meminspect.analysis.reduction import Series, Timeline
+from meminspect.analysis.run import run_document
+from meminspect.analysis.verdict import PROCESS_BYTES
+from meminspect.capture.records import EventKind
+from meminspect.capture.store import CaptureReader
+from meminspect.errors import CaptureError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from typing_extensions import Self
+
+    from meminspect.analysis.operations import TensorOperation
+    from meminspect.capture.records import Event, LogLine, Reading, Sample
+
+__all__ = ["Held", "RunFollower", "RunView"]
+
+_BATCH: Final = 20_000  # rows a look: a capture of an hour is shown while it is still being read
+_FACTS: Final = ("spec", "checkpoint", "machine", "theory", "plan", "recipe", "vram")
+
+
+class Held(NamedTuple):
+    """Bytes above the baseline by pool."""
+
+    heap_bytes: int = 0
+    file_bytes: int = 0
+    pinned_bytes: int = 0
+
+    @property
+    def total_bytes(self) -> int:
+        """All host pools."""
+        return sum(self)
+
+
+_NOTHING: Final = Held()
+_EMPTY: Final = Series()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RunView:
+    """A run as far as its capture has got: what one frame is drawn from.
+
+    Args:
+        capture: where it is recorded.
+        facts: what is known for the whole run, by the capture's names; absent until it is.
+        preparing: what is done before the worker may start, in words; empty when nothing is.
+        phase: the phase that it is in; empty before the first.
+        phases: begin of each phase of the load in ns since the load began, and its name.
+        tensor: the tensor in flight, or the last one.
+        done_bytes: finished work, of `facts["plan"]["work_bytes"]` in all.
+        load_ns: how long the load has been going on, to *resident* at most; None before it began.
+        load_began_ns: when that was, since the run's start.
+        held: memory now.
+        peaks: the highest of each pool.
+        peak_bytes: the highest of the process.
+        peak_ns: when that was read, since the load began.
+        baseline: what the process held before the load.
+        series: memory since the load began.
+        operations: what happened to tensors; grows under the reader's eyes.
+        log: what the loading code printed.
+        outcome: how it ended; None while it runs.
+        result: RUN of the JSON contract, once it has ended.
+    """
+
+    capture: Path
+    facts: dict[str, Any] = field(default_factory=dict)
+    preparing: str = ""
+    phase: str = ""
+    phases: tuple[tuple[int, str], ...] = ()
+    tensor: str = ""
+    done_bytes: int = 0
+    load_ns: int | None = None
+    load_began_ns: int = 0
+    held: Held = _NOTHING
+    peaks: Held = _NOTHING
+    peak_bytes: int = 0
+    peak_ns: int = 0
+    baseline: Reading | None = None
+    series: Series = _EMPTY
+    operations: Sequence[TensorOperation] = ()
+    log: tuple[LogLine, ...] = ()
+    outcome: dict[str, Any] | None = None
+    result: dict[str, Any] | None = None
+
+    @property
+    def strategy(self) -> str:
+        """The strategy's id; empty while it is unknown."""
+        return str((self.facts.get("spec") or {}).get("strategy", ""))
+
+    @property
+    def work_bytes(self) -> int:
+        """All the work there is, by the theory; 0 while unknown."""
+        return int((self.facts.get("plan") or {}).get("work_bytes") or 0)
+
+    @property
+    def theory_bytes(self) -> int | None:
+        """The predicted peak of the process above its baseline."""
+        nbytes: int | None = (self.facts.get("theory") or {}).get("peak_rss_bytes")
+        return nbytes
+
+    @property
+    def ceiling_bytes(self) -> int | None:
+        """What the process may take above its baseline: what the machine had left, or the run's limit."""
+        usable_bytes = (self.facts.get("plan") or {}).get("usable_bytes")
+        limit_bytes = (self.facts.get("spec") or {}).get("limit_bytes")
+        known: list[int] = [nbytes for nbytes in (usable_bytes, limit_bytes) if nbytes is not None]
+        if not known:
+            return None
+        return max(0, min(known) - (self.baseline.rss_bytes if self.baseline else PROCESS_BYTES))
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing will change any more."""
+        return self.result is not None
+
+    @property
+    def died(self) -> bool:
+        """Whether the load began and did not come to its end."""
+        return self.baseline is not None and self.outcome is not None and self.outcome["outcome"] != "completed"
+
+    def document(self, name: str) -> dict[str, Any]:
+        """RUN of the JSON contract, as far as it goes: what a table of runs is made from while some are under way.
+
+        Args:
+            name: the strategy, while the capture does not tell yet.
+        """
+        if self.result is not None:
+            return self.result
+        known = self.baseline is not None
+        return {
+            "strategy": self.strategy or name,
+            "outcome": "running" if self.facts else "waiting",
+            "peak": {
+                **(self.peaks._asdict() if known else dict.fromkeys(Held._fields)),
+                "rss_bytes": self.peak_bytes if known else None,
+            },
+            "theory": self.facts.get("theory"),
+            "returned_s": None,
+            "resident_s": None,
+            "repeat": {"index": 1, "of": 1},
+        }
+
+
+class RunFollower:
+    """Reads what is new in one capture at every `poll`; for one thread."""
+
+    def __init__(self, capture: Path) -> None:
+        self._view = RunView(capture)
+        self._reader: CaptureReader | None = None
+        self._progress = RunProgress()
+        self._operations = Operations()
+        self._timeline = Timeline()
+        self._seq = 0
+        self._log_lines = 0
+        self._sampled_ns = -1
+        self._window = _Window()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._reader is not None:
+            self._reader.close()
+
+    def poll(self) -> tuple[RunView, bool]:
+        """The run as it is now, and whether more is waiting to be read at once.
+
+        Raises:
+            CaptureError: the capture is damaged. That there is none yet is no error.
+        """
+        if self._view.ended:
+            return self._view, False
+        if self._reader is None:
+            with contextlib.suppress(CaptureError):  # it is being created
+                self._reader = CaptureReader(self._view.capture)
+        if self._reader is None:
+            return self._view, False
+        return self._look(self._reader)
+
+    def _look(self, reader: CaptureReader) -> tuple[RunView, bool]:
+        outcome = reader.fact("outcome")  # first: once it is there, nothing comes behind what is read below
+        events = reader.events(self._seq, _BATCH)
+        if events:
+            self._seq = events[-1][0]
+            self._apply([event for _, event in events])
+        samples = reader.samples(self._sampled_ns, _BATCH) if self._window.began_ns is not None else []
+        if samples:
+            self._sampled_ns = samples[-1].t_ns
+            self._sample(samples)
+        behind = len(events) == _BATCH or len(samples) == _BATCH
+        self._view = dataclasses.replace(
+            self._view,
+            facts=self._facts(reader),
+            preparing=reader.fact("preparing") or "",
+            phase=self._progress.phase,
+            tensor=self._progress.tensor,
+            done_bytes=self._progress.done_bytes,
+            series=self._timeline.frozen(),
+            operations=self._operations.rows,
+            log=self._log(reader),
+            **self._window.fields(),
+        )
+        if outcome is not None and not behind:
+            self._view = dataclasses.replace(self._view, outcome=outcome, result=run_document(reader))
+        return self._view, behind
+
+    def _facts(self, reader: CaptureReader) -> dict[str, Any]:
+        known = self._view.facts
+        found = {name: value for name in _FACTS if name not in known and (value := reader.fact(name)) is not None}
+        return {**known, **found} if found else known
+
+    def _log(self, reader: CaptureReader) -> tuple[LogLine, ...]:
+        new = reader.log(self._log_lines)
+        self._log_lines += len(new)
+        return (*self._view.log, *new)
+
+    def _apply(self, events: Sequence[Event]) -> None:
+        self._progress.update(events)
+        self._operations.update(events)
+        for event in events:
+            if event.kind is EventKind.READING and event.name == "baseline" and event.reading is not None:
+                self._sampled_ns = event.t_ns
+            self._window.apply(event)
+            if event.reading is not None and self._window.covers(event.t_ns):
+                self._add(event.t_ns, event.reading, None)
+
+    def _sample(self, samples: Sequence[Sample]) -> None:
+        for sample in samples:
+            if self._window.covers(sample.t_ns):
+                self._add(sample.t_ns, sample, sample.vram_used_bytes)
+
+    def _add(self, t_ns: int, reading: Reading | Sample, vram_bytes: int | None) -> None:
+        since_ns, held = self._window.take(t_ns, reading)
+        self._timeline.add(since_ns, *held, vram_bytes)
+
+
+class _Window:
+    """The stretch of time that the peak is taken from, while it is still going on: from the baseline to *resident*."""
+
+    def __init__(self) -> None:
+        self.began_ns: int | None = None
+        self._end_ns: int | None = None
+        self._last_ns = 0
+        self._baseline: Reading | None = None
+        self._marks_reset = True
+        self._phases: list[tuple[int, str]] = []
+        self._held = self._peaks = Held()
+        self._peak_bytes = self._peak_ns = 0
+
+    def apply(self, event: Event) -> None:
+        if event.kind is EventKind.READING and event.name == "baseline":
+            self.began_ns, self._baseline = event.t_ns, event.reading
+            self._last_ns = event.t_ns
+        elif event.kind is EventKind.REPORT and event.name == "baseline":
+            self._marks_reset = bool(json.loads(event.detail).get("resets", True))
+        elif event.kind is EventKind.READING and event.name == "resident":
+            self._end_ns = event.t_ns
+        elif event.kind is EventKind.PHASE and self.began_ns is not None and self._end_ns is None:
+            self._phases.append((event.t_ns - self.began_ns, event.name))
+
+    def covers(self, t_ns: int) -> bool:
+        """Whether a moment lies in it, as far as is known."""
+        return self.began_ns is not None and t_ns >= self.began_ns and (self._end_ns is None or t_ns <= self._end_ns)
+
+    def take(self, t_ns: int, reading: Reading | Sample) -> tuple[int, Held]:
+        """A reading's time since the load began, and what it says above the baseline."""
+        base = self._baseline
+        assert base is not None  # noqa: S101 - `covers` has said so
+        assert self.began_ns is not None  # noqa: S101
+        held = Held(
+            reading.heap_bytes - base.heap_bytes,
+            reading.file_bytes - base.file_bytes,
+            reading.pinned_bytes - base.pinned_bytes,
+        )
+        since_ns = t_ns - self.began_ns
+        total = held.total_bytes
+        if self._marks_reset and since_ns > 0:
+            total = max(total, reading.high_water_bytes - base.rss_bytes)
+        if total > self._peak_bytes:
+            self._peak_bytes, self._peak_ns = total, since_ns
+        self._peaks = Held(*map(max, self._peaks, held))
+        if t_ns >= self._last_ns:
+            self._last_ns, self._held = t_ns, held
+        return since_ns, held
+
+    def fields(self) -> dict[str, Any]:
+        """What a view has of it."""
+        if self.began_ns is None:
+            return {}
+        return {
+            "load_ns": (self._end_ns or self._last_ns) - self.began_ns,
+            "load_began_ns": self.began_ns,
+            "phases": tuple(self._phases),
+            "held": self._held,
+            "peaks": self._peaks,
+            "peak_bytes": self._peak_bytes,
+            "peak_ns": self._peak_ns,
+            "baseline": self._baseline,
+        }

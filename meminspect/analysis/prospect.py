@@ -1,0 +1,64 @@
+"""A checkpoint on this machine, and what each strategy would cost: all that is known before anything is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from meminspect.analysis.plan import make_plan
+from meminspect.analysis.subject import read_subject
+from meminspect.strategies.task import task_for
+
+if TYPE_CHECKING:
+    from meminspect.analysis.plan import Plan
+    from meminspect.analysis.subject import Subject
+    from meminspect.checkpoint import Checkpoint
+    from meminspect.strategies import LoadOptions, LoadTask
+
+__all__ = ["Prospect", "prospect_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Prospect:
+    """What is to be loaded, where, and every strategy's theory for it."""
+
+    task: LoadTask
+    subject: Subject
+    plan: Plan
+
+
+def prospect_of(
+    checkpoint: Checkpoint,
+    options: LoadOptions,
+    *,
+    ram_bytes: int | None = None,
+    vram_bytes: int | None = None,
+    limit_bytes: int | None = None,
+    decimal: bool = False,
+) -> Prospect:
+    """Look at a checkpoint and the machine, and plan.
+
+    Args:
+        checkpoint: its headers.
+        options: how it shall be loaded.
+        ram_bytes: plan for this much free RAM instead of this machine's.
+        vram_bytes: plan for this much free device memory instead.
+        limit_bytes: a limit that the run will be confined to.
+        decimal: write sizes in decimal units.
+
+    Raises:
+        CheckpointError: what it holds makes no model.
+    """
+    task = task_for(checkpoint, options)
+    subject = read_subject(checkpoint, task.architecture, task.note)
+    machine = subject.machine
+    usable_bytes = machine.usable_bytes if ram_bytes is None else ram_bytes
+    free_vram_bytes = machine.gpus[0].free_bytes if machine.gpus else None
+    plan = make_plan(
+        task,
+        usable_bytes if limit_bytes is None else min(usable_bytes, limit_bytes),
+        free_vram_bytes if vram_bytes is None else vram_bytes,
+        largest_mapping_bytes=machine.largest_mapping_bytes if ram_bytes is None else None,
+        decimal=decimal,
+    )
+    return Prospect(task, subject, plan)

@@ -1,0 +1,39 @@
+"""Starting the app from the command line: only where there is a terminal, and with its faults told on stderr."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from meminspect.errors import ExitCode, RunError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+__all__ = ["has_terminal", "open_app"]
+
+
+def has_terminal() -> bool:
+    """Whether there is somebody to look and to type."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def open_app(ckpt: Path | None = None, captures: Sequence[Path] = ()) -> int:
+    """Run the app to its end.
+
+    Raises:
+        UsageError: this is no terminal.
+        RunError: a defect of ours ended it.
+    """
+    if not has_terminal():
+        raise UsageError(
+            "the app needs a terminal", "meminspect plan and meminspect run do the same for pipes and scripts"
+        )
+    from meminspect.tui.app import MeminspectApp
+
+    app = MeminspectApp(ckpt, captures)
+    status = app.run()
+    if app.fault is not None:
+        raise RunError(app.fault.message, app.fault.hint)
+    return int(status or ExitCode.OK)

@@ -1,0 +1,42 @@
+"""Writing an export into a file: whole, or not at all."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from meminspect.errors import CaptureError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from meminspect.capture.store import CaptureReader
+    from meminspect.exporters.base import Exporter
+
+__all__ = ["write_file"]
+
+
+def write_file(exporter: Exporter, reader: CaptureReader, out: Path) -> None:
+    """Write a capture in another format, replacing what is there.
+
+    Raises:
+        CaptureError: the file cannot be written.
+    """
+    try:
+        _write(exporter, reader, out)
+    except OSError as error:
+        raise CaptureError(f"cannot write {out}: {error.strerror}", "name another file") from error
+
+
+def _write(exporter: Exporter, reader: CaptureReader, out: Path) -> None:
+    out = out.resolve()  # what a link leads to, not the link
+    if out.exists() and not out.is_file():  # a device or a pipe: /dev/stdout is to be written to, not replaced
+        with out.open("w", encoding="utf-8", newline="") as file:
+            exporter.write(reader, file)
+        return
+    partial = out.with_name(f"{out.name}.partial")
+    try:
+        with partial.open("w", encoding="utf-8", newline="") as file:
+            exporter.write(reader, file)
+        partial.replace(out)  # a reader of `out` sees the old file or the new one, never half of one
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,122 @@
+"""The first lines of a run's screen: how it is going, then how it went."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from rich.text import Text
+
+from meminspect.analysis.words import PHASE_WORDS, advice, completed, excess, sentence, times
+from meminspect.renderables.texts import safe
+from meminspect.text import shown
+from meminspect.units import format_bytes, format_duration, format_rate
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from meminspect.analysis.follow import RunView
+
+__all__ = ["headline", "title"]
+
+_SEPARATOR: Final = " · "
+_BAR_WIDTH: Final = 24
+
+
+def headline(view: RunView, width: int) -> list[Text]:
+    """A run in two or three lines, the answer first.
+
+    Args:
+        view: the run.
+        width: columns.
+    """
+    if view.result is not None:
+        return _ended(view, view.result, width)
+    name = view.strategy or "run"
+    if view.load_ns is None:
+        words = view.preparing or PHASE_WORDS.get(view.phase, view.phase)
+        return [safe(f"{name}{_SEPARATOR}{words} …", "answer"), Text("the load itself has not begun yet", "quiet")]
+    return [_doing(view, name, width), _progress(view), _memory(view)]
+
+
+def _doing(view: RunView, name: str, width: int) -> Text:
+    words = f"{name}{_SEPARATOR}{PHASE_WORDS.get(view.phase, view.phase)}"
+    room = width - len(words) - 1
+    return safe(f"{words} {shown(view.tensor, room, keep_end=True)}" if room > 8 and view.tensor else words, "answer")
+
+
+def _progress(view: RunView) -> Text:
+    seconds = (view.load_ns or 0) / 1e9
+    if not view.work_bytes:
+        return Text(format_duration(seconds))
+    share = min(view.done_bytes / view.work_bytes, 1.0)
+    rate = view.done_bytes / seconds if seconds > 0 else None
+    parts = [f"{int(100 * share)} % of {format_bytes(view.work_bytes)} of work", format_duration(seconds)]
+    if rate:
+        parts.append(format_rate(rate))
+        left_s = max(view.work_bytes - view.done_bytes, 0) / rate
+        parts.append(f"{format_duration(left_s)} left" if share < 1 else "done")
+    full = round(share * _BAR_WIDTH)
+    line = Text.assemble(("━" * full, "answer"), ("╌" * (_BAR_WIDTH - full), "quiet"), " ")
+    return line.append(_SEPARATOR.join(parts))
+
+
+def _memory(view: RunView) -> Text:
+    theory = "" if view.theory_bytes is None else f" of {format_bytes(view.theory_bytes)} predicted"
+    line = Text.assemble(
+        ("█ ", "heap"), f"heap {format_bytes(view.held.heap_bytes)}{_SEPARATOR}",
+        ("░ ", "file"), f"file {format_bytes(max(view.held.file_bytes, 0))}{_SEPARATOR}",
+    )  # fmt: skip
+    if view.peaks.pinned_bytes > 0:
+        line.append("▓ ", "pinned").append(f"pinned {format_bytes(view.held.pinned_bytes)}{_SEPARATOR}")
+    line.append(f"peak {format_bytes(view.peak_bytes)}{theory}")
+    return line.append("".join(f"{_SEPARATOR}{part}" for part in _baseline(view)), "quiet")
+
+
+def _baseline(view: RunView) -> list[str]:
+    return [] if view.baseline is None else [f"baseline {format_bytes(view.baseline.rss_bytes)}"]
+
+
+def _ended(view: RunView, run: dict[str, Any], width: int) -> list[Text]:
+    lines = [safe(f"{sentence(run, decimal=False)}.", "answer" if completed(run) else "trouble")]
+    words = excess(run, decimal=False)
+    if words:
+        lines.append(safe(words))
+    better = advice(run, decimal=False)
+    if better:
+        lines.append(Text.assemble(("→ ", "answer"), safe(f"{better}: press i for its lines.")))
+    elif completed(run):
+        lines.append(safe("No other strategy is predicted to need less on this machine.", "quiet"))
+    lines.append(_as_far_as_it_goes([*times(run), *_baseline(view)], width))
+    return lines
+
+
+def _as_far_as_it_goes(parts: Sequence[str], width: int) -> Text:
+    """Parts in the order of their weight; those that find no room are left out."""
+    words = ""
+    for part in parts:
+        longer = f"{words}{_SEPARATOR}{part}" if words else part
+        if len(longer) > width:
+            break
+        words = longer
+    return safe(words, "quiet")
+
+
+def title(view: RunView, name: str) -> Text:
+    """A run in a few words, for the frame of its panel.
+
+    Args:
+        view: the run.
+        name: its strategy, while its capture does not tell yet.
+    """
+    name = view.strategy or name
+    if view.result is not None:
+        peak = view.result["peak"]["rss_bytes"]
+        at = "" if peak is None else f" {format_bytes(peak)}"
+        if completed(view.result):
+            return Text.assemble(safe(f"{name} "), ("✓", "fits"), at)
+        return Text.assemble(safe(f"{name} "), ("✗", "trouble"), f" {view.result['outcome'].replace('_', ' ')}{at}")
+    if not view.facts:
+        return Text.assemble(safe(name), (" waits", "quiet"))
+    if view.load_ns is None or not view.work_bytes:
+        return safe(f"{name} … {PHASE_WORDS.get(view.phase, view.phase)}")
+    return safe(f"{name} {min(100, 100 * view.done_bytes // view.work_bytes)} % {format_bytes(view.peak_bytes)}")

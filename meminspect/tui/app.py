@@ -1,0 +1,152 @@
+"""The app itself: colours, keys that work everywhere, what is under way, and where faults go."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from typing import TYPE_CHECKING, ClassVar
+
+from rich.theme import Theme
+from textual.app import App, SystemCommand
+from textual.binding import Binding, BindingType
+
+from meminspect.errors import ExitCode
+from meminspect.renderables.palette import STYLES
+from meminspect.tui.colours import DARK, LIGHT
+from meminspect.tui.faults import fault_of, log_fault
+from meminspect.tui.sizes import HEIGHTS, WIDTHS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
+
+    from textual.dom import DOMNode
+    from textual.screen import Screen
+
+    from meminspect.engine.session import Standby
+    from meminspect.tui.faults import Fault
+    from meminspect.tui.runs import Runs
+
+__all__ = ["MeminspectApp"]
+
+_PATIENCE_S = 5.0  # for a cancelled run to close its capture; its processes end with us in any case
+
+
+class MeminspectApp(App[int]):
+    """`meminspect --ckpt PATH`, and `meminspect view CAPTURE…`.
+
+    Args:
+        ckpt: the checkpoint to begin with; without it, one is picked.
+        captures: captures to show instead.
+        folder: where new captures go; the user's data folder unless given.
+    """
+
+    TITLE = "meminspect"
+    CSS_PATH = "app.tcss"
+    HORIZONTAL_BREAKPOINTS = WIDTHS
+    VERTICAL_BREAKPOINTS = HEIGHTS
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("question_mark", "help", "help", key_display="?"),
+        Binding("d", "toggle_dark", "dark or light", show=False),
+        Binding("q", "quit", "quit"),
+        Binding("ctrl+c", "quit", "quit", show=False),
+    ]
+
+    def __init__(self, ckpt: Path | None = None, captures: Sequence[Path] = (), folder: Path | None = None) -> None:
+        super().__init__()
+        self.console.push_theme(Theme(STYLES))
+        self.ansi_theme_dark, self.ansi_theme_light = DARK, LIGHT
+        self.folder = folder
+        self.runs: Runs | None = None
+        self.standby: Standby | None = None
+        self.fault: Fault | None = None  # what ended the app, for whoever started it
+        self._ckpt = ckpt
+        self._captures = captures
+
+    def on_mount(self) -> None:
+        """Show the first screen, and leave the terminal in order when somebody ends us."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # not in a thread of a test
+                loop.add_signal_handler(number, lambda: self.run_worker(self.action_quit()))
+        self.push_screen(self._first_screen())
+
+    def _first_screen(self) -> Screen[None]:
+        # Imported when they are shown: the first frame pays for no other screen.
+        if len(self._captures) > 1:
+            from meminspect.tui.screens.race import RaceScreen
+
+            return RaceScreen(self._captures)
+        if self._captures:
+            from meminspect.tui.screens.run import RunScreen
+
+            return RunScreen(self._captures[0])
+        if self._ckpt is not None:
+            from meminspect.tui.screens.start import StartScreen
+
+            return StartScreen(self._ckpt)
+        from meminspect.tui.screens.pick import PickScreen
+
+        return PickScreen()
+
+    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+        """What the command palette offers: every key of this screen by its words, then Textual's own."""
+        for active in screen.active_bindings.values():
+            key = active.binding
+            if key.description and active.enabled and not key.system:
+                yield SystemCommand(key.description, f"key {key.key}", self._runner(active.node, key.action))
+        for command in super().get_system_commands(screen):
+            if command.title in ("Theme", "Screenshot"):
+                yield command
+
+    def _runner(self, node: DOMNode, action: str) -> Callable[[], None]:
+        def run() -> None:
+            self.call_later(self.run_action, action, node)
+
+        return run
+
+    def action_help(self) -> None:
+        """Show what this screen's keys do."""
+        from meminspect.tui.screens.help import HelpScreen
+
+        if not isinstance(self.screen, HelpScreen):
+            self.push_screen(HelpScreen(self.screen))
+
+    def action_toggle_dark(self) -> None:
+        """Change between dark and light."""
+        self.theme = "textual-light" if self.current_theme.dark else "textual-dark"
+
+    async def action_quit(self) -> None:
+        """End everything that was started, then the app."""
+        await asyncio.to_thread(self._end_processes)
+        self.exit(int(ExitCode.OK))
+
+    def _end_processes(self) -> None:
+        if self.runs is not None:
+            self.runs.cancel()
+            self.runs.join(_PATIENCE_S)
+        self.close_standby()
+
+    def close_standby(self) -> None:
+        """Give back the memory of a worker that waits, if there is one."""
+        if self.standby is not None:
+            self.standby.close()
+            self.standby = None
+
+    def report(self, error: BaseException, doing: str) -> None:
+        """Say what went wrong; what is our own fault goes to the log as well.
+
+        Args:
+            error: what was raised, in whatever thread.
+            doing: what was being done, as it follows 'while'.
+        """
+        from meminspect.tui.screens.message import MessageScreen
+
+        self.push_screen(MessageScreen(fault_of(error, doing)))
+
+    def _handle_exception(self, error: Exception) -> None:
+        """Textual would print a traceback: it goes to the log, and one line to the user once the screen is gone."""
+        self.fault = log_fault(error, "drawing the screen")
+        super()._handle_exception(error)
+        self._exit_renderables.clear()

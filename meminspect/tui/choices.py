@@ -1,0 +1,43 @@
+"""What the user has chosen about how to load, beside the strategy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from meminspect.engine.spec import RunSpec
+from meminspect.strategies import LoadOptions
+from meminspect.units import format_bytes
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["Cache", "Choices"]
+
+Cache = Literal["cold", "warm"]
+
+
+class Choices(NamedTuple):
+    """The options of the runs to come."""
+
+    load: LoadOptions = LoadOptions()
+    limit_bytes: int | None = None
+    cache: Cache | None = None
+
+    def words(self) -> str:
+        """In a line."""
+        load = self.load
+        return ", ".join(
+            (
+                load.device,
+                load.dtype or "dtype as stored",
+                *(() if load.init_dtype == "float32" else (f"built in {load.init_dtype}",)),
+                "no limit" if self.limit_bytes is None else f"limit {format_bytes(self.limit_bytes)}",
+                "page cache as it is" if self.cache is None else f"{self.cache} page cache",
+            )
+        )
+
+    def spec(self, checkpoint: Path, strategy: str, capture: Path, *, force: bool) -> RunSpec:
+        """One run with these options."""
+        return RunSpec(
+            checkpoint, strategy, capture, self.load, force=force, cache=self.cache, limit_bytes=self.limit_bytes
+        )

@@ -1,0 +1,1 @@
+"""One screen a file, its rules beside it."""

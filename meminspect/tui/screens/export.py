@@ -1,0 +1,87 @@
+"""Writing a run, or the screen, into a file of the current folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from rich.text import Text
+from textual.containers import VerticalScroll
+from textual.widgets import OptionList, Static
+from textual.widgets.option_list import Option
+
+from meminspect.exporters import EXPORTERS
+from meminspect.tui.screens.base import Dialog
+
+if TYPE_CHECKING:
+    from textual.app import ComposeResult
+
+    from meminspect.tui.screens.base import BaseScreen
+
+__all__ = ["ExportScreen"]
+
+_SCREENSHOT: Final = "svg"
+_KEY_WIDTH: Final = 6
+
+
+class ExportScreen(Dialog[None]):
+    """Asks for a format.
+
+    Args:
+        capture: the run.
+        screen: what a screenshot shows, and who reports when writing fails.
+    """
+
+    def __init__(self, capture: Path, screen: BaseScreen) -> None:
+        super().__init__()
+        self._capture = capture
+        self._below = screen
+
+    def compose(self) -> ComposeResult:
+        """A line a format."""
+        formats = {id_: exporter.summary for id_, exporter in EXPORTERS.items()}
+        formats[_SCREENSHOT] = "a picture of this screen"
+        with VerticalScroll(classes="box") as box:
+            box.border_title = "Export into the current folder"
+            yield OptionList(
+                *(
+                    Option(Text.assemble((id_.ljust(_KEY_WIDTH), "answer"), words), id=id_)
+                    for id_, words in formats.items()
+                ),
+                compact=True,
+            )
+            yield Static("enter to write · escape to close", classes="keys")
+
+    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
+        """Write it."""
+        below, id_ = self._below, str(event.option_id)
+        self.dismiss()
+        path = _free(Path.cwd() / self._capture.name, f".{id_}")
+        if id_ == _SCREENSHOT:
+            below.call_after_refresh(lambda: _announce(below, _screenshot(below, path)))
+        else:
+            below.in_background(lambda: _write(below, self._capture, id_, path), f"exporting as {id_}")
+
+
+def _free(path: Path, suffix: str) -> Path:
+    """A path that nothing is at yet."""
+    candidates = (path.with_name(f"{path.stem}{number}{suffix}") for number in ("", *(f"-{n}" for n in range(2, 1000))))
+    return next(candidate for candidate in candidates if not candidate.exists())
+
+
+def _screenshot(screen: BaseScreen, path: Path) -> Path:
+    path.write_text(screen.app.export_screenshot(title="meminspect"), encoding="utf-8")
+    return path
+
+
+def _write(screen: BaseScreen, capture: Path, exporter_id: str, path: Path) -> None:
+    from meminspect.capture.store import CaptureReader
+    from meminspect.exporters.files import write_file
+
+    with CaptureReader(capture) as reader:
+        write_file(EXPORTERS[exporter_id], reader, path)
+    screen.app.call_from_thread(_announce, screen, path)
+
+
+def _announce(screen: BaseScreen, path: Path) -> Any:
+    screen.notify(f"written: {path}", markup=False)

@@ -1,0 +1,160 @@
+"""Earlier captures: opened, or two to four of them compared."""
+
+from __future__ import annotations
+
+import datetime
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from rich.text import Text
+from textual.widgets import DataTable, Footer, Static
+from textual.worker import get_current_worker
+
+from meminspect.errors import CaptureError
+from meminspect.renderables.texts import safe
+from meminspect.text import shown
+from meminspect.tui.screens.base import BaseScreen
+from meminspect.tui.screens.start import MOST_IN_A_RACE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from textual.app import ComposeResult
+    from textual.binding import BindingType
+
+__all__ = ["HistoryScreen"]
+
+_MOST: Final = 200
+_COLUMNS: Final = ("", "when", "checkpoint", "strategy", "outcome", "peak", "theory", "resident")
+
+
+class HistoryScreen(BaseScreen):
+    """The newest captures of the user's folder, read in a thread, line by line."""
+
+    CSS_PATH = "history.tcss"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        ("enter", "open", "open"),
+        ("space", "mark", "mark"),
+        ("c", "compare", "compare"),
+        ("escape", "leave", "back"),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._marked: list[Path] = []
+        self._captures: list[Path] = []
+
+    def compose(self) -> ComposeResult:
+        """A table, or why it is empty."""
+        yield self.too_small()
+        yield Static(safe("Earlier captures", "answer"), id="title")
+        yield DataTable(id="captures", cursor_type="row", zebra_stripes=True)
+        yield Footer(show_command_palette=False)
+
+    def on_mount(self) -> None:
+        """Begin to read."""
+        table = self.query_one(DataTable)
+        for column in _COLUMNS:
+            table.add_column(column, key=column)
+        table.focus()
+        self.in_background(self._read, "reading earlier captures")
+
+    def _read(self) -> None:
+        from meminspect.capture.library import default_folder, newest
+
+        folder = self.owner.folder or default_folder()
+        captures = newest(folder, _MOST)
+        self.app.call_from_thread(self._found, captures, folder)
+        worker = get_current_worker()
+        for capture in captures:
+            if worker.is_cancelled:
+                return
+            cells = _cells(capture)
+            self.app.call_from_thread(self._fill, capture, cells)
+
+    def _found(self, captures: list[Path], folder: Path) -> None:
+        self._captures = captures
+        title = f"Earlier captures in {folder}" if captures else f"No captures yet in {folder}: a run leaves one there"
+        self.query_one("#title", Static).update(safe(title, "answer"))
+        table = self.query_one(DataTable)
+        for capture in captures:
+            table.add_row(*("…" if column else " " for column in _COLUMNS), key=str(capture))
+
+    def _fill(self, capture: Path, cells: list[Text]) -> None:
+        table = self.query_one(DataTable)
+        for column, cell in zip(_COLUMNS[1:], cells, strict=True):
+            table.update_cell(str(capture), column, cell, update_width=True)
+
+    @property
+    def _under_cursor(self) -> Path | None:
+        row = self.query_one(DataTable).cursor_row
+        return self._captures[row] if 0 <= row < len(self._captures) else None
+
+    def on_data_table_row_selected(self) -> None:
+        """Enter, or a click on the line under the cursor."""
+        self.action_open()
+
+    def action_open(self) -> None:
+        """Show the capture under the cursor."""
+        from meminspect.tui.screens.run import RunScreen
+
+        if self._under_cursor is not None:
+            self.app.push_screen(RunScreen(self._under_cursor))
+
+    def action_mark(self) -> None:
+        """Take the capture under the cursor into the comparison, or out of it."""
+        capture = self._under_cursor
+        if capture is None:
+            return
+        if capture in self._marked:
+            self._marked.remove(capture)
+        elif len(self._marked) == MOST_IN_A_RACE:
+            self.notify(f"at most {MOST_IN_A_RACE} can be compared", severity="warning")
+        else:
+            self._marked.append(capture)
+        self.query_one(DataTable).update_cell(str(capture), "", "◉" if capture in self._marked else " ")
+
+    def action_compare(self) -> None:
+        """Show the marked captures beside each other."""
+        from meminspect.tui.screens.race import RaceScreen
+
+        if len(self._marked) < 2:
+            self.notify(f"mark two to {MOST_IN_A_RACE} captures with space first", severity="warning")
+        else:
+            self.app.push_screen(RaceScreen(self._marked))
+
+    def action_leave(self) -> None:
+        """Back to where we came from."""
+        self.dismiss()
+
+
+def _cells(capture: Path) -> list[Text]:
+    """What the table says of a capture; of a damaged one, that it is."""
+    from meminspect.analysis.run import run_document
+    from meminspect.analysis.words import OUTCOME_WORDS
+    from meminspect.capture.store import CaptureReader
+    from meminspect.units import format_bytes, format_duration
+
+    try:
+        with CaptureReader(capture) as reader:
+            run = run_document(reader)
+            started, checkpoint = reader.fact("started"), reader.fact("checkpoint")
+    except CaptureError as error:
+        return [safe(shown(capture.name, 40), "quiet"), safe(error.message, "trouble"), *[Text("–")] * 5]
+    outcome = run["outcome"] or "under way"
+    theory = run["theory"] or {}
+    return [
+        safe(_when(started)),
+        safe(shown(((checkpoint or {}).get("path") or "–").rstrip("/").rpartition("/")[2], 32)),
+        safe(run["strategy"] or "–"),
+        safe(OUTCOME_WORDS.get(outcome, outcome), "" if outcome in ("completed", "under way") else "trouble"),
+        Text(format_bytes(run["peak"]["rss_bytes"]), justify="right"),
+        Text(format_bytes(theory.get("peak_rss_bytes")), justify="right"),
+        Text(format_duration(run["resident_s"]), justify="right"),
+    ]
+
+
+def _when(started: dict[str, str] | None) -> str:
+    if started is None:
+        return "–"
+    moment = datetime.datetime.fromisoformat(started["wall"]).astimezone()
+    return moment.strftime("%Y-%m-%d %H:%M")

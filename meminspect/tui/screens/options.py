@@ -1,0 +1,105 @@
+"""How to load: device, dtypes, limit and page cache, each checked as it is typed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Final, cast
+
+from textual.containers import Horizontal, VerticalScroll
+from textual.widgets import Button, Input, Label, Select, Static
+
+from meminspect.errors import UsageError
+from meminspect.renderables.texts import safe
+from meminspect.strategies import CASTABLE, LoadOptions
+from meminspect.tui.choices import Cache, Choices
+from meminspect.tui.screens.base import Dialog
+from meminspect.units import format_bytes, parse_bytes
+
+if TYPE_CHECKING:
+    from textual.app import ComposeResult
+    from textual.binding import BindingType
+
+__all__ = ["OptionsScreen"]
+
+_AS_STORED: Final = "as stored"
+_AS_IT_IS: Final = "as it is"
+_CACHES: Final = (_AS_IT_IS, "cold", "warm")
+_DEVICES: Final = ("cpu",)  # what `Strategy.why_not` takes today
+
+
+class OptionsScreen(Dialog[Choices]):
+    """Asks for options, beginning with those in force; answers with None when they are left as they are."""
+
+    CSS_PATH = "options.tcss"
+    BINDINGS: ClassVar[list[BindingType]] = [("ctrl+s", "take", "take")]
+
+    def __init__(self, choices: Choices) -> None:
+        super().__init__()
+        self._before = choices
+
+    def compose(self) -> ComposeResult:
+        """A line an option."""
+        load, limit = self._before.load, self._before.limit_bytes
+        with VerticalScroll(classes="box") as box:
+            box.border_title = "Options"
+            yield from _row("device", _select("device", _DEVICES, load.device))
+            yield from _row("dtype of the loaded model", _select("dtype", (_AS_STORED, *CASTABLE), load.dtype))
+            yield from _row("dtype that a model is built in", _select("init-dtype", CASTABLE, load.init_dtype))
+            size = "" if limit is None else format_bytes(limit).replace(" ", "")
+            field = Input(size, placeholder="none, or a size like 8GiB", id="limit", compact=True)
+            yield from _row("memory limit of the run", field)
+            yield from _row("page cache before the run", _select("cache", _CACHES, self._before.cache))
+            yield Static("", id="error")
+            with Horizontal(classes="buttons"):
+                yield Button("take (ctrl+s)", id="take", variant="primary", compact=True)
+                yield Button("leave (esc)", id="leave", compact=True)
+
+    def on_input_changed(self) -> None:
+        """Say at once what cannot be taken."""
+        self._choices()
+
+    def on_input_submitted(self) -> None:
+        """Enter in a field takes them all."""
+        self.action_take()
+
+    def on_button_pressed(self, event: Button.Pressed) -> None:
+        """Take or leave."""
+        if event.button.id == "take":
+            self.action_take()
+        else:
+            self.action_leave()
+
+    def action_take(self) -> None:
+        """Answer with what is chosen, if it makes sense."""
+        choices = self._choices()
+        if choices is not None:
+            self.dismiss(choices)
+
+    def _choices(self) -> Choices | None:
+        text = self.query_one("#limit", Input).value.strip()
+        try:
+            limit = parse_bytes(text) if text else None
+            if limit == 0:
+                raise UsageError("a limit of nothing leaves no room", "leave it empty for no limit")
+        except UsageError as error:
+            self.query_one("#error", Static).update(safe(f"memory limit: {error.message}: {error.hint}", "trouble"))
+            return None
+        self.query_one("#error", Static).update("")
+        dtype, cache = self._chosen("dtype"), self._chosen("cache")
+        return Choices(
+            LoadOptions(self._chosen("device"), None if dtype == _AS_STORED else dtype, self._chosen("init-dtype")),
+            limit,
+            None if cache == _AS_IT_IS else cast("Cache", cache),
+        )
+
+    def _chosen(self, name: str) -> str:
+        return str(self.query_one(f"#{name}", Select).value)
+
+
+def _row(label: str, field: Select[str] | Input) -> ComposeResult:
+    with Horizontal(classes="row"):
+        yield Label(label)
+        yield field
+
+
+def _select(name: str, values: tuple[str, ...], value: str | None) -> Select[str]:
+    return Select[str].from_values(values, value=value or values[0], allow_blank=False, id=name, compact=True)

@@ -1,0 +1,208 @@
+"""Choosing a checkpoint: a path with completion, those of before, and the demo."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from rich.text import Text
+from textual.widgets import Footer, Input, OptionList, ProgressBar, Static
+from textual.widgets.option_list import Option
+from textual.worker import get_current_worker
+
+from meminspect.errors import MeminspectError
+from meminspect.renderables.texts import safe
+from meminspect.tui.screens.base import BaseScreen
+
+if TYPE_CHECKING:
+    from textual.app import ComposeResult
+    from textual.binding import BindingType
+
+    from meminspect.tui.completion import Candidate
+
+__all__ = ["PickScreen"]
+
+_DEMO: Final = "the demo"
+_DEMO_NOTE: Final = "a LLaMA of random numbers, about 500 MB, written to your cache folder on first use"
+
+
+class _StoppedError(Exception):
+    """The demo is not wanted any more."""
+
+
+class _PathInput(Input):
+    """The field; what its keys do is said in the footer."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        ("enter", "submit", "open"),
+        ("tab", "screen.complete", "complete"),
+        ("down", "screen.to_list", "choose"),
+    ]
+
+
+class PickScreen(BaseScreen):
+    """Leads to the start screen."""
+
+    CSS_PATH = "pick.tcss"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        ("ctrl+r", "history", "history"),
+        ("escape", "leave", "clear"),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._recent: list[Candidate] = []
+        self._offered: list[Candidate] = []
+
+    def compose(self) -> ComposeResult:
+        """A field, and what it could be completed to."""
+        yield self.too_small()
+        yield Static(safe("Which checkpoint?", "answer"), id="question")
+        yield _PathInput(placeholder="a folder or file: Meta's layout, or safetensors", id="path")
+        yield Static("", id="error")
+        yield OptionList(id="candidates", compact=True)
+        yield ProgressBar(id="progress", show_eta=True)
+        yield Footer(show_command_palette=False)
+
+    def on_mount(self) -> None:
+        """Look for checkpoints of before, while the user may type already."""
+        self.query_one("#progress").display = False
+        self.query_one("#path").focus()
+        self._offer([])
+        self.in_background(self._find_recent, "looking for earlier captures")
+
+    def _find_recent(self) -> None:
+        from meminspect.tui.completion import recent_checkpoints
+
+        recent = recent_checkpoints(self.owner.folder)
+        self.app.call_from_thread(self._found_recent, recent)
+
+    def _found_recent(self, recent: list[Candidate]) -> None:
+        self._recent = recent
+        if not self._typed:
+            self._offer(recent)
+
+    @property
+    def _typed(self) -> str:
+        return self.query_one("#path", Input).value
+
+    def on_input_changed(self) -> None:
+        """Offer what begins like that."""
+        from meminspect.tui.completion import complete
+
+        self.query_one("#error", Static).update("")
+        self._offer(complete(self._typed) if self._typed else self._recent)
+
+    def _offer(self, candidates: list[Candidate]) -> None:
+        self._offered = candidates
+        options = [
+            Option(Text.assemble(safe(candidate.path), "  ", (candidate.note, "quiet"))) for candidate in candidates
+        ]
+        if not self._typed:
+            options.append(Option(Text.assemble((_DEMO, "answer"), "  ", (_DEMO_NOTE, "quiet")), id="demo"))
+        self.query_one("#candidates", OptionList).set_options(options)
+
+    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
+        """Open what is chosen from the list; a folder without a checkpoint is gone into."""
+        if event.option_id == "demo":
+            self.in_background(self._write_demo, "writing the demo checkpoint")
+            return
+        candidate = self._offered[event.option_index]
+        if candidate.note:
+            self._open(candidate.path)
+        else:
+            self._type(candidate.path)
+
+    def on_input_submitted(self) -> None:
+        """Open what is typed."""
+        self.action_open()
+
+    def action_open(self) -> None:
+        """Open what is typed."""
+        if self._typed.strip():
+            self._open(self._typed.strip())
+        else:
+            self.action_to_list()
+
+    def action_to_list(self) -> None:
+        """Go to the list."""
+        candidates = self.query_one("#candidates", OptionList)
+        candidates.focus()
+        if candidates.highlighted is None and candidates.option_count:
+            candidates.highlighted = 0
+
+    def action_complete(self) -> None:
+        """Type what all candidates have in common; where that is typed already, go to them."""
+        if not self._offered or not self._typed:
+            self.action_to_list()
+            return
+        common = os.path.commonprefix([candidate.path for candidate in self._offered])  # noqa: RUF071 - letters
+        if len(common) > len(self._typed):
+            self._type(common)
+        else:
+            self.action_to_list()
+
+    def _type(self, text: str) -> None:
+        path = self.query_one("#path", Input)
+        path.value = text
+        path.cursor_position = len(text)
+        path.focus()
+
+    def action_leave(self) -> None:
+        """Begin again; while the demo is being written, stop that."""
+        self.workers.cancel_node(self)
+        self.query_one("#progress").display = False
+        self._type("")
+
+    def _open(self, text: str) -> None:
+        """Read the headers first, so that what cannot be opened is said here."""
+        path = Path(text).expanduser()
+        self.in_background(lambda: self._try(path), "opening the checkpoint")
+
+    def _try(self, path: Path) -> None:
+        from meminspect.checkpoint import read_checkpoint
+
+        read_checkpoint(path)
+        self.app.call_from_thread(self._start, path)
+
+    def _start(self, path: Path) -> None:
+        from meminspect.tui.screens.start import StartScreen
+
+        if self.is_current:
+            self.app.switch_screen(StartScreen(path))
+
+    def failed(self, error: BaseException, doing: str) -> None:
+        """Errors of the path stand under it."""
+        self.query_one("#progress").display = False
+        if isinstance(error, _StoppedError):
+            return
+        if isinstance(error, MeminspectError):
+            words = f"{error.message}: {error.hint}" if error.hint else error.message
+            self.query_one("#error", Static).update(safe(words, "trouble"))
+        else:
+            super().failed(error, doing)
+
+    def _write_demo(self) -> None:
+        from meminspect.synthesis import demo_checkpoint
+
+        worker = get_current_worker()
+
+        def progress(done: int, total: int) -> None:
+            if worker.is_cancelled:
+                raise _StoppedError
+            self.app.call_from_thread(self._show_progress, done, total)
+
+        path = demo_checkpoint(progress)
+        self.app.call_from_thread(self._start, path)
+
+    def _show_progress(self, done: int, total: int) -> None:
+        bar = self.query_one("#progress", ProgressBar)
+        bar.display = True
+        bar.update(total=total, progress=done)
+
+    def action_history(self) -> None:
+        """Show earlier captures."""
+        from meminspect.tui.screens.history import HistoryScreen
+
+        self.app.push_screen(HistoryScreen())

@@ -1,0 +1,48 @@
+"""A strategy's recipe: the lines that are executed, to be read and copied."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from rich.syntax import Syntax
+from textual.containers import VerticalScroll
+from textual.widgets import Static
+
+from meminspect.tui.screens.base import Dialog
+
+if TYPE_CHECKING:
+    from textual.app import ComposeResult
+
+__all__ = ["RecipeScreen", "highlighted"]
+
+
+def highlighted(code: str) -> Syntax:
+    """A recipe in the terminal's own colours, on no ground of its own."""
+    return Syntax(code, "python", theme="ansi_dark", background_color="default", word_wrap=True)
+
+
+class RecipeScreen(Dialog[None]):
+    """Shows a recipe.
+
+    Args:
+        strategy: whose it is.
+        code: its text.
+    """
+
+    BINDINGS: ClassVar = [("i", "leave", "close"), ("c", "copy", "copy")]
+
+    def __init__(self, strategy: str, code: str) -> None:
+        super().__init__()
+        self._strategy, self._code = strategy, code
+
+    def compose(self) -> ComposeResult:
+        """The box."""
+        with VerticalScroll(classes="box") as box:
+            box.border_title = f"{self._strategy}: what is executed"
+            yield Static(highlighted(self._code))
+            yield Static("c to copy · escape to close", classes="keys")
+
+    def action_copy(self) -> None:
+        """Put it into the clipboard, where the terminal allows."""
+        self.app.copy_to_clipboard(self._code)
+        self.notify("copied, if this terminal lets programs copy (OSC 52)")

@@ -1,0 +1,335 @@
+"""What a checkpoint is, and what would happen: every strategy's predicted peak against this machine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from rich.text import Text
+from textual.containers import VerticalScroll
+from textual.widgets import Footer, OptionList, Static
+from textual.widgets.option_list import Option
+
+from meminspect.renderables.texts import safe
+from meminspect.tui.screens.base import BaseScreen
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from textual.app import ComposeResult
+    from textual.binding import BindingType
+
+    from meminspect.analysis.plan import PlanRow
+    from meminspect.analysis.prospect import Prospect
+    from meminspect.renderables.plan_table import PlanTable
+    from meminspect.tui.choices import Choices
+
+__all__ = ["MOST_IN_A_RACE", "StartScreen"]
+
+MOST_IN_A_RACE: Final = 4  # more panels than that cannot be read
+_MARK, _NO_MARK = "◉ ", "  "
+
+
+class _Strategies(OptionList):
+    """The list of strategies; what enter does is said in the footer."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [("enter", "select", "run")]
+
+
+class StartScreen(BaseScreen):
+    """The checkpoint's card and the plan. Headers are read in a thread: the screen is there before them.
+
+    Args:
+        ckpt: the checkpoint's file or folder.
+    """
+
+    CSS_PATH = "start.tcss"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        ("space", "mark", "mark"),
+        ("r", "race", "race"),
+        ("i", "recipe", "recipe"),
+        ("o", "options", "options"),
+        ("h", "history", "history"),
+        ("p", "pick", "open"),
+    ]
+    LEGEND: ClassVar = (
+        ("█ solid", "heap", "heap: cannot be taken back"),
+        ("░ light", "file", "pages of mapped files: can be reclaimed and read again"),
+        ("│", "ceiling", "what this machine, or the limit, lets a process have"),
+        ("┿ ▶", "ceiling", "beyond that; beyond the picture"),
+        ("★", "answer", "recommended: the best verdict, then the least heap"),
+    )
+
+    def __init__(self, ckpt: Path) -> None:
+        super().__init__()
+        self._ckpt = ckpt
+        self._choices: Choices | None = None  # None: as nobody has chosen yet
+        self._prospect: Prospect | None = None
+        self._table: PlanTable | None = None
+        self._marked: list[str] = []
+
+    def compose(self) -> ComposeResult:
+        """Card, answer, table, and what is under the cursor."""
+        yield self.too_small()
+        with VerticalScroll(id="card", can_focus=False):
+            yield Static(safe(f"reading the headers of {self._ckpt} …"), id="subject")
+        yield Static("", id="answer")
+        yield Static("", id="columns")
+        yield _Strategies(id="strategies", compact=True)
+        with VerticalScroll(id="about", can_focus=False):
+            yield Static("", id="details")
+            yield Static("", id="recipe")
+        yield Footer(show_command_palette=False)
+
+    def on_mount(self) -> None:
+        """Begin to read."""
+        self._refresh_plan()
+
+    def on_screen_resume(self) -> None:
+        """After a run the page cache and the free memory are others."""
+        if self._prospect is not None:
+            self._refresh_plan()
+
+    def on_resize(self) -> None:
+        """Bars are drawn to the width that there is."""
+        self.call_after_refresh(self._draw)
+
+    def _refresh_plan(self) -> None:
+        self.in_background(self._read, "reading the checkpoint")
+
+    def _read(self) -> None:
+        from meminspect.analysis.prospect import prospect_of
+        from meminspect.checkpoint import read_checkpoint
+        from meminspect.tui.choices import Choices
+
+        choices = self._choices or Choices()
+        checkpoint = read_checkpoint(self._ckpt)
+        prospect = prospect_of(checkpoint, choices.load, limit_bytes=choices.limit_bytes)
+        self.app.call_from_thread(self._show, prospect, choices)
+        self._stand_by()
+
+    def _stand_by(self) -> None:
+        """Let a worker import torch while the user reads."""
+        from meminspect.engine.session import Standby
+
+        if self.owner.standby is None and self.is_current:
+            self.owner.standby = Standby()
+
+    def failed(self, error: BaseException, doing: str) -> None:
+        """A checkpoint that cannot be read is the answer of this screen, not an accident."""
+        from meminspect.tui.faults import fault_of
+
+        if self._prospect is not None:
+            super().failed(error, doing)
+            return
+        fault = fault_of(error, doing)
+        lines = [safe(fault.message, "trouble"), safe(fault.hint), safe("p picks another checkpoint", "quiet")]
+        self.query_one("#subject", Static).update(Text("\n").join(lines))
+
+    def _show(self, prospect: Prospect, choices: Choices) -> None:
+        first = self._prospect is None
+        self._prospect, self._choices = prospect, choices
+        self._draw()
+        strategies = self.query_one("#strategies", OptionList)
+        if first:
+            ids = [row.strategy.id for row in prospect.plan.rows]
+            recommended = prospect.plan.recommendation.strategy_id
+            strategies.highlighted = ids.index(recommended) if recommended else 0
+        strategies.focus()
+        self.refresh_bindings()
+
+    def _draw(self) -> None:
+        if self._prospect is None:
+            return
+        from meminspect.renderables.cards import checkpoint_card, machine_card, warnings_card
+        from meminspect.renderables.plan_table import PlanTable
+
+        subject, plan = self._prospect.subject, self._prospect.plan
+        strategies = self.query_one("#strategies", OptionList)
+        width = strategies.scrollable_content_region.width - len(_MARK)
+        self._table = PlanTable(plan, width=max(width, 1), ascii_only=False, decimal=False)
+        card = [*checkpoint_card(subject, decimal=False), machine_card(subject.machine, decimal=False)]
+        self.query_one("#subject", Static).update(Text("\n").join([*card, *warnings_card(subject)]))
+        self.query_one("#answer", Static).update(_answer(self._prospect))
+        self.query_one("#columns", Static).update(Text(_NO_MARK) + self._table.header())
+        highlighted = strategies.highlighted
+        strategies.set_options([Option(self._line(row), id=row.strategy.id) for row in plan.rows])
+        strategies.highlighted = highlighted
+        self._describe()
+
+    def _line(self, row: PlanRow) -> Text:
+        assert self._table is not None  # noqa: S101 - drawn before
+        mark = _MARK if row.strategy.id in self._marked else _NO_MARK
+        return Text(mark) + self._table.row(row)
+
+    def on_option_list_option_highlighted(self) -> None:
+        """Describe what is under the cursor."""
+        self._describe()
+
+    def _describe(self) -> None:
+        from meminspect.tui.screens.recipe import highlighted
+
+        row, table = self._highlighted, self._table
+        if row is None or table is None or self._choices is None:
+            return
+        lines = [safe(f"{row.strategy.id} {row.strategy.summary}.", "answer")]
+        if row.theory is not None:
+            lines.append(table.bill(row.theory))
+        lines += [
+            safe(f"for: {row.strategy.good}"),
+            safe(f"but: {row.strategy.bad}"),
+            safe(f"options: {self._choices.words()}", "quiet"),
+        ]
+        if table.legend().plain.strip():
+            lines.append(table.legend())
+        self.query_one("#details", Static).update(Text("\n").join(lines))
+        if row.theory is not None and self._prospect is not None:
+            self.query_one("#recipe", Static).update(highlighted(row.strategy.recipe(self._prospect.task)))
+
+    @property
+    def _highlighted(self) -> PlanRow | None:
+        index = self.query_one("#strategies", OptionList).highlighted
+        if self._prospect is None or index is None:
+            return None
+        return self._prospect.plan.rows[index]
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Keys that need a plan wait for it."""
+        if action in ("mark", "race", "recipe", "options"):
+            return self._prospect is not None
+        return super().check_action(action, parameters)
+
+    def on_option_list_option_selected(self) -> None:
+        """Enter, or a click on the line under the cursor."""
+        self.action_run()
+
+    def action_run(self) -> None:
+        """Run the strategy under the cursor."""
+        if self._highlighted is not None:
+            self._ask_and_begin([self._highlighted])
+
+    def action_mark(self) -> None:
+        """Take the strategy under the cursor into the race, or out of it."""
+        row = self._highlighted
+        if row is None:
+            return
+        if row.strategy.id in self._marked:
+            self._marked.remove(row.strategy.id)
+        elif row.why_not is not None:
+            self.notify(f"{row.strategy.id} is not available: {row.why_not}", severity="warning")
+        elif len(self._marked) == MOST_IN_A_RACE:
+            self.notify(f"a race has room for {MOST_IN_A_RACE}", severity="warning")
+        else:
+            self._marked.append(row.strategy.id)
+        strategies = self.query_one("#strategies", OptionList)
+        strategies.replace_option_prompt(row.strategy.id, self._line(row))
+
+    def action_race(self) -> None:
+        """Run the marked strategies in turn, beside each other."""
+        if self._prospect is None:
+            return
+        rows = {row.strategy.id: row for row in self._prospect.plan.rows}
+        chosen = [rows[id_] for id_ in self._marked if id_ in rows]
+        if len(chosen) < 2:
+            self.notify(f"mark two to {MOST_IN_A_RACE} strategies with space first", severity="warning")
+        else:
+            self._ask_and_begin(chosen)
+
+    def _ask_and_begin(self, rows: Sequence[PlanRow]) -> None:
+        from meminspect.tui.screens.confirm import ConfirmScreen
+
+        unavailable = next((row for row in rows if row.why_not is not None), None)
+        if unavailable is not None:
+            words = f"{unavailable.strategy.id} cannot load this: {unavailable.why_not}"
+            self.notify(words, severity="warning", markup=False)
+            return
+        unfit = [row for row in rows if row.verdict == "does_not_fit"]
+        if not unfit:
+            self._begin(rows, force=False)
+            return
+
+        def decided(answer: bool | None) -> None:
+            if answer:
+                self._begin(rows, force=True)
+
+        names = " and ".join(row.strategy.id for row in unfit)
+        self.app.push_screen(ConfirmScreen(f"{names}: does not fit", self._warning(unfit), "run all the same"), decided)
+
+    def _warning(self, unfit: Sequence[PlanRow]) -> str:
+        from meminspect.analysis.verdict import unreclaimable_bytes
+        from meminspect.units import format_bytes
+
+        assert self._prospect is not None  # noqa: S101 - there are rows
+        needed = max(unreclaimable_bytes(row.theory.peak) for row in unfit if row.theory is not None)
+        usable = format_bytes(self._prospect.plan.ram_bytes)
+        if self._choices is not None and self._choices.limit_bytes is not None:
+            end = "It will be killed at the limit, which shows where it dies and hurts nothing else."
+        else:
+            end = "The machine may swap or stall before the kernel kills the run."
+        return f"The load is predicted to need {format_bytes(needed)} of heap, where {usable} can be had. {end}"
+
+    def _begin(self, rows: Sequence[PlanRow], *, force: bool) -> None:
+        from meminspect.capture.library import default_folder, new_path
+        from meminspect.errors import UsageError
+        from meminspect.tui.runs import Runs
+        from meminspect.tui.screens.race import RaceScreen
+        from meminspect.tui.screens.run import RunScreen
+
+        owner = self.owner
+        assert self._prospect is not None  # noqa: S101 - there are rows
+        assert self._choices is not None  # noqa: S101
+        checkpoint = self._prospect.task.checkpoint.path
+        try:
+            folder = owner.folder or default_folder()
+        except UsageError as error:
+            self.failed(error, "starting a run")
+            return
+        specs = [
+            self._choices.spec(checkpoint, id_, new_path(folder, checkpoint, id_), force=force)
+            for id_ in (row.strategy.id for row in rows)
+        ]
+        owner.runs, owner.standby = Runs(specs, owner.standby), None
+        captures = [spec.capture for spec in specs]
+        owner.runs.start()
+        owner.push_screen(RunScreen(captures[0], owner.runs) if len(rows) == 1 else RaceScreen(captures, owner.runs))
+
+    def action_recipe(self) -> None:
+        """Show the lines of PyTorch that the strategy under the cursor stands for."""
+        from meminspect.tui.screens.recipe import RecipeScreen
+
+        row = self._highlighted
+        if row is not None and self._prospect is not None:
+            code = row.strategy.recipe(self._prospect.task)
+            self.app.push_screen(RecipeScreen(row.strategy.id, code))
+
+    def action_options(self) -> None:
+        """Choose device, dtypes, limit and page cache."""
+        from meminspect.tui.screens.options import OptionsScreen
+
+        def chosen(choices: Choices | None) -> None:
+            if choices is not None:
+                self._choices = choices
+                self._refresh_plan()
+
+        if self._choices is not None:
+            self.app.push_screen(OptionsScreen(self._choices), chosen)
+
+    def action_history(self) -> None:
+        """Show earlier captures."""
+        from meminspect.tui.screens.history import HistoryScreen
+
+        self.app.push_screen(HistoryScreen())
+
+    def action_pick(self) -> None:
+        """Choose another checkpoint."""
+        from meminspect.tui.screens.pick import PickScreen
+
+        self.owner.close_standby()
+        self.app.switch_screen(PickScreen())
+
+
+def _answer(prospect: Prospect) -> Text:
+    strategy_id, why = prospect.plan.recommendation
+    if strategy_id is None:
+        return safe(f"{why[0].upper()}{why[1:]}.", "does_not_fit")
+    return safe(f"★ Take {strategy_id}: {why}.", "answer")

@@ -1,0 +1,108 @@
+"""What the screens of one run and of several have in common: they follow captures, at the rate of frames."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from textual.worker import get_current_worker
+
+from meminspect.tui.following import Following
+from meminspect.tui.screens.base import BaseScreen
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from meminspect.analysis.follow import RunView
+    from meminspect.tui.runs import Runs
+
+__all__ = ["WatchScreen"]
+
+_FRAME_S: Final = 1 / 15
+
+
+class WatchScreen(BaseScreen):
+    """Pulls the newest views and hands them to `draw` when they have changed.
+
+    Args:
+        captures: what to follow.
+        runs: what writes them; None for captures of earlier runs.
+    """
+
+    def __init__(self, captures: Sequence[Path], runs: Runs | None = None) -> None:
+        super().__init__()
+        self._runs = runs
+        self._following = Following(captures)
+        self._drawn: tuple[RunView, ...] = ()
+
+    @property
+    def views(self) -> tuple[RunView, ...]:
+        """The runs as they were read last."""
+        return self._following.views
+
+    @property
+    def running(self) -> bool:
+        """Whether anything is under way that this screen could cancel."""
+        return self._runs is not None and self._runs.is_alive()
+
+    def on_mount(self) -> None:
+        """Begin to follow."""
+        self.in_background(self._follow, "reading the capture")
+        self.set_interval(_FRAME_S, self._pull)
+
+    def _follow(self) -> None:
+        worker, runs = get_current_worker(), self._runs
+        self._following.run(lambda: worker.is_cancelled, None if runs is None else runs.is_alive)
+
+    def _pull(self) -> None:
+        views = self.views
+        if views is not self._drawn:
+            self._drawn = views
+            self.draw(views)
+            self.refresh_bindings()
+        while self._runs is not None and self._runs.errors:
+            capture, error = self._runs.errors.popitem()
+            self.failed(error, f"running into {capture.name}")
+
+    def on_resize(self) -> None:
+        """Draw for the new size."""
+        self.call_after_refresh(self.draw, self.views)
+
+    def draw(self, views: tuple[RunView, ...]) -> None:
+        """Show these views."""
+        raise NotImplementedError
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """What is over cannot be cancelled."""
+        if action == "cancel":
+            return self.running
+        return super().check_action(action, parameters)
+
+    def action_cancel(self) -> None:
+        """End what is under way; what has been recorded stays."""
+        if self._runs is not None:
+            self._runs.cancel()
+            self.notify("cancelled: what was recorded is kept")
+
+    def action_leave(self) -> None:
+        """Back to where we came from, after asking when something is under way."""
+        if not self.running:
+            self._go()
+            return
+        from meminspect.tui.screens.confirm import ConfirmScreen
+
+        def decided(answer: bool | None) -> None:
+            if answer:
+                self.action_cancel()
+                self._go()
+
+        self.app.push_screen(
+            ConfirmScreen("A run is under way", "Cancel it? What was recorded is kept.", "cancel it", "stay"),
+            decided,
+        )
+
+    def _go(self) -> None:
+        if len(self.app.screen_stack) > 2:
+            self.dismiss()
+        else:  # `meminspect view`: there is nothing below
+            self.app.exit(0)
