@@ -123,11 +123,12 @@ class TensorLog(ScrollView, can_focus=True):
             rows: the same list each time, longer or not; another or a shorter one starts over.
             start_ns: the moment from which times count.
         """
-        if rows is not self._rows or len(rows) < self._count:
+        is_new = rows is not self._rows or len(rows) < self._count
+        if is_new:
             self._start_over(rows)
         known, matched, self._count = self._count, self.matching, len(rows)
         self._match(known)
-        if self.matching != matched or start_ns != self._start_ns or self._drew_in_flight:
+        if is_new or self.matching != matched or start_ns != self._start_ns or self._drew_in_flight:
             self._start_ns = start_ns
             self._update()
 
@@ -224,8 +225,11 @@ class TensorLog(ScrollView, can_focus=True):
 
     def on_click(self, event: events.Click) -> None:
         """Put the cursor where the mouse is."""
-        position = self.scroll_offset.y + event.y - _HEADER_ROWS
-        if event.y >= _HEADER_ROWS and position < self.matching:
+        offset = event.get_content_offset(self)
+        if offset is None or offset.y < _HEADER_ROWS:
+            return
+        position = self.scroll_offset.y + offset.y - _HEADER_ROWS
+        if position < self.matching:
             self._move_to(position)
 
     # The wheel and the scrollbar move the view only. A handler, as `watch_scroll_y` cannot tell who scrolls.
@@ -294,7 +298,7 @@ class TensorLog(ScrollView, can_focus=True):
         return strip
 
     def _words_for_nothing(self) -> str:
-        if not self._filter:
+        if not self._count:
             return self.placeholder
         return f"nothing matches '{shown(self._filter)}'"
 
