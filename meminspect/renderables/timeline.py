@@ -131,6 +131,7 @@ class _Drawing:
 
     def __init__(self, picture: Picture, layout: _Layout, glyphs: Glyphs) -> None:
         self.picture, self.layout, self.glyphs = picture, layout, glyphs
+        self._free = f" {glyphs.theory}{glyphs.ceiling}"  # what names and marks may be written over
         self.columns = picture.series.columns(layout.plot_width, picture.span_ns)
         rows = layout.plot_rows
         stacks = [stack(column, layout.scale, rows, glyphs) for column in self.columns]
@@ -197,7 +198,7 @@ class _Drawing:
         column = max(near, key=lambda place: (self._total_bytes(place), place == column))
         for row in range(self.tops[column], min(self.tops[column] + 2, self.layout.plot_rows)):
             cells = self.canvas.rows[self._line(row)]
-            if cells[self.layout.left + column][0] in f" {self.glyphs.theory}":
+            if cells[self.layout.left + column][0] in self._free:  # anything but the ceiling being crossed
                 cells[self.layout.left + column] = (self.glyphs.peak, "answer")
                 return
 
@@ -226,10 +227,9 @@ class _Drawing:
 
     def _name_level(self, text: str, name: str, places: list[tuple[int, int]]) -> None:
         """Write it into the first of these rows that has room for it, not before that column."""
-        free = f" {self.glyphs.theory}{self.glyphs.ceiling}"
         for row, begin in places:
             line = max(self._line(row), 0)
-            if line < self.layout.plot_rows and self.canvas.write_right(line, text, name, free, begin):
+            if line < self.layout.plot_rows and self.canvas.write_right(line, text, name, self._free, begin):
                 return
 
     def draw_time_axis(self) -> None:

@@ -434,11 +434,13 @@ def test_the_peak_is_marked_where_it_is_drawn() -> None:
     assert lines(shown)[3] == "    │" + " " * 20 + "▾"
 
 
-def test_a_mark_hides_no_line() -> None:
-    shown = picture(series([(32,)] * 35), peak_ns=5 * MS, theory_bytes=None, ceiling_bytes=36 * GIB)
+def test_the_peaks_mark_breaks_a_line_but_hides_no_crossing() -> None:
+    # given peaks just below the ceiling's row, and so little above the ceiling that nothing of it is seen
+    below = picture(series([(32,)] * 35), peak_ns=5 * MS, theory_bytes=None, ceiling_bytes=36 * GIB)
+    above = picture(series([(34.4,)] * 35), peak_ns=5 * MS, theory_bytes=None, ceiling_bytes=round(34.3 * GIB))
 
-    assert lines(shown)[0] == "GiB │     ▾"  # above the ceiling, which lies just above the peak
-    assert lines(shown)[1] == "    │───────────────────── ceiling 36.00"
+    assert lines(below)[1] == "    │─────▾─────────────── ceiling 36.00"
+    assert lines(above)[:2] == ["GiB │     ▾               ceiling 34.30", "    │" + "┿" * 35]
 
 
 @pytest.mark.parametrize(
