@@ -18,6 +18,8 @@ __all__ = ["run_document"]
 
 _COLD, _WARM = 0.01, 0.99
 _POOL_KEYS = ("heap_bytes", "file_bytes", "pinned_bytes")
+_LIMIT_KEYS = ("bytes", "mechanism", "cgroup_peak_bytes", "cgroup_file_bytes")
+_UNACCOUNTED = 16 << 20  # pages of libraries that others had read, and what the cgroup's counters lag behind
 _NO_POOLS = dict.fromkeys((*_POOL_KEYS, "vram_allocated_bytes", "vram_reserved_bytes"))
 
 
@@ -47,9 +49,10 @@ def run_document(capture: CaptureReader) -> dict[str, Any]:
         "tensors": _tensors(events, capture.fact("tensors"), capture.fact("checkpoint")),
         "io": _io(capture.fact("io"), capture.fact("resident")),
         "overhead": _overhead(cut, capture.fact("supervision"), capture.fact("hooks")),
-        "limit": None,
+        "limit": _limit(spec, capture.fact("limit"), cut),
         "repeat": {"index": spec.get("repeat_index"), "of": spec.get("repeat_of")},
         "capture": str(capture.path),
+        "better": capture.fact("better"),
     }
 
 
@@ -181,3 +184,14 @@ def _overhead(
         "events_lost": watched.get("events_lost"),
         "event_us_median": inside.get("event_us_median"),
     }
+
+
+def _limit(spec: Mapping[str, Any], limit: Mapping[str, Any] | None, cut: Window | None) -> dict[str, Any] | None:
+    """The limit that was asked for, and whether it held: pages that were charged to somebody else are beyond it."""
+    if spec.get("limit_bytes") is None:
+        return None
+    counted = {**dict.fromkeys(_LIMIT_KEYS), "bytes": spec["limit_bytes"], **(limit or {})}
+    confined = None
+    if cut is not None and counted["cgroup_file_bytes"] is not None:
+        confined = cut.peaks().file_bytes <= counted["cgroup_file_bytes"] + _UNACCOUNTED
+    return {**counted, "confined": confined}

@@ -17,6 +17,9 @@ APPLICATION_ID: Final = 0x4D454D49  # "MEMI"
 
 DDL: Final = """
 -- One JSON document per name: spec, checkpoint, machine, environment, theory, baseline, returned, resident, outcome, …
+-- preparing: what is being done to the page cache before the worker begins, in words; empty when that is over.
+-- vram: why there are no readings of device memory. limit: the limit and what its cgroup counted. better: what would
+-- have done better, by theory.
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 
 -- What the supervisor saw from outside, every few milliseconds.

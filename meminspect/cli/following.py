@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from meminspect.engine.session import Session
 
-    Show = Callable[[RunProgress, int], None]
+    Show = Callable[[RunProgress, int, str], None]
 
 __all__ = ["follow"]
 
@@ -45,7 +45,7 @@ def follow(session: Session) -> None:
             if events:
                 seq = events[-1][0]
                 progress.update(event for _, event in events)
-            show(progress, total)
+            show(progress, total, progress.phase or capture.fact("preparing") or "")
 
 
 @contextlib.contextmanager
@@ -70,14 +70,14 @@ def _shown(label: str) -> Iterator[Show]:
         task = bar.add_task(f"{label} · {_STARTING}", total=None)
         moving = False
 
-        def show(progress: RunProgress, total: int) -> None:
+        def show(progress: RunProgress, total: int, stage: str) -> None:
             nonlocal moving
             if progress.done_bytes and not moving:
                 moving = True
                 bar.reset(task, total=total)  # the rate is the load's, without import and warm-up
             room = console.width - _OTHERS_WIDTH
             tensor = shown(progress.tensor, room, keep_end=True) if room > 0 else ""
-            words = f"{label} · {progress.phase or _STARTING}" + (f" · {tensor}" if tensor else "")
+            words = f"{label} · {stage or _STARTING}" + (f" · {tensor}" if tensor else "")
             bar.update(task, completed=progress.done_bytes, description=words)
 
         yield show
@@ -86,11 +86,11 @@ def _shown(label: str) -> Iterator[Show]:
 def _lines(label: str) -> Show:
     last = ""
 
-    def show(progress: RunProgress, total: int) -> None:
+    def show(progress: RunProgress, total: int, stage: str) -> None:
         nonlocal last
-        if progress.phase != last:
-            last = progress.phase
+        if stage != last:
+            last = stage
             done = f", {min(100, 100 * progress.done_bytes // total)} % done" if total and progress.done_bytes else ""
-            output.status(f"{label}: {progress.phase}{done}")
+            output.status(f"{label}: {stage}{done}")
 
     return show

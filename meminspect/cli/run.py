@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from meminspect.strategies.task import task_for
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from meminspect.engine.preparation import CacheState
     from meminspect.strategies import LoadOptions
 
 __all__ = ["command"]
@@ -43,6 +45,14 @@ _OF_MEMORY = ("oom_killed", "out_of_memory")
 )
 @options.load_options
 @click.option("--repeat", type=click.IntRange(1, 1000), default=1, show_default=True, help="Runs of each, interleaved.")
+@click.option("--cold", is_flag=True, help="Drop the checkpoint from the page cache before each run.")
+@click.option("--warm", is_flag=True, help="Read the checkpoint into the page cache before each run.")
+@click.option(
+    "--limit",
+    metavar="SIZE",
+    callback=options.as_size,
+    help="Give the worker so much memory, as 8GiB, in a cgroup of its own; the checkpoint is read from cold.",
+)
 @click.option("--force", is_flag=True, help="Run although it is predicted not to fit.")
 @click.option(
     "--out",
@@ -59,6 +69,9 @@ def command(
     *,
     demo: bool,
     repeat: int,
+    cold: bool,
+    warm: bool,
+    limit: int | None,
     force: bool,
     out: Path | None,
     decimal: bool,
@@ -69,10 +82,14 @@ def command(
     Peaks are above the baseline: the worker after its imports and a warm-up. They are held against the theory.
     """
     chosen = _chosen(strategies)
+    cache = _cache(cold=cold, warm=warm)
     checkpoint = options.open_checkpoint(ckpt, demo=demo)
     task = task_for(checkpoint, load_options)
     subject = read_subject(checkpoint, task.architecture, task.note)
-    specs = list(_specs(checkpoint.path, chosen, load_options, repeat=repeat, force=force, out=out))
+    asked = RunSpec(
+        checkpoint.path, chosen[0], Path(), load_options, force=force, cache=cache, limit_bytes=limit, repeat_of=repeat
+    )
+    specs = list(_specs(asked, chosen, out))
     for warning in subject.document["warnings"]:
         output.status(f"note: {warning}")
     runs: list[dict[str, Any]] = []
@@ -109,9 +126,15 @@ def _chosen(strategies: Sequence[str]) -> list[str]:
     return [find(id_).id for id_ in dict.fromkeys(ids)]
 
 
-def _specs(
-    checkpoint: Path, chosen: Sequence[str], load_options: LoadOptions, *, repeat: int, force: bool, out: Path | None
-) -> Iterator[RunSpec]:
+def _cache(*, cold: bool, warm: bool) -> CacheState | None:
+    if cold and warm:
+        raise UsageError("--cold and --warm contradict each other", "leave one of them out")
+    return "cold" if cold else "warm" if warm else None
+
+
+def _specs(asked: RunSpec, chosen: Sequence[str], out: Path | None) -> Iterator[RunSpec]:
+    """What is asked of every run, for each in turn; its strategy and capture are filled in."""
+    repeat = asked.repeat_of
     one_file = out is not None and out.suffix == SUFFIX
     if out is not None and one_file:
         if len(chosen) * repeat > 1:
@@ -119,19 +142,11 @@ def _specs(
         if out.exists():
             raise UsageError(f"--out {out} exists already", "name another file, or remove it")
     folder = default_folder() if out is None else out
-    for index in range(repeat):  # in turn, so that a change of the machine's mood meets all strategies alike
+    for index in range(1, repeat + 1):  # in turn, so that a change of the machine's mood meets all strategies alike
         for strategy in chosen:
-            yield RunSpec(
-                checkpoint,
-                strategy,
-                folder
-                if one_file
-                else new_path(folder, checkpoint, f"{strategy}-{index + 1}" if repeat > 1 else strategy),
-                load_options,
-                force=force,
-                repeat_index=index + 1,
-                repeat_of=repeat,
-            )
+            name = f"{strategy}-{index}" if repeat > 1 else strategy
+            capture = folder if one_file else new_path(folder, asked.checkpoint, name)
+            yield replace(asked, strategy=strategy, capture=capture, repeat_index=index)
 
 
 def _run(spec: RunSpec) -> bool:

@@ -17,7 +17,13 @@ __all__ = ["explain"]
 
 
 def explain(
-    status: int, state: WorkerState, *, cancelled: bool, oom_kills: int, last_rss_bytes: int | None
+    status: int,
+    state: WorkerState,
+    *,
+    cancelled: bool,
+    oom_kills: int,
+    last_rss_bytes: int | None,
+    limit_bytes: int | None = None,
 ) -> dict[str, Any]:
     """The outcome of a run whose worker has been waited for.
 
@@ -27,11 +33,14 @@ def explain(
         cancelled: we killed it because the user asked to.
         oom_kills: how many processes the kernel's OOM killer took while it ran; 0 also where nobody knows.
         last_rss_bytes: its last sampled RSS.
+        limit_bytes: the limit that it ran under; None for none of its own.
 
     Returns:
         ``outcome``, ``message``, ``died_at`` (phase and tensor, None for a run that completed) and ``exit_status``.
     """
     outcome, message = _cause(status, state.reports, cancelled=cancelled, oom_kills=oom_kills)
+    if outcome == "oom_killed" and limit_bytes is not None:
+        message += f" at its limit of {format_bytes(limit_bytes)}"
     if outcome == "failed" and "failure" not in state.reports and state.last_words:
         message += f", saying '{shown(state.last_words, 200)}'"
     died_at: Mapping[str, object] | None = None

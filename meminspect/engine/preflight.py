@@ -17,12 +17,24 @@ __all__ = ["refusal"]
 _FORCE = "--force runs it all the same"
 
 
-def refusal(strategy: Strategy, task: LoadTask, theory: Theory, machine: Machine, *, force: bool) -> str | None:
-    """In one sentence why the run is not started; None when it is."""
+def refusal(
+    strategy: Strategy,
+    task: LoadTask,
+    theory: Theory,
+    machine: Machine,
+    *,
+    force: bool,
+    limit_bytes: int | None = None,
+) -> str | None:
+    """In one sentence why the run is not started; None when it is.
+
+    One that is confined below what the machine has left can hurt itself alone, and may well be meant to.
+    """
     why_not = strategy.why_not(task)
     if why_not is not None or force:
         return why_not
-    if verdict(theory, machine.usable_bytes) == "does_not_fit":
+    confined = limit_bytes is not None and limit_bytes <= machine.usable_bytes
+    if not confined and verdict(theory, machine.usable_bytes) == "does_not_fit":
         return (
             f"predicted to need {format_bytes(theory.peak.heap_bytes)} of heap beside the process's own "
             f"{format_bytes(PROCESS_BYTES)}, where {format_bytes(machine.usable_bytes)} can be had: {_FORCE}"

@@ -15,6 +15,8 @@ from meminspect.sampling.procfs import ProcessGone, ProcessMemory
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from meminspect.sampling.cgroups import MemoryGroup
+
 __all__ = ["Sampler"]
 
 _INTERVAL_S: Final = 0.005
@@ -23,17 +25,25 @@ _NICE: Final = -10  # where we may: a CPU-bound loader must not starve its obser
 
 
 class Sampler(threading.Thread):
-    """Samples one process until it ends or `stop` is called, and accounts for its own cost."""
+    """Samples one process until it ends or `stop` is called, and accounts for its own cost.
 
-    def __init__(self, pid: int, vram_used_bytes: Callable[[], int | None]) -> None:
+    Args:
+        pid: the process.
+        vram_used_bytes: reads the device.
+        group: the memory cgroup that is the process's own, if any.
+    """
+
+    def __init__(self, pid: int, vram_used_bytes: Callable[[], int | None], group: MemoryGroup | None = None) -> None:
         super().__init__(name="sampler", daemon=True)
         self.failure: BaseException | None = None
         self.cpu_s = 0.0
         self.count = 0
         self.max_gap_ns = 0
         self.last_rss_bytes: int | None = None
+        self.group_file_bytes: int | None = None  # the most page cache that was charged to the group
         self._memory = ProcessMemory(pid)
         self._vram_used_bytes = vram_used_bytes
+        self._group = group
         self._samples: deque[Sample] = deque()
         self._stop_requested = threading.Event()
 
@@ -83,6 +93,9 @@ class Sampler(threading.Thread):
         if not slow:
             return Sample(t_ns, *reading[:3], swap_bytes, reading.high_water_bytes)
         minor, major = self._memory.faults() or (None, None)
+        charged = None if self._group is None else self._group.file_bytes()
+        if charged is not None:
+            self.group_file_bytes = max(self.group_file_bytes or 0, charged)
         return Sample(
             t_ns, *reading[:3], swap_bytes, reading.high_water_bytes,
             self._memory.storage_read_bytes(), minor, major, self._vram_used_bytes(),

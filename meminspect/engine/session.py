@@ -13,38 +13,75 @@ from meminspect.capture.store import CaptureReader
 from meminspect.errors import CaptureError, RunError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from meminspect.engine.spec import RunSpec
 
-__all__ = ["Session", "recover"]
+__all__ = ["Session", "Standby", "recover"]
 
 # The import path travels as an argument: `-m` would put the current folder, and whatever lies there, in front of it.
 _START: Final = "import sys; sys.path[:] = sys.argv[1].split('\\n'); import meminspect.engine.supervisor as s; s.main()"
+_PATIENCE_S: Final = 2.0  # with a supervisor that is to end: it may still be starting
 
 
-class Session:
-    """One run under way; its capture grows at `spec.capture`.
+class Standby:
+    """A supervisor without a run yet, whose worker imports torch meanwhile. Nothing is written to disk.
+
+    It ends with `close`, and with this process.
+
+    Args:
+        python: the interpreter of the worker.
 
     Raises:
         RunError: the supervisor cannot be started.
     """
 
-    def __init__(self, spec: RunSpec) -> None:
+    def __init__(self, python: str = sys.executable) -> None:
+        self._python = python
+        self._process: subprocess.Popen[str] | None = _supervisor()
+        _tell(self._process, {"standby": python})
+
+    def close(self) -> None:
+        """End supervisor and worker; nothing happens where a session has taken them over."""
+        if self._process is not None:
+            _end(self._process)
+            self._process = None
+
+    def hand_over(self, spec: RunSpec) -> subprocess.Popen[str] | None:
+        """The supervisor, with its worker, once it has been given the run; None, and ended, where it is not fit for it.
+
+        A worker under a limit has to be born inside it.
+        """
+        process = self._process
+        if process is None or spec.python != self._python or spec.limit_bytes is not None or process.poll() is not None:
+            self.close()
+            return None
+        self._process = None
+        if _tell(process, spec.document()):
+            return process
+        _end(process)
+        return None
+
+
+class Session:
+    """One run under way; its capture grows at `spec.capture`.
+
+    Args:
+        spec: the run.
+        standby: what has been started ahead of it; it is used up, whether it was fit for this run or not.
+
+    Raises:
+        RunError: the supervisor cannot be started.
+    """
+
+    def __init__(self, spec: RunSpec, standby: Standby | None = None) -> None:
         self.spec = spec
-        path = "\n".join(entry or os.getcwd() for entry in sys.path)  # noqa: PTH109 - sys.path is text
-        try:
-            self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-                [sys.executable, "-c", _START, path],
-                stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-                start_new_session=True,  # Ctrl-C reaches the command alone, which then cancels
-            )  # fmt: skip
-        except OSError as error:
-            raise RunError(f"cannot start the supervisor: {error.strerror}") from error
-        assert self._process.stdin is not None  # noqa: S101 - PIPE was asked for
-        with contextlib.suppress(BrokenPipeError):  # it died at once: `wait` says so
-            self._process.stdin.write(json.dumps(spec.document()) + "\n")
-            self._process.stdin.flush()
+        process = standby.hand_over(spec) if standby is not None else None
+        if process is None:
+            process = _supervisor()
+            _tell(process, spec.document())  # if it died at once, `wait` says so
+        self._process = process
 
     @property
     def running(self) -> bool:
@@ -81,6 +118,41 @@ class Session:
             raise CaptureError(last_line or error.message, error.hint) from error
         if not ended:
             raise CaptureError(last_line or f"{capture} has no end", "is its disk full? name another place with --out")
+
+
+def _supervisor() -> subprocess.Popen[str]:
+    path = "\n".join(entry or os.getcwd() for entry in sys.path)  # noqa: PTH109 - sys.path is text
+    try:
+        return subprocess.Popen(  # noqa: S603 - our own interpreter and module
+            [sys.executable, "-c", _START, path],
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            start_new_session=True,  # Ctrl-C reaches the command alone, which then cancels
+        )  # fmt: skip
+    except OSError as error:
+        raise RunError(f"cannot start the supervisor: {error.strerror}") from error
+
+
+def _tell(process: subprocess.Popen[str], document: Mapping[str, object]) -> bool:
+    """Send a line; False where nobody is left to read it."""
+    assert process.stdin is not None  # noqa: S101 - PIPE was asked for
+    try:
+        process.stdin.write(json.dumps(document) + "\n")
+        process.stdin.flush()
+    except BrokenPipeError:
+        return False
+    return True
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Close a supervisor's standard input, which ends it and its worker, and wait for it."""
+    with process:  # whose exit closes the pipes and waits
+        with contextlib.suppress(BrokenPipeError):
+            if process.stdin is not None:
+                process.stdin.close()
+        try:
+            process.wait(_PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
 
 
 def recover(path: Path, said: str = "") -> bool:

@@ -13,6 +13,8 @@ from meminspect.strategies import LoadOptions
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from meminspect.engine.preparation import CacheState
+
 __all__ = ["RunSpec"]
 
 
@@ -26,6 +28,8 @@ class RunSpec:
     options: LoadOptions = field(default_factory=LoadOptions)
     force: bool = False  # run although it is predicted not to fit
     python: str = sys.executable  # the interpreter of the worker
+    cache: CacheState | None = None  # the checkpoint in the page cache at the start; None: as it is
+    limit_bytes: int | None = None  # of memory, for the worker and what it starts; None: the machine's
     repeat_index: int = 1
     repeat_of: int = 1
 

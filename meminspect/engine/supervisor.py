@@ -2,6 +2,7 @@
 
 It is a process of its own so that neither the screen nor the death of the command can harm a recording. Its standard
 input carries one line, the run's specification, and then serves as a lifeline: when it closes, the run is cancelled.
+Another line may come before, `{"standby": PYTHON}`: then a worker is spawned at once, to import torch meanwhile.
 """
 
 from __future__ import annotations
@@ -11,25 +12,26 @@ import dataclasses
 import datetime
 import json
 import os
-import select
 import signal
+import subprocess
 import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 from meminspect import __version__
+from meminspect.analysis.advice import better_than
 from meminspect.analysis.describe import checkpoint_document, theory_document
 from meminspect.capture.store import CaptureWriter
 from meminspect.checkpoint import read_checkpoint
-from meminspect.engine.explain import explain
+from meminspect.engine.cancellation import Cancellation
+from meminspect.engine.limits import limited_group
 from meminspect.engine.preflight import refusal
-from meminspect.engine.recording import Recording
-from meminspect.engine.sampler import Sampler
+from meminspect.engine.preparation import PREPARING, prepare_cache
 from meminspect.engine.spec import RunSpec
 from meminspect.engine.warmup import tiny_twin
+from meminspect.engine.watching import watch
 from meminspect.engine.worker_process import WorkerProcess
-from meminspect.errors import MeminspectError
-from meminspect.sampling.cgroups import oom_kills, system_oom_kills
+from meminspect.errors import MeminspectError, RunError
 from meminspect.sampling.file_system import file_system
 from meminspect.sampling.machine import read_machine
 from meminspect.sampling.nvml import open_nvml
@@ -38,9 +40,10 @@ from meminspect.strategies import find
 from meminspect.strategies.task import task_for
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from meminspect.engine.limits import LimitedGroup
     from meminspect.sampling.nvml import Nvml
+    from meminspect.strategies import LoadTask
+    from meminspect.theory.ledger import Theory
 
 __all__ = ["main", "supervise"]
 
@@ -51,18 +54,36 @@ def main() -> None:
     """Entry point of the process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command decides what Ctrl-C means
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
-    spec = RunSpec.from_document(json.loads(sys.stdin.readline()))
-    stop, stop_sender = os.pipe()
-    signal.signal(signal.SIGTERM, lambda *_: os.write(stop_sender, b"x"))
-    try:
-        supervise(spec, (sys.stdin.fileno(), stop))
-    except MeminspectError as error:
-        print(error.message, file=sys.stderr)  # noqa: T201 - the command reads it
-        raise SystemExit(error.exit_code) from error
+    with contextlib.ExitStack() as stack:
+        asked, waiting = _asked(), None
+        if "standby" in asked:
+            with contextlib.suppress(RunError):  # the run will meet it too, and has a capture to say so in
+                waiting = stack.enter_context(WorkerProcess(asked["standby"]))
+            asked = _asked()
+        if not asked:  # whoever started us has gone, or has no run for us
+            return
+        stop, stop_sender = os.pipe()
+        signal.signal(signal.SIGTERM, lambda *_: os.write(stop_sender, b"x"))
+        try:
+            supervise(RunSpec.from_document(asked), Cancellation(sys.stdin.fileno(), stop), waiting)
+        except MeminspectError as error:
+            print(error.message, file=sys.stderr)  # noqa: T201 - the command reads it
+            raise SystemExit(error.exit_code) from error
 
 
-def supervise(spec: RunSpec, cancel_when_readable: tuple[int, ...]) -> None:
+def _asked() -> dict[str, Any]:
+    line = sys.stdin.readline()
+    asked: dict[str, Any] = json.loads(line) if line else {}
+    return asked
+
+
+def supervise(spec: RunSpec, cancellation: Cancellation, waiting: WorkerProcess | None) -> None:
     """Run one strategy and leave a closed capture with an outcome, whatever happens to the worker.
+
+    Args:
+        spec: the run.
+        cancellation: the user's wish to end it.
+        waiting: a worker that has been spawned ahead of the run, if any; the caller ends it.
 
     Raises:
         CaptureError: the capture cannot be written.
@@ -74,7 +95,7 @@ def supervise(spec: RunSpec, cancel_when_readable: tuple[int, ...]) -> None:
         now = datetime.datetime.now(datetime.timezone.utc)
         writer.fact("started", {"wall": now.isoformat(), "monotonic_ns": started_ns})
         try:
-            outcome = _run(spec, writer, cancel_when_readable)
+            outcome = _run(spec, writer, cancellation, waiting)
         except MeminspectError as error:
             outcome = _outcome("failed", error.message)
         writer.fact("outcome", outcome)
@@ -82,12 +103,15 @@ def supervise(spec: RunSpec, cancel_when_readable: tuple[int, ...]) -> None:
         writer.close()
 
 
-def _run(spec: RunSpec, writer: CaptureWriter, cancel_when_readable: tuple[int, ...]) -> dict[str, Any]:
+def _run(
+    spec: RunSpec, writer: CaptureWriter, cancellation: Cancellation, waiting: WorkerProcess | None
+) -> dict[str, Any]:
     strategy = find(spec.strategy)
     checkpoint = read_checkpoint(spec.checkpoint)
     task = task_for(checkpoint, spec.options)
-    nvml = open_nvml().nvml
-    machine = read_machine(nvml)
+    opening = open_nvml()
+    taken_bytes = waiting.held_bytes() if waiting is not None else 0
+    machine = read_machine(opening.nvml).without(taken_bytes)
     theory = strategy.theory(task)
     residencies = [cached_fraction(file.path).fraction for file in checkpoint.files]
     writer.fact(
@@ -95,88 +119,81 @@ def _run(spec: RunSpec, writer: CaptureWriter, cancel_when_readable: tuple[int, 
         checkpoint_document(checkpoint, task.architecture, residencies, file_system(checkpoint.path), task.note),
     )
     writer.fact("machine", machine.document())
+    writer.fact("vram", {"reason": opening.why_no_readings()})
     writer.fact("theory", theory_document(theory))
-    writer.fact("plan", {"work_bytes": theory.work_bytes, "peak_rss_bytes": theory.peak_rss_bytes})
+    writer.fact("plan", {"work_bytes": theory.work_bytes, "usable_bytes": machine.usable_bytes})
     writer.fact("recipe", strategy.recipe(task))
-    refused = refusal(strategy, task, theory, machine, force=spec.force)
+    refused = refusal(strategy, task, theory, machine, force=spec.force, limit_bytes=spec.limit_bytes)
     if refused is not None:
-        return _outcome("refused", refused)
-    writer.ledger(
-        (step.phase, step.operation.name.lower(), step.pool.name.lower(), step.item, step.tensor, step.nbytes)
-        for step in strategy.ledger(task)
-    )
-    with tiny_twin(task) as tiny:
-        outcome = _run_worker(spec, writer, tiny, theory.peak.heap_bytes or 0, nvml, cancel_when_readable)
-    if outcome["outcome"] == "completed" and not outcome["message"]:
-        outcome["message"] = strategy.remark(task)
+        outcome = _outcome("refused", refused)
+    else:
+        writer.ledger(
+            (step.phase, step.operation.name.lower(), step.pool.name.lower(), step.item, step.tensor, step.nbytes)
+            for step in strategy.ledger(task)
+        )
+        outcome = _loaded(spec, writer, task, theory, cancellation, waiting, opening.nvml)
+    if outcome["outcome"] != "cancelled":
+        budgets = (machine.usable_bytes, spec.limit_bytes)
+        ram_bytes = min(budget for budget in budgets if budget is not None)
+        writer.fact("better", better_than(spec.strategy, task, ram_bytes, machine.largest_mapping_bytes))
     return outcome
 
 
-def _run_worker(
+def _loaded(
     spec: RunSpec,
     writer: CaptureWriter,
-    tiny: Path,
-    heap_bytes: int,
+    task: LoadTask,
+    theory: Theory,
+    cancellation: Cancellation,
+    waiting: WorkerProcess | None,
     nvml: Nvml | None,
-    cancel_when_readable: tuple[int, ...],
 ) -> dict[str, Any]:
-    wanted = {
-        "strategy": spec.strategy,
-        "checkpoint": str(spec.checkpoint.absolute()),
-        "tiny": str(tiny),
-        "heap_bytes": heap_bytes,
-        "options": dataclasses.asdict(spec.options),
-    }
-    kills_before, started_s = _oom_kills(os.getpid()), time.monotonic()
     with contextlib.ExitStack() as stack:
-        # Undone in reverse: whatever happens, the worker goes first and the ring is unmapped last.
-        worker = WorkerProcess(spec.python, wanted)
-        stack.callback(worker.close)
-        sampler = Sampler(worker.pid, lambda: nvml.used_bytes(0) if nvml else None)
-        recording = Recording(writer, worker, sampler)
-        sampler.start()
-        recording.start()
-        stack.callback(recording.finish)
-        stack.callback(sampler.stop)
-        stack.callback(worker.wait)
-        stack.callback(worker.kill)
-        cancelled = _wait(worker, cancel_when_readable)
-        status = worker.wait()
-    for failure in (recording.failure, sampler.failure):
-        if failure is not None:
-            raise failure
-    writer.fact(
-        "supervision",
-        {"samples": sampler.count, "sampler_cpu_s": sampler.cpu_s, "writer_cpu_s": recording.cpu_s,
-         "supervised_s": time.monotonic() - started_s, "max_gap_ms": sampler.max_gap_ns / 1e6,
-         "events_lost": worker.events_lost},
-    )  # fmt: skip
-    return explain(
-        status,
-        recording.state,
-        cancelled=cancelled,
-        oom_kills=_oom_kills(os.getpid()) - kills_before,
-        last_rss_bytes=sampler.last_rss_bytes,
-    )
+        wanted = {
+            "strategy": spec.strategy,
+            "checkpoint": str(spec.checkpoint.absolute()),
+            "tiny": str(stack.enter_context(tiny_twin(task))),
+            "heap_bytes": theory.peak.heap_bytes or 0,
+            "options": dataclasses.asdict(spec.options),
+        }
+        limited: LimitedGroup | None = None
+        if spec.limit_bytes is not None:
+            try:
+                limited = stack.enter_context(limited_group(spec.limit_bytes))
+            except RunError as error:
+                return _outcome("refused", error.message)
+        remarks = [_prepared(spec, writer, task, cancellation)]
+        if cancellation.requested():
+            return _outcome("cancelled", "cancelled before the worker began")
+        try:
+            # One that waited may have been killed meanwhile: it was nobody's loss.
+            worker = waiting if waiting is not None and waiting.alive else _spawned(stack, spec.python, limited)
+        except subprocess.SubprocessError:
+            return _outcome("refused", "no memory limit can be set: the worker may not be moved into its cgroup")
+        outcome = watch(worker, wanted, writer, cancellation, nvml=nvml, limited=limited)
+    if outcome["outcome"] == "completed":
+        remarks.append(find(spec.strategy).remark(task))
+    outcome["message"] = "; ".join(filter(None, [outcome["message"], *remarks]))
+    return outcome
 
 
-def _wait(worker: WorkerProcess, cancel_when_readable: tuple[int, ...]) -> bool:
-    """Wait for the worker's end, or kill it when somebody asks to; True when we did."""
-    poll = select.poll()
-    poll.register(worker.pidfd, select.POLLIN)
-    for descriptor in cancel_when_readable:
-        poll.register(descriptor, select.POLLIN | select.POLLHUP)
-    ready = {descriptor for descriptor, _ in poll.poll()}
-    if worker.pidfd in ready:
-        return False
-    worker.kill()
-    return True
+def _spawned(stack: contextlib.ExitStack, python: str, limited: LimitedGroup | None) -> WorkerProcess:
+    return stack.enter_context(WorkerProcess(python, limited.enter if limited else None))
 
 
-def _oom_kills(pid: int) -> int:
-    """Kills in the worker's memory cgroup, which is ours; on the whole system where the cgroup does not count."""
-    count = oom_kills(pid)
-    return (system_oom_kills() or 0) if count is None else count
+def _prepared(spec: RunSpec, writer: CaptureWriter, task: LoadTask, cancellation: Cancellation) -> str:
+    """Bring the page cache into the state that the run asks for; returns what has not succeeded.
+
+    The kernel charges a page of a file to whoever reads it first: under a limit it has to be the worker.
+    """
+    state = spec.cache or ("cold" if spec.limit_bytes is not None else None)
+    if state is None:
+        return ""
+    writer.fact("preparing", PREPARING[state])
+    try:
+        return prepare_cache(state, task.checkpoint, cancellation.requested)
+    finally:
+        writer.fact("preparing", "")
 
 
 def _outcome(outcome: str, message: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import subprocess
 import threading
@@ -17,9 +18,13 @@ import meminspect
 from meminspect.capture.records import LogLine
 from meminspect.capture.ring import RingReader, create_ring
 from meminspect.errors import RunError
+from meminspect.sampling.procfs import ProcessGone, ProcessMemory
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+    from types import TracebackType
+
+    from typing_extensions import Self
 
 __all__ = ["WorkerProcess"]
 
@@ -28,22 +33,21 @@ _LONGEST_LINE: Final = 64 << 10
 
 
 class WorkerProcess:
-    """Spawned at once; `kill` and `close` leave nothing behind.
+    """Spawned at once, to import torch and then wait for what `start` tells it; leaving its context leaves nothing.
 
     Args:
         python: the interpreter to run.
-        wanted: the specification that `worker.main` reads.
+        enter: called in the new process before it becomes the interpreter; there are to be no threads then.
 
     Raises:
         RunError: the interpreter cannot be started.
+        subprocess.SubprocessError: `enter` has failed.
     """
 
-    def __init__(self, python: str, wanted: Mapping[str, object]) -> None:
+    def __init__(self, python: str, enter: Callable[[], None] | None = None) -> None:
         self.log: deque[LogLine] = deque()
-        self.events_lost = 0  # known once closed
-        ring, spec = create_ring(), os.memfd_create("meminspect-spec")
-        os.write(spec, json.dumps(wanted).encode())
-        os.lseek(spec, 0, os.SEEK_SET)
+        ring = create_ring()
+        spec, self._spec = os.pipe()
         far_end, self._lifeline = os.pipe()
         passed = (spec, ring, far_end)
         try:
@@ -53,10 +57,14 @@ class WorkerProcess:
                 [python, str(_ENTRY), *map(str, passed)],
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                 pass_fds=passed, env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                preexec_fn=enter,
             )  # fmt: skip
-        except OSError as error:
-            os.close(self._lifeline)
-            raise RunError(f"cannot start the worker with {python}: {error.strerror}", "check --python") from error
+        except (OSError, subprocess.SubprocessError) as error:
+            for descriptor in (self._lifeline, self._spec, ring):
+                os.close(descriptor)
+            if isinstance(error, OSError):
+                raise RunError(f"cannot start the worker with {python}: {error.strerror}", "check --python") from error
+            raise
         finally:
             os.close(spec)
             os.close(far_end)
@@ -71,6 +79,37 @@ class WorkerProcess:
         ]
         for thread in self._printing:
             thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+        self.wait()
+        self._close()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has not ended."""
+        poll = select.poll()
+        poll.register(self.pidfd, select.POLLIN)
+        return not poll.poll(0)
+
+    def held_bytes(self) -> int:
+        """What it keeps from others: its memory but for the pages of files, which are there for everybody."""
+        try:
+            with ProcessMemory(self.pid) as memory:
+                reading = memory.reading()
+        except ProcessGone:
+            return 0
+        return reading.heap_bytes + reading.pinned_bytes
+
+    def start(self, wanted: Mapping[str, object]) -> None:
+        """Hand over the specification that `worker.main` reads; a worker that has died is not told."""
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self._spec, (json.dumps(wanted) + "\n").encode())
 
     def kill(self) -> None:
         """SIGKILL, through the pidfd, so that it can never hit a recycled process id."""
@@ -95,10 +134,9 @@ class WorkerProcess:
                 lines.append(self.log.popleft())
         return lines
 
-    def close(self) -> None:
-        """Let go of everything; a worker that still runs is killed by its lifeline."""
-        self.events_lost = self.ring.lost
-        os.close(self._lifeline)
+    def _close(self) -> None:
+        for descriptor in (self._lifeline, self._spec):
+            os.close(descriptor)
         self.ring.close()
         os.close(self.pidfd)
 

@@ -30,12 +30,18 @@ class _Names(NamedTuple):
     reclaimable: str  # in memory.stat, with the groups below
     inherited_limit: str  # in memory.stat
     kills: str  # the file with a line "oom_kill N"
+    peak: str
+    file: str  # in memory.stat, with the groups below: page cache, shared memory included
+    shared: str  # the latter alone
+    settings: tuple[str, ...]  # what limits memory, and what keeps swap from being a way out
 
 
 _NAMES: Final = {
     1: _Names("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file", "hierarchical_memory_limit",
-              "memory.oom_control"),
-    2: _Names("memory.max", "memory.current", "inactive_file", "", "memory.events"),
+              "memory.oom_control", "memory.max_usage_in_bytes", "total_cache", "total_shmem",
+              ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes")),
+    2: _Names("memory.max", "memory.current", "inactive_file", "", "memory.events", "memory.peak", "file", "shmem",
+              ("memory.max", "memory.swap.max")),
 }  # fmt: skip
 
 
@@ -55,7 +61,7 @@ class MemoryGroup:
 
     def limit_bytes(self) -> int | None:
         """The tightest limit of this group and of those around it; None without one."""
-        return min((limit for group in self._lineage() if (limit := group._own_limit()) is not None), default=None)
+        return min((limit for group in self.lineage() if (limit := group._own_limit()) is not None), default=None)
 
     def used_bytes(self) -> int | None:
         """What the group uses, its page cache and the groups below it included; None where it is not counted."""
@@ -66,13 +72,36 @@ class MemoryGroup:
 
         The tightest of this group and those around it: a sibling's use counts where both share a parent's limit.
         """
-        return min((room for group in self._lineage() if (room := group._own_room()) is not None), default=None)
+        return min((room for group in self.lineage() if (room := group._own_room()) is not None), default=None)
 
     def oom_kills(self) -> int | None:
         """Processes of this group (in version 2 also of those below it) that the kernel has killed for memory."""
         return _number_after(self.folder / _NAMES[self.version].kills, "oom_kill")
 
-    def _lineage(self) -> list[MemoryGroup]:
+    def peak_bytes(self) -> int | None:
+        """The most that the group has ever used, its page cache included; None where it is not counted."""
+        return _number(self.folder / _NAMES[self.version].peak)
+
+    def file_bytes(self) -> int | None:
+        """Page cache of files that is charged to the group: what its processes were the first to read."""
+        names, stat = _NAMES[self.version], self.folder / "memory.stat"
+        cached, shared = (_number_after(stat, name) for name in (names.file, names.shared))
+        return None if cached is None else cached - (shared or 0)
+
+    def set_limit(self, nbytes: int) -> None:
+        """Let the group have so much memory, and no swap instead.
+
+        Raises:
+            OSError: this process may not.
+        """
+        limit, swap = (self.folder / name for name in _NAMES[self.version].settings)
+        limit.write_text(str(nbytes))
+        if swap.exists():
+            # Version 1 counts memory and swap together here, version 2 swap alone.
+            swap.write_text(str(nbytes if self.version == 1 else 0))
+
+    def lineage(self) -> list[MemoryGroup]:
+        """This group and those that it lies in, from the inside out."""
         folders = [self.folder, *self.folder.parents]
         return [MemoryGroup(folder, self.top, self.version) for folder in folders if folder.is_relative_to(self.top)]
 

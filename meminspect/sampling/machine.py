@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -56,6 +56,15 @@ class Machine:
         if self.limit_available_bytes is None:
             return self.ram_available_bytes
         return min(self.ram_available_bytes, self.limit_available_bytes)
+
+    def without(self, nbytes: int) -> Machine:
+        """As it would be if so many bytes had not been taken by a process that is to use them for its run."""
+        left = self.limit_available_bytes
+        return replace(
+            self,
+            ram_available_bytes=self.ram_available_bytes + nbytes,
+            limit_available_bytes=None if left is None else left + nbytes,
+        )
 
     def document(self) -> dict[str, Any]:
         """The machine under the names of the JSON contract (MACHINE)."""

@@ -15,7 +15,7 @@ import stat
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 __all__ = ["Residency", "cached_bytes", "cached_fraction", "evict", "warm"]
@@ -96,8 +96,12 @@ def evict(path: Path) -> bool:
     return False
 
 
-def warm(path: Path) -> int:
+def warm(path: Path, stop: Callable[[], bool] = lambda: False) -> int:
     """Read a file through a small buffer, which puts it into the page cache as far as there is room.
+
+    Args:
+        path: the file.
+        stop: asked before every chunk whether to leave the rest.
 
     Returns:
         The bytes read.
@@ -108,7 +112,7 @@ def warm(path: Path) -> int:
     buffer = bytearray(_BUFFER_BYTES)
     done = 0
     with _opened(path) as descriptor:
-        while count := os.preadv(descriptor, [buffer], done):
+        while not stop() and (count := os.preadv(descriptor, [buffer], done)):
             done += count
     return done
 

@@ -20,6 +20,7 @@ _REPORTING: Final = Path("/sys/module/page_reporting/parameters/page_reporting_o
 _MEMINFO: Final = Path("/proc/meminfo")
 _MADV_POPULATE_WRITE: Final = 23  # Linux 5.14; include/uapi/asm-generic/mman-common.h
 _SHARE: Final = 0.9  # of what is free: the page cache must not be driven out
+_INTERPRETER_BYTES: Final = 16 << 20  # of the passing process: it shares the worker's limit, if there is one
 # It must not outlive us: PR_SET_PDEATHSIG, SIGKILL (man 2 prctl), and then a look whether it has come too late.
 _CODE: Final = """
 import ctypes, mmap, os, sys
@@ -33,7 +34,7 @@ if os.getppid() == parent:
 
 def populate(nbytes: int) -> bool:
     """Touch and release so many bytes in another process; False where that is not called for or they are not free."""
-    if not nbytes or not _REPORTING.exists() or nbytes > _SHARE * _free_bytes():
+    if not nbytes or not _REPORTING.exists() or nbytes > _SHARE * _free_bytes() - _INTERPRETER_BYTES:
         return False
     numbers = map(str, (nbytes, _MADV_POPULATE_WRITE, os.getpid()))
     command = [sys.executable, "-I", "-S", "-c", _CODE, *numbers]

@@ -1,4 +1,4 @@
-"""The course of a worker's life: import, warm-up, baseline, load, touch, account, verify."""
+"""The course of a worker's life: import, wait for what to do, warm-up, baseline, load, touch, account, verify."""
 
 from __future__ import annotations
 
@@ -31,18 +31,19 @@ def main(spec: int, ring: int, lifeline: int) -> None:
     """Run one strategy and report into the ring.
 
     Args:
-        spec: descriptor of a file that holds the run's specification as JSON (`engine.supervisor`).
+        spec: descriptor of a pipe that brings the run's specification, a line of JSON (`engine.supervisor`).
         ring: descriptor of the event ring.
         lifeline: descriptor of the pipe whose other end the supervisor holds.
     """
     die_with(lifeline)
     prefer_as_victim()
     os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_DATASETS_OFFLINE="1")
-    with os.fdopen(spec) as file:
-        wanted = json.load(file)
     recorder = Recorder(RingWriter(ring), ProcessMemory("self"))
     recorder.enabled = True
     try:
+        _import(recorder)
+        with os.fdopen(spec) as file:
+            wanted = json.loads(file.readline())
         _run(wanted, recorder)
     except BaseException as error:  # noqa: BLE001 - whatever the loaded code raises is the run's outcome
         recorder.report("failure", _failure(error))
@@ -54,11 +55,25 @@ def main(spec: int, ring: int, lifeline: int) -> None:
     os._exit(0)
 
 
-def _run(wanted: dict[str, Any], recorder: Recorder) -> None:
+def _import(recorder: Recorder) -> None:
+    """All that can be done before anybody has said what to load."""
     recorder.phase("import")
     import torch
     from safetensors import __version__ as safetensors_version
 
+    import meminspect.checkpoint
+    import meminspect.strategies
+    import meminspect.worker.hooks
+    import meminspect.worker.recipe  # noqa: F401 - for those who import names from these modules later
+
+    recorder.report(
+        "environment",
+        {"python": sys.version.split()[0], "executable": sys.executable, "pid": os.getpid(),
+         "torch": torch.__version__, "safetensors": safetensors_version, "threads": torch.get_num_threads()},
+    )  # fmt: skip
+
+
+def _run(wanted: dict[str, Any], recorder: Recorder) -> None:
     from meminspect.checkpoint import read_checkpoint
     from meminspect.strategies import LoadOptions, find
     from meminspect.strategies.task import task_for
@@ -66,12 +81,6 @@ def _run(wanted: dict[str, Any], recorder: Recorder) -> None:
     strategy = find(wanted["strategy"])
     options = LoadOptions(**wanted["options"])
     task = task_for(read_checkpoint(Path(wanted["checkpoint"])), options)
-    recorder.report(
-        "environment",
-        {"python": sys.version.split()[0], "executable": sys.executable, "pid": os.getpid(),
-         "torch": torch.__version__, "safetensors": safetensors_version, "threads": torch.get_num_threads()},
-    )  # fmt: skip
-
     recorder.phase("warm-up")
     recorder.enabled = False
     tiny = task_for(read_checkpoint(Path(wanted["tiny"])), options)

@@ -46,6 +46,7 @@ RUN: dict[str, Any] = {
     "limit": (dict, None),
     "repeat": {"index": (int,), "of": (int,)},
     "capture": (str,),
+    "better": (dict, None),
 }  # fmt: skip
 
 
@@ -279,6 +280,8 @@ def test_given_a_checkpoint_of_empty_tensors_then_nothing_divides_by_its_size(en
         (("-s", "naive", "--ckpt", "absent"), "absent: no such file or folder"),
         (("-s", "naive", "--ckpt", __file__), "test_cli_run.py: "),
         (("-s", "naive", "--demo"), "--ckpt and --demo name two checkpoints"),
+        (("-s", "naive", "--cold", "--warm"), "--cold and --warm contradict each other"),
+        (("-s", "naive", "--limit", "much"), "--limit: 'much' is not a size"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )  # fmt: skip

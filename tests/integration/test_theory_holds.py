@@ -8,12 +8,13 @@ from __future__ import annotations
 import copy
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from checkpoint_variants import sound
 from command_line import Home
+from discrepancies import Run, discrepancies
 from safetensors.torch import save_file
 
 from meminspect.analysis.describe import theory_document
@@ -28,14 +29,10 @@ if TYPE_CHECKING:
 
 SMALL = 75_000_000
 PARAMETERS = int(os.environ.get("MEMINSPECT_TEST_PARAMETERS", SMALL))  # 1_300_000_000 for checkpoints of 2.7 GB
-TOLERANCE = 0.02
 # Slices are freed one by one while their tensors are joined. Below the largest mmap threshold (man 3 mallopt,
 # M_MMAP_THRESHOLD: 32 MiB) glibc learns from each free to serve such sizes from its heap, where a hole that does not
 # fit the next tensor stays. On 2.7 GB, where the tensors are larger, theory and measurement differ by 4 MiB.
 HOLES_BYTES = {"slices": 32 << 20}
-TOLERANCE_BYTES = 16 << 20  # what a process's other business may take: arenas, page tables' counters, code pages
-
-Run = dict[str, Any]
 
 
 def _skeleton(out: Path) -> Path:
@@ -92,31 +89,6 @@ def run_of(folder: Path) -> Callable[[str, str], Run]:
         for name in CHECKPOINTS:
             futures[name] = executor.submit(runs, name)
     return lambda checkpoint, strategy: futures[checkpoint].result()[strategy]
-
-
-def discrepancies(run: Run, holes_bytes: int = 0) -> list[str]:
-    """Where theory and measurement, or the parts of the measurement, disagree by more than noise."""
-    theory, peak, bill = run["theory"], run["peak"], run["bill"]
-    compared = {pool: (theory["peak"][pool], peak[pool]) for pool in ("heap_bytes", "file_bytes", "pinned_bytes")}
-    compared["rss_bytes"] = theory["peak_rss_bytes"], peak["rss_bytes"]
-    compared["steady heap_bytes"] = theory["steady"]["heap_bytes"], run["steady"]["trimmed_heap_bytes"]
-    compared["steady file_bytes"] = theory["steady"]["file_bytes"], run["steady"]["file_bytes"]
-    measured_bill: dict[str, int] = {}
-    for line in bill:
-        measured_bill[line["item"]] = measured_bill.get(line["item"], 0) + line["bytes"]
-    unexplained = measured_bill.pop(Item.UNEXPLAINED, 0)
-    compared["unexplained"] = 0, unexplained
-    for line in theory["bill"]:
-        predicted = sum(other["bytes"] for other in theory["bill"] if other["item"] == line["item"])
-        compared[f"bill's {line['item']}"] = predicted, measured_bill.get(line["item"], 0)
-    found = [
-        f"{name}: theory {expected:,}, measured {measured:,}"
-        for name, (expected, measured) in compared.items()
-        if abs(measured - expected) > max(TOLERANCE * theory["peak_rss_bytes"], TOLERANCE_BYTES, holes_bytes)
-    ]
-    if sum(line["bytes"] for line in bill) != peak["rss_bytes"]:
-        found.append("the bill does not add up to the peak")
-    return found
 
 
 @pytest.mark.parametrize(("checkpoint", "strategy"), CELLS)

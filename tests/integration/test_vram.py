@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from command_line import Home, finished, phase_of, until
 
 from meminspect.capture.store import CaptureReader
-from meminspect.synthesis import SynthesisSpec, architecture_for, synthesise
+from meminspect.synthesis import SynthesisSpec, architecture_for, synthesise, tiny_checkpoint
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,5 +37,18 @@ def test_given_a_gpu_that_fills_up_during_the_load_then_the_timeline_shows_it(
     assert done.document["machine"]["gpus"][0]["total_bytes"] == 24 * GIB
     with CaptureReader(capture) as reader:
         used = {sample.vram_used_bytes for sample in reader.samples()} - {None}
+        assert reader.fact("vram") == {"reason": ""}
     assert used == {GIB, 5 * GIB}
     assert done.run["peak"]["vram_used_bytes"] is None, "what others do with the device is no figure of a CPU load"
+
+
+def test_given_no_gpu_then_the_capture_says_why_there_are_no_readings(tmp_path: Path, stub_nvml: StubNvml) -> None:
+    checkpoint = tiny_checkpoint("llama", "meta", "meta", "float16", tmp_path / "tiny")
+    capture = tmp_path / "run.meminspect"
+
+    Home(tmp_path / "home").meminspect(
+        "run", "--ckpt", checkpoint, "-s", "mmap-assign", "--out", capture, **stub_nvml.environment()
+    )
+
+    with CaptureReader(capture) as reader:
+        assert reader.fact("vram") == {"reason": "no NVIDIA GPU"}

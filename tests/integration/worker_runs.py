@@ -55,14 +55,11 @@ def run_worker(strategy: str, checkpoint: Path, tiny: Path, options: LoadOptions
         "heap_bytes": 0,
         "options": asdict(options),
     }
-    worker = WorkerProcess(sys.executable, wanted)
-    try:
+    with WorkerProcess(sys.executable) as worker:
+        worker.start(wanted)
         status = worker.wait()
         events, lost = list(worker.ring.drain()), worker.ring.lost
         log = [line.text for line in worker.take_log()]
-    finally:
-        worker.kill()
-        worker.close()
     return WorkerRun(strategy, task, status, events, lost, log)
 
 

@@ -36,6 +36,7 @@ KEYS: dict[str, set[str] | None] = {
     "limit": None,
     "repeat": {"index", "of"},
     "capture": None,
+    "better": None,
 }  # fmt: skip
 
 SPEC = {"strategy": "naive", "repeat_index": 2, "repeat_of": 3}
@@ -255,3 +256,31 @@ def test_a_share_of_the_overhead_of_which_a_part_is_unknown_is_unknown(
     facts = completed_facts()
     del facts[missing]
     assert document(facts, completed_events())["overhead"]["accounted_fraction"] is None
+
+
+LIMITED = {"bytes": 500 * MIB, "mechanism": "cgroup v2", "cgroup_peak_bytes": 490 * MIB}
+
+
+@pytest.mark.parametrize(("charged", "confined"), [(300 * MIB, True), (9 * MIB, True), (8 * MIB, False), (None, None)])
+def test_a_run_is_confined_as_far_as_its_file_pages_were_charged_to_it(
+    document: Callable[..., Document], charged: int | None, confined: bool | None
+) -> None:
+    # given a load that had 25 MiB of a file mapped at most
+    facts = {
+        "spec": {**SPEC, "limit_bytes": 500 * MIB},
+        "limit": {**LIMITED, "cgroup_file_bytes": charged},
+    }
+    run = document(facts, completed_events())
+    assert run["limit"] == {**LIMITED, "cgroup_file_bytes": charged, "confined": confined}
+
+
+def test_a_limit_that_nothing_is_known_of_is_still_what_was_asked_for(document: Callable[..., Document]) -> None:
+    run = document({"spec": {**SPEC, "limit_bytes": 500 * MIB}})
+    assert run["limit"] == {
+        "bytes": 500 * MIB, "mechanism": None, "confined": None, "cgroup_peak_bytes": None, "cgroup_file_bytes": None,
+    }  # fmt: skip
+
+
+def test_what_would_have_done_better_is_told_as_it_was_stored(document: Callable[..., Document]) -> None:
+    better = {"strategy": "mmap-assign", "why": "", "peak": {}, "peak_rss_bytes": 1, "recipe": "model = 1"}
+    assert document({"spec": SPEC, "better": better})["better"] == better

@@ -21,7 +21,7 @@ from golden_capture import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meminspect.capture.records import Event, EventKind, Sample
+from meminspect.capture.records import Event, EventKind, LogLine, Sample
 from meminspect.capture.schema import APPLICATION_ID, VERSION
 from meminspect.capture.store import CaptureReader, CaptureWriter
 from meminspect.errors import CaptureError
@@ -63,7 +63,7 @@ def test_what_is_written_is_read_with_times_from_the_runs_start(path: Path) -> N
 
 
 @settings(deadline=None, max_examples=40)  # each makes a database
-@given(st.lists(events.filter(lambda event: abs(event.t_ns) < 2**62), max_size=5))
+@given(st.lists(events.filter(lambda event: 0 <= event.t_ns < 2**62), max_size=5))
 def test_any_events_are_read_as_they_were_written(written: list[Event]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "run.meminspect"
@@ -204,3 +204,14 @@ def test_plain_sqlite_reads_it_by_its_documented_names(path: Path) -> None:
     database.close()
     assert rows[0] == ("begin", "materialise", "heap", 4096)
     assert rows[-1] == ("release", "materialise", "heap", 4096)
+
+
+def test_what_a_worker_did_before_its_run_counts_as_done_at_the_start(path: Path) -> None:
+    writer = CaptureWriter(path, started_ns=1000)
+    early = Event(400, EventKind.PHASE, name="import")
+    writer.append([], [early, early._replace(t_ns=1005)], [LogLine(900, "stderr", "a warning")])
+    writer.close()
+
+    with CaptureReader(path) as capture:
+        assert [event.t_ns for _, event in capture.events()] == [0, 5]
+        assert capture.log() == [LogLine(0, "stderr", "a warning")]

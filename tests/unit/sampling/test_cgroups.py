@@ -310,3 +310,41 @@ def test_given_a_real_group_when_a_process_in_it_exceeds_the_limit_then_limit_an
         assert held == group
         assert before == 0
         assert held.oom_kills() == 1
+
+
+def test_given_either_version_when_a_limit_is_set_then_swap_is_no_way_out(tmp_path: Path):
+    for folder, version, names, written in (
+        (tmp_path / "v1", 1, ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes"), (str(GIB), str(GIB))),
+        (tmp_path / "v2", 2, ("memory.max", "memory.swap.max"), (str(GIB), "0")),
+    ):
+        folder.mkdir()
+        (folder / names[1]).touch()
+
+        MemoryGroup(folder, tmp_path, version).set_limit(GIB)
+
+        assert tuple((folder / name).read_text() for name in names) == written
+
+
+def test_given_no_account_of_swap_when_a_limit_is_set_then_memory_alone_is_limited(tmp_path: Path):
+    MemoryGroup(tmp_path, tmp_path, 1).set_limit(GIB)
+
+    assert [path.name for path in tmp_path.iterdir()] == ["memory.limit_in_bytes"]
+
+
+@pytest.mark.parametrize(
+    ("version", "peak", "stat"),
+    [
+        (1, "memory.max_usage_in_bytes", "cache 1\nshmem 1\ntotal_cache 50\ntotal_shmem 8\n"),
+        (2, "memory.peak", "anon 9\nfile 50\nshmem 8\n"),
+    ],
+)
+def test_given_a_group_when_its_books_are_read_then_shared_memory_is_no_file(
+    tmp_path: Path, version: int, peak: str, stat: str
+):
+    group = MemoryGroup(tmp_path, tmp_path, version)
+    assert (group.peak_bytes(), group.file_bytes()) == (None, None)
+
+    (tmp_path / peak).write_text("77\n")
+    (tmp_path / "memory.stat").write_text(stat)
+
+    assert (group.peak_bytes(), group.file_bytes()) == (77, 42)

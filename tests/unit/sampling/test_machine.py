@@ -145,3 +145,14 @@ def test_the_kernels_policy_bounds_what_may_be_mapped_at_once(tmp_path: Path, po
 
     assert machine._largest_mapping_bytes(7 << 30, tmp_path / "overcommit_memory") == largest
     assert machine._largest_mapping_bytes(7 << 30, tmp_path / "absent") is None
+
+
+@pytest.mark.parametrize(("left", "expected"), [(None, None), (GIB, GIB + 100)])
+def test_given_a_process_that_holds_some_when_left_out_then_both_budgets_have_it_back(
+    left: int | None, expected: int | None
+):
+    machine = Machine(64 * GIB, 8 * GIB, left, left, 0, (), None, "6.1", None)
+
+    assert (machine.without(100).ram_available_bytes, machine.without(100).limit_available_bytes) == (
+        8 * GIB + 100, expected,
+    )  # fmt: skip

@@ -215,3 +215,12 @@ def test_given_a_containers_overlay_when_asked_then_its_layers_pages_are_counted
     answer = run_python(OVERLAY.format(folder=str(tmp_path / "overlay")), prefix=("unshare", "-m"))
 
     assert answer == ["overlay", [1.0, ""], True, [0.0, ""]]
+
+
+def test_given_a_reader_that_is_told_to_stop_when_warming_then_the_rest_is_left(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(page_cache, "_BUFFER_BYTES", 16 * PAGE)
+    answers = iter([False, False, True])
+
+    assert warm(file, lambda: next(answers)) == 32 * PAGE

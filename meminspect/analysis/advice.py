@@ -1,0 +1,50 @@
+"""What would have done better than the strategy that was run, by theory."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from meminspect.analysis.plan import make_plan
+
+if TYPE_CHECKING:
+    from meminspect.analysis.plan import PlanRow
+    from meminspect.strategies import LoadTask
+
+__all__ = ["better_than"]
+
+
+def better_than(
+    strategy_id: str, task: LoadTask, ram_bytes: int | None, largest_mapping_bytes: int | None = None
+) -> dict[str, Any] | None:
+    """The recommended strategy: its id, why, its peak and its recipe.
+
+    None if it is the one that was run, if that one would do as well, and if nothing fits.
+
+    Args:
+        strategy_id: what was run.
+        task: what it loaded.
+        ram_bytes: host memory that the load may take; None if unknown.
+        largest_mapping_bytes: the most that the machine lets a process map at once; None for no bound.
+    """
+    plan = make_plan(task, ram_bytes, largest_mapping_bytes=largest_mapping_bytes)
+    rows = {row.strategy.id: row for row in plan.rows}
+    row, run = rows.get(plan.recommendation.strategy_id or ""), rows[strategy_id]
+    if row is None or row.theory is None or _same(row, run):
+        return None
+    return {
+        "strategy": row.strategy.id,
+        "why": plan.recommendation.why,
+        "peak": asdict(row.theory.peak),
+        "peak_rss_bytes": row.theory.peak_rss_bytes,
+        "recipe": row.strategy.recipe(task),
+    }
+
+
+def _same(one: PlanRow, other: PlanRow) -> bool:
+    """Whether two strategies end alike: which of the equals is recommended is their order's doing."""
+    if one.theory is None or other.theory is None:
+        return False
+    return one.verdict == other.verdict and (one.theory.peak, one.theory.peak_rss_bytes) == (
+        other.theory.peak, other.theory.peak_rss_bytes,
+    )  # fmt: skip

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from meminspect.analysis.advice import better_than
+from meminspect.analysis.plan import make_plan
+from meminspect.analysis.verdict import PROCESS_BYTES
+from meminspect.checkpoint import read_checkpoint
+from meminspect.strategies import STRATEGIES, LoadOptions
+from meminspect.strategies.task import LoadTask, task_for
+from meminspect.synthesis import tiny_checkpoint
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+GIB = 1 << 30
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> LoadTask:
+    checkpoint = read_checkpoint(tiny_checkpoint("llama", "meta", "meta", "float16", tmp_path / "tiny"))
+    return task_for(checkpoint, LoadOptions())
+
+
+def test_given_a_strategy_that_is_not_the_recommended_one_then_that_one_is_told_with_all_that_is_known(
+    task: LoadTask,
+) -> None:
+    recommendation = make_plan(task, GIB).recommendation
+    best = STRATEGIES[recommendation.strategy_id or ""]
+
+    assert better_than("naive", task, GIB) == {
+        "strategy": best.id,
+        "why": recommendation.why,
+        "peak": asdict(best.theory(task).peak),
+        "peak_rss_bytes": best.theory(task).peak_rss_bytes,
+        "recipe": best.recipe(task),
+    }
+
+
+def test_given_the_recommended_strategy_then_nothing_is_better(task: LoadTask) -> None:
+    best = make_plan(task, GIB).recommendation.strategy_id
+    assert best is not None
+    assert better_than(best, task, GIB) is None
+
+
+def test_given_a_strategy_that_ends_like_the_recommended_one_then_it_is_not_told_to_change(
+    task: LoadTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    best = make_plan(task, GIB).recommendation.strategy_id or ""
+    monkeypatch.setitem(STRATEGIES, "twin", replace(STRATEGIES[best], id="twin"))  # type: ignore[arg-type]
+    assert better_than("twin", task, GIB) is None
+
+
+def test_given_options_that_no_strategy_takes_then_nothing_is_better(task: LoadTask) -> None:
+    elsewhere = replace(task, options=LoadOptions(device="cuda"))
+    assert better_than("naive", elsewhere, GIB) is None
+
+
+def test_given_a_budget_that_changes_the_choice_then_the_advice_follows_it(task: LoadTask) -> None:
+    # given a strategy that needs heap, and a mapping that the machine refuses
+    told = better_than("naive", task, GIB, largest_mapping_bytes=1)
+    assert told is not None
+    assert not STRATEGIES[told["strategy"]].maps(task)
+    assert better_than("naive", task, PROCESS_BYTES, largest_mapping_bytes=1) is None, "nothing fits"

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from meminspect.engine.cancellation import Cancellation
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+@pytest.fixture
+def pipes() -> Iterator[list[tuple[int, int]]]:
+    made = [os.pipe(), os.pipe()]
+    yield made
+    for descriptor in (end for pipe in made for end in pipe):
+        with contextlib.suppress(OSError):  # the test has closed it
+            os.close(descriptor)
+
+
+@pytest.mark.parametrize(
+    "wish", [lambda sender: os.write(sender, b"x"), os.close], ids=["something is written", "the other end is gone"]
+)
+def test_given_two_descriptors_when_either_tells_then_the_end_is_wished_for_and_stays_so(
+    pipes: list[tuple[int, int]], wish: Callable[[int], object]
+) -> None:
+    (one, _), (two, sender) = pipes
+    cancellation = Cancellation(one, two)
+    assert not cancellation.requested()
+
+    wish(sender)
+
+    assert cancellation.requested()
+    assert cancellation.requested()
+
+
+def test_given_a_process_that_ends_when_nobody_wishes_for_it_then_it_came_first(pipes: list[tuple[int, int]]) -> None:
+    (descriptor, _), _ = pipes
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        pidfd = os.pidfd_open(process.pid)
+    try:
+        assert not Cancellation(descriptor).comes_before_end_of(pidfd)
+    finally:
+        os.close(pidfd)
+
+
+def test_given_a_process_that_runs_on_when_the_wish_comes_then_it_came_first(pipes: list[tuple[int, int]]) -> None:
+    (descriptor, sender), _ = pipes
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        pidfd = os.pidfd_open(process.pid)
+        try:
+            os.write(sender, b"x")
+            assert Cancellation(descriptor).comes_before_end_of(pidfd)
+        finally:
+            os.close(pidfd)
+            process.kill()
