@@ -87,8 +87,8 @@ def test_an_empty_series_has_axes_and_theory() -> None:
 
 def test_a_ramp_ends_in_its_peak() -> None:
     assert lines(picture(series(RAMP), peak_ns=29 * MS + MS // 2), SMALL) == [
-        "GiB │                             ▾",
-        "    │───────────────────── ceiling 35.00",
+        "GiB │",
+        "    │────────────── ceiling 35.00─▾─────",
         "    │··············· theory 30.00·▂·····",
         "    │                       ▁▃▄▅▇██",
         " 20 ┤                 ▁▂▄▅▆████████",
@@ -370,8 +370,8 @@ def test_the_times_come_at_last() -> None:
 
 def test_at_the_least_width_it_is_still_a_picture() -> None:
     assert lines(picture(series(RAMP), peak_ns=29 * MS + MS // 2), (20, 8)) == [
-        "GiB │            ▾",
-        "    │── theory 30.00",
+        "GiB │  ceiling 35.00",
+        "    │────────────▾──",
         "    │··········▂▄▆··",
         " 20 ┤       ▃▅▇███",
         "    │   ▁▄▆███████",
@@ -440,7 +440,7 @@ def test_the_peaks_mark_breaks_a_line_but_hides_no_crossing() -> None:
     above = picture(series([(34.4,)] * 35), peak_ns=5 * MS, theory_bytes=None, ceiling_bytes=round(34.3 * GIB))
 
     assert lines(below)[1] == "    │─────▾─────────────── ceiling 36.00"
-    assert lines(above)[:2] == ["GiB │     ▾               ceiling 34.30", "    │" + "┿" * 35]
+    assert lines(above)[:2] == ["GiB │     ▾                ceiling 34.30", "    │" + "┿" * 35]
 
 
 @pytest.mark.parametrize(
