@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from meminspect.capture.records import EventKind, Operation, Pool
@@ -91,14 +92,19 @@ class Operations:
         known_shape, known_type = self._known.get(event.name, ("", ""))
         if not event.detail:
             return known_shape, known_type
-        types, bracket, dimensions = event.detail.partition(" [")
-        source, _, target = types.partition(f" {_ARROW} ")
-        if not target:  # a cast tells only what it makes
-            source, target = known_type if self._phase == "cast" else "", source
-        source, target = _short(source), _short(target)
-        shape = bracket.lstrip() + dimensions
+        source, target, shape = _parsed(event.detail)
+        if not source and self._phase == "cast":  # which tells only what it makes
+            source = known_type
         self._known[event.name] = shape, target
         return shape, target if source in ("", target) else f"{source}{_ARROW}{target}"
+
+
+@functools.lru_cache(maxsize=4096)  # a model has few shapes, and many tensors of each
+def _parsed(detail: str) -> tuple[str, str, str]:
+    """Type before (empty unless told), type, and shape: ``float16 → float32 [4096, 4096]``, ``float32 [32]``."""
+    types, bracket, dimensions = detail.partition(" [")
+    source, _, target = types.rpartition(f" {_ARROW} ")
+    return _short(source), _short(target), bracket.lstrip() + dimensions
 
 
 def _short(dtype: str) -> str:

@@ -150,9 +150,9 @@ def test_a_hundred_thousand_operations_are_paired_in_under_a_second() -> None:
     operations = Operations()
 
     # when
-    started = time.perf_counter()
+    started = time.process_time()
     operations.update(events)
 
     # then
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
     assert len(operations.rows) == 100_000
