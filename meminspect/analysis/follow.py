@@ -58,6 +58,7 @@ class RunView:
         facts: what is known for the whole run, by the capture's names; absent until it is.
         preparing: what is done before the worker may start, in words; empty when nothing is.
         phase: the phase that it is in; empty before the first.
+        steps: begin of each phase before the load in ns since the run's start, and its name.
         phases: begin of each phase of the load in ns since the load began, and its name.
         tensor: the tensor in flight, or the last one.
         done_bytes: finished work, of `facts["plan"]["work_bytes"]` in all.
@@ -79,6 +80,7 @@ class RunView:
     facts: dict[str, Any] = field(default_factory=dict)
     preparing: str = ""
     phase: str = ""
+    steps: tuple[tuple[int, str], ...] = ()
     phases: tuple[tuple[int, str], ...] = ()
     tensor: str = ""
     done_bytes: int = 0
@@ -113,13 +115,17 @@ class RunView:
 
     @property
     def ceiling_bytes(self) -> int | None:
-        """What the process may take above its baseline: what the machine had left, or the run's limit."""
+        """What the process may take above its baseline: what the machine had left, or the run's limit.
+
+        Of the baseline only what cannot be reclaimed counts: its libraries' pages are shared, and charged to others.
+        """
         usable_bytes = (self.facts.get("plan") or {}).get("usable_bytes")
         limit_bytes = (self.facts.get("spec") or {}).get("limit_bytes")
         known: list[int] = [nbytes for nbytes in (usable_bytes, limit_bytes) if nbytes is not None]
         if not known:
             return None
-        return max(0, min(known) - (self.baseline.rss_bytes if self.baseline else PROCESS_BYTES))
+        base = self.baseline
+        return max(0, min(known) - (PROCESS_BYTES if base is None else base.heap_bytes + base.pinned_bytes))
 
     @property
     def ended(self) -> bool:
@@ -256,6 +262,7 @@ class _Window:
         self._last_ns = 0
         self._baseline: Reading | None = None
         self._marks_reset = True
+        self._steps: list[tuple[int, str]] = []
         self._phases: list[tuple[int, str]] = []
         self._held = self._peaks = Held()
         self._peak_bytes = self._peak_ns = 0
@@ -268,6 +275,8 @@ class _Window:
             self._marks_reset = bool(json.loads(event.detail).get("resets", True))
         elif event.kind is EventKind.READING and event.name == "resident":
             self._end_ns = event.t_ns
+        elif event.kind is EventKind.PHASE and self.began_ns is None:
+            self._steps.append((event.t_ns, event.name))
         elif event.kind is EventKind.PHASE and self.began_ns is not None and self._end_ns is None:
             self._phases.append((event.t_ns - self.began_ns, event.name))
 
@@ -299,8 +308,9 @@ class _Window:
     def fields(self) -> dict[str, Any]:
         """What a view has of it."""
         if self.began_ns is None:
-            return {}
+            return {"steps": tuple(self._steps)}
         return {
+            "steps": tuple(self._steps),
             "load_ns": (self._end_ns or self._last_ns) - self.began_ns,
             "load_began_ns": self.began_ns,
             "phases": tuple(self._phases),

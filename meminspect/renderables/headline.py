@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.text import Text
@@ -16,10 +17,11 @@ if TYPE_CHECKING:
 
     from meminspect.analysis.follow import RunView
 
-__all__ = ["headline", "title"]
+__all__ = ["headline", "starting", "title"]
 
 _SEPARATOR: Final = " · "
 _BAR_WIDTH: Final = 24
+_STEP_WIDTH: Final = 36
 
 
 def headline(view: RunView, width: int) -> list[Text]:
@@ -34,7 +36,7 @@ def headline(view: RunView, width: int) -> list[Text]:
     name = view.strategy or "run"
     if view.load_ns is None:
         words = view.preparing or PHASE_WORDS.get(view.phase, view.phase)
-        return [safe(f"{name}{_SEPARATOR}{words} …", "answer"), Text("the load itself has not begun yet", "quiet")]
+        return [safe(f"{name}{_SEPARATOR}{words} …", "answer")]
     return [_doing(view, name, width), _progress(view), _memory(view)]
 
 
@@ -99,6 +101,20 @@ def _as_far_as_it_goes(parts: Sequence[str], width: int) -> Text:
             break
         words = longer
     return safe(words, "quiet")
+
+
+def starting(view: RunView) -> list[Text]:
+    """What has to be done before a load, how far that is, and what will come then."""
+    begins = [(t_ns, PHASE_WORDS.get(name, name)) for t_ns, name in view.steps]
+    lines = [
+        Text.assemble(("✓ ", "fits"), f"{words:<{_STEP_WIDTH}}", (format_duration((end - begin) / 1e9), "quiet"))
+        for (begin, words), (end, _) in itertools.pairwise(begins)
+    ]
+    current = view.preparing or (begins[-1][1] if begins else PHASE_WORDS[""])
+    lines.append(Text.assemble(("▸ ", "answer"), safe(f"{current} …")))
+    theory = view.theory_bytes
+    predicted = "" if theory is None else f": predicted to peak at {format_bytes(theory)} above what is there by then"
+    return [*lines, safe(f"· the load{predicted}", "quiet")]
 
 
 def title(view: RunView, name: str) -> Text:

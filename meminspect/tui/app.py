@@ -15,6 +15,7 @@ from meminspect.errors import ExitCode
 from meminspect.renderables.palette import STYLES
 from meminspect.tui.colours import DARK, LIGHT
 from meminspect.tui.faults import fault_of, log_fault
+from meminspect.tui.keys import our_keys
 from meminspect.tui.sizes import HEIGHTS, WIDTHS
 
 if TYPE_CHECKING:
@@ -92,10 +93,10 @@ class MeminspectApp(App[int]):
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """What the command palette offers: every key of this screen by its words, then Textual's own."""
-        for active in screen.active_bindings.values():
+        for active in our_keys(screen):
             key = active.binding
-            if key.description and active.enabled and not key.system:
-                yield SystemCommand(key.description, f"key {key.key}", self._runner(active.node, key.action))
+            words = f"{key.description[0].upper()}{key.description[1:]}"
+            yield SystemCommand(words, f"key {self.get_key_display(key)}", self._runner(active.node, key.action))
         for command in super().get_system_commands(screen):
             if command.title in ("Theme", "Screenshot"):
                 yield command

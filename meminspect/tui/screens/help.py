@@ -9,6 +9,7 @@ from textual.containers import VerticalScroll
 from textual.widgets import Static
 
 from meminspect.renderables.texts import heading
+from meminspect.tui.keys import our_keys
 from meminspect.tui.screens.base import Dialog
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ __all__ = ["HelpScreen"]
 
 _KEY_WIDTH = 14
 _EVERYWHERE = (
-    ("^p", "every command by its name, themes too"),
     ("arrows, pages", "move; tab goes to the next part of the screen"),
     ("mouse", "does the same: click, double click, wheel"),
 )
@@ -48,16 +48,10 @@ class HelpScreen(Dialog[None]):
 
 
 def _keys(screen: Screen[Any]) -> list[tuple[str, str]]:
-    """The keys that are ours; moving about is the same everywhere and one line."""
-    app = screen.app
-    keys: dict[str, str] = {}
-    for active in screen.active_bindings.values():
-        binding, words = active.binding, active.binding.description
-        ours = binding.show or (active.node is app and words[:1].islower())
-        if ours and words and active.enabled and not binding.system:
-            key = app.get_key_display(binding)
-            keys[words] = f"{keys[words]}, {key}" if words in keys else key
-    return [*((key, words) for words, key in keys.items()), *_EVERYWHERE]
+    keys: dict[str, list[str]] = {}
+    for active in our_keys(screen):
+        keys.setdefault(active.binding.description, []).append(screen.app.get_key_display(active.binding))
+    return [*((", ".join(shown), words) for words, shown in keys.items()), *_EVERYWHERE]
 
 
 def _line(mark: str, style: str, words: str) -> Text:

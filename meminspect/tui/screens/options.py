@@ -53,6 +53,10 @@ class OptionsScreen(Dialog[Choices]):
                 yield Button("take (ctrl+s)", id="take", variant="primary", compact=True)
                 yield Button("leave (esc)", id="leave", compact=True)
 
+    def on_mount(self) -> None:
+        """Begin with the first field."""
+        self.query_one("#device").focus()
+
     def on_input_changed(self) -> None:
         """Say at once what cannot be taken."""
         self._choices()

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from rich.syntax import Syntax
 from textual.containers import VerticalScroll
+from textual.highlight import highlight
 from textual.widgets import Static
 
 from meminspect.tui.screens.base import Dialog
 
 if TYPE_CHECKING:
     from textual.app import ComposeResult
+    from textual.content import Content
 
 __all__ = ["RecipeScreen", "highlighted"]
 
 
-def highlighted(code: str) -> Syntax:
-    """A recipe in the terminal's own colours, on no ground of its own."""
-    return Syntax(code, "python", theme="ansi_dark", background_color="default", word_wrap=True)
+def highlighted(code: str) -> Content:
+    """A recipe in the theme's colours."""
+    return highlight(code, language="python")
 
 
 class RecipeScreen(Dialog[None]):

@@ -10,7 +10,7 @@ from textual.containers import VerticalScroll
 from textual.widgets import Footer, Input, RichLog, Static, TabbedContent, TabPane
 
 from meminspect.renderables.bill import bill_lines
-from meminspect.renderables.headline import headline
+from meminspect.renderables.headline import headline, starting
 from meminspect.renderables.pool_chart import pool_chart
 from meminspect.renderables.texts import safe
 from meminspect.tui.screens.recipe import RecipeScreen, highlighted
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["RunScreen"]
 
 _MOST_OF_A_CHART: Final = 100  # columns; longer bars tell no more
-_CHART_HEIGHT: Final = 9
+_CHART_HEIGHT: Final = 15  # of which it takes what its pools need
 
 
 class RunScreen(WatchScreen):
@@ -71,6 +71,7 @@ class RunScreen(WatchScreen):
         """From the answer down to the details."""
         yield self.too_small()
         yield Static("", id="headline")
+        yield Static("", id="starting")
         yield RunChart(id="chart")
         with TabbedContent(id="details"):
             with TabPane("tensors", id="tensors"):
@@ -95,6 +96,9 @@ class RunScreen(WatchScreen):
         view = views[0]
         width = self.size.width - 2
         self.query_one("#headline", Static).update(Text("\n").join(headline(view, width)))
+        self.query_one("#starting").display = view.load_ns is None and not view.ended
+        self.query_one("#starting", Static).update(Text("\n").join(starting(view)))
+        self.query_one(RunChart).display = view.load_ns is not None
         self.query_one(RunChart).show(view, scale_for([view]))
         self.query_one(TensorLog).show(view.operations, view.load_began_ns)
         self._show_log(view)
@@ -128,7 +132,7 @@ class RunScreen(WatchScreen):
             self._showed_result = True
             details = self.query_one(TabbedContent)
             if details.active == "tensors" and not self.query_one("#filter").display:
-                details.active = "peak"
+                details.active = "peak" if run["bill"] else "log"  # what the loader said when it never came to load
 
     @property
     def _better(self) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from rich.text import Text
+from textual.binding import Binding
 from textual.containers import VerticalScroll
 from textual.widgets import Footer, OptionList, Static
 from textual.widgets.option_list import Option
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from textual.app import ComposeResult
     from textual.binding import BindingType
+    from textual.events import Click
 
     from meminspect.analysis.plan import PlanRow
     from meminspect.analysis.prospect import Prospect
@@ -35,6 +37,13 @@ class _Strategies(OptionList):
 
     BINDINGS: ClassVar[list[BindingType]] = [("enter", "select", "run")]
 
+    async def _on_click(self, event: Click) -> None:
+        """One click goes to a line, a second runs it: no load begins by mistake."""
+        line = event.style.meta.get("option")
+        if line is not None and event.chain < 2:
+            self.highlighted = line
+            event.prevent_default()
+
 
 class StartScreen(BaseScreen):
     """The checkpoint's card and the plan. Headers are read in a thread: the screen is there before them.
@@ -50,7 +59,7 @@ class StartScreen(BaseScreen):
         ("i", "recipe", "recipe"),
         ("o", "options", "options"),
         ("h", "history", "history"),
-        ("p", "pick", "open"),
+        Binding("p", "pick", "open another checkpoint", show=False),
     ]
     LEGEND: ClassVar = (
         ("█ solid", "heap", "heap: cannot be taken back"),
@@ -67,6 +76,7 @@ class StartScreen(BaseScreen):
         self._prospect: Prospect | None = None
         self._table: PlanTable | None = None
         self._marked: list[str] = []
+        self._stale = False  # something has been loaded since the plan was made
 
     def compose(self) -> ComposeResult:
         """Card, answer, table, and what is under the cursor."""
@@ -87,7 +97,8 @@ class StartScreen(BaseScreen):
 
     def on_screen_resume(self) -> None:
         """After a run the page cache and the free memory are others."""
-        if self._prospect is not None:
+        if self._stale:
+            self._stale = False
             self._refresh_plan()
 
     def on_resize(self) -> None:
@@ -103,6 +114,7 @@ class StartScreen(BaseScreen):
         from meminspect.tui.choices import Choices
 
         choices = self._choices or Choices()
+        self.owner.close_standby()  # a worker that waits would count as used memory
         checkpoint = read_checkpoint(self._ckpt)
         prospect = prospect_of(checkpoint, choices.load, limit_bytes=choices.limit_bytes)
         self.app.call_from_thread(self._show, prospect, choices)
@@ -200,7 +212,7 @@ class StartScreen(BaseScreen):
         return super().check_action(action, parameters)
 
     def on_option_list_option_selected(self) -> None:
-        """Enter, or a click on the line under the cursor."""
+        """Enter, or a double click."""
         self.action_run()
 
     def action_run(self) -> None:
@@ -288,6 +300,7 @@ class StartScreen(BaseScreen):
             self._choices.spec(checkpoint, id_, new_path(folder, checkpoint, id_), force=force)
             for id_ in (row.strategy.id for row in rows)
         ]
+        self._stale = True
         owner.runs, owner.standby = Runs(specs, owner.standby), None
         captures = [spec.capture for spec in specs]
         owner.runs.start()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["RunChart", "Scale", "scale_for"]
 
 _STEPS: Final = (1, 1.5, 2, 3, 4, 5, 6, 8, 10)  # of a power of ten: a live axis moves by jumps, not at every frame
-_LEAST_SPAN_NS: Final = 10_000_000
+_UNKNOWN_SPAN_NS: Final = 1_000_000_000  # before anything has begun
 
 
 class Scale(NamedTuple):
@@ -32,7 +32,7 @@ def scale_for(views: Iterable[RunView]) -> Scale:
     every = list(views)
     ended = max((view.load_ns or 0 for view in every if view.ended), default=0)
     going = max((view.load_ns or 0 for view in every if not view.ended), default=0)
-    span = max(ended, _round_up(going) if going else 0, _LEAST_SPAN_NS)
+    span = max(ended, _round_up(going) if going else 0) or _UNKNOWN_SPAN_NS
     peaks = [max(view.peak_bytes, view.theory_bytes or 0) for view in every]
     ceilings = [view.ceiling_bytes for view in every if view.ceiling_bytes is not None]
     return Scale(span, axis_for(peaks, min(ceilings, default=None)))
