@@ -132,7 +132,7 @@ class RunScreen(WatchScreen):
             self._showed_result = True
             details = self.query_one(TabbedContent)
             if details.active == "tensors" and not self.query_one("#filter").display:
-                details.active = "peak" if run["bill"] else "log"  # what the loader said when it never came to load
+                details.active = "peak" if run["bill"] else "log" if self._log_lines else "tensors"
 
     @property
     def _better(self) -> dict[str, Any] | None:

@@ -92,7 +92,8 @@ class StartScreen(BaseScreen):
         yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:
-        """Begin to read."""
+        """Begin to read; what has nothing to show yet takes no room."""
+        self.add_class("-unread")
         self._refresh_plan()
 
     def on_screen_resume(self) -> None:
@@ -141,6 +142,7 @@ class StartScreen(BaseScreen):
     def _show(self, prospect: Prospect, choices: Choices) -> None:
         first = self._prospect is None
         self._prospect, self._choices = prospect, choices
+        self.remove_class("-unread")
         self._draw()
         strategies = self.query_one("#strategies", OptionList)
         if first:
