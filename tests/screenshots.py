@@ -1,32 +1,50 @@
-"""Draws the pictures in screenshots/ from real runs of the installed command: `python -m tests.screenshots`.
+"""Draws the pictures in screenshots/ from real runs: `python -m tests.screenshots`.
 
-SVG by rich, PNG by a headless Chromium where there is one. The demo checkpoint is what they show.
+The app on a LLaMA of 2.5 GiB and the command line on the demo, each as SVG, and as PNG by a headless Chromium where
+there is one. Nothing is written outside a temporary folder, the demo in the cache and screenshots/.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 from rich.text import Text
 
+from meminspect.synthesis import SynthesisSpec, architecture_for, synthesise
+from meminspect.tui.app import MeminspectApp
+from meminspect.tui.screens.watch import WatchScreen
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from textual.pilot import Pilot
+
+    from meminspect.analysis.follow import RunView
+
 FOLDER: Final = Path(__file__).parents[1] / "screenshots"
 COLUMNS: Final = 100
-SCENARIOS: Final = {
+COMMANDS: Final = {
     "inspect": ["inspect", "--demo"],
     "plan": ["plan", "--demo"],
     "run": ["run", "--demo", "-s", "all"],
 }
+CHECKPOINT: Final = Path("llama-1.3b")
+MEDIUM, SMALL, LARGE = (120, 40), (80, 24), (200, 60)
+DEADLINE_S: Final = 300
 
 
-def draw(name: str, arguments: list[str], home: Path) -> None:
+def draw_command(name: str, arguments: list[str], home: Path) -> None:
     environment = {
         **os.environ,
         "HOME": str(home),
@@ -43,9 +61,73 @@ def draw(name: str, arguments: list[str], home: Path) -> None:
     console = Console(record=True, width=COLUMNS, file=open(os.devnull, "w"))  # noqa: SIM115, PTH123 - till we exit
     console.print(Text("$ meminspect " + " ".join(arguments), style="bold"))
     console.print(Text.from_ansi(finished.stdout.rstrip()), soft_wrap=True)
-    svg = FOLDER / f"{name}.svg"
-    console.save_svg(str(svg), title="meminspect", unique_id="meminspect")
-    to_png(svg, home)
+    console.save_svg(str(FOLDER / f"{name}.svg"), title="meminspect", unique_id="meminspect")
+
+
+async def draw_app(home: Path) -> None:
+    """Walk through the app as a user would, and keep what is on the screen."""
+    async with _app(home, MEDIUM) as (app, pilot):
+        await _until(pilot, lambda: app.standby is not None)
+        _keep(app, "app-start")
+        await pilot.resize_terminal(*SMALL)
+        await pilot.pause()
+        _keep(app, "app-start-80")
+        await pilot.resize_terminal(*MEDIUM)
+        await pilot.press("end", "enter")  # naive
+        await _until(pilot, lambda: "copy" in [name for _, name in _view(app).phases])
+        _keep(app, "app-run")
+        await _until(pilot, lambda: _view(app).ended)
+        _keep(app, "app-result")
+        await pilot.resize_terminal(*SMALL)
+        await pilot.pause()
+        _keep(app, "app-result-80")
+        await pilot.resize_terminal(*MEDIUM)
+        await pilot.press("escape", "home", "space", "down", "space", "down", "space", "down", "space", "r")
+        await _until(pilot, lambda: all(view.ended for view in _watch(app).views))
+        _keep(app, "app-race")
+        await pilot.resize_terminal(*LARGE)
+        await pilot.pause()
+        _keep(app, "app-race-200")
+        await pilot.resize_terminal(*MEDIUM)
+        await pilot.press("escape", "h")
+        await _until(pilot, lambda: not app.screen.workers or all(worker.is_finished for worker in app.screen.workers))
+        _keep(app, "app-history")
+    async with _app(home, MEDIUM) as (app, pilot):
+        await _until(pilot, lambda: app.standby is not None)
+        await pilot.press("o", "tab", "tab", "tab", *"4GiB", "ctrl+s")
+        await _until(pilot, lambda: app.standby is not None)
+        await pilot.press("end", "enter", "y")
+        await _until(pilot, lambda: _view(app).ended)
+        _keep(app, "app-killed")
+
+
+@contextlib.asynccontextmanager
+async def _app(home: Path, size: tuple[int, int]) -> AsyncIterator[tuple[MeminspectApp, Pilot[int]]]:
+    app = MeminspectApp(CHECKPOINT, folder=home / "captures")
+    async with app.run_test(size=size) as pilot:
+        yield app, pilot
+        await app.action_quit()
+
+
+def _watch(app: MeminspectApp) -> WatchScreen:
+    assert isinstance(app.screen, WatchScreen), f"{app.screen} shows no run"
+    return app.screen
+
+
+def _view(app: MeminspectApp) -> RunView:
+    return _watch(app).views[0]
+
+
+async def _until(pilot: Pilot[int], condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline, "the moment never came"
+        await pilot.pause(0.02)
+    await pilot.pause(0.3)  # what is true has yet to be drawn
+
+
+def _keep(app: MeminspectApp, name: str) -> None:
+    (FOLDER / f"{name}.svg").write_text(app.export_screenshot(title="meminspect"))
 
 
 def to_png(svg: Path, profile: Path) -> None:
@@ -64,9 +146,15 @@ def to_png(svg: Path, profile: Path) -> None:
 
 def main() -> None:
     FOLDER.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory() as home:
-        for name, arguments in SCENARIOS.items():
-            draw(name, arguments, Path(home))
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        home = Path(folder)
+        architecture = architecture_for("llama", "meta", parameters=1_300_000_000)
+        synthesise(SynthesisSpec(CHECKPOINT, architecture, "meta"))
+        asyncio.run(draw_app(home))
+        for name, arguments in COMMANDS.items():
+            draw_command(name, arguments, home)
+        for svg in sorted(FOLDER.glob("*.svg")):
+            to_png(svg, home)
 
 
 if __name__ == "__main__":

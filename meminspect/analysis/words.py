@@ -88,9 +88,10 @@ def advice(run: Run, *, decimal: bool) -> str:
     if not better:
         return ""
     peak = better["peak"]
-    needs = f"{format_bytes((peak['heap_bytes'] or 0) + (peak['pinned_bytes'] or 0), decimal=decimal)} of heap"
+    heap_bytes = (peak["heap_bytes"] or 0) + (peak["pinned_bytes"] or 0)
+    needs = f"{format_bytes(heap_bytes, decimal=decimal)} of heap" if heap_bytes else "no heap"
     if peak["file_bytes"]:
-        needs += f" and {format_bytes(peak['file_bytes'], decimal=decimal)} of file pages that can be reclaimed"
+        needs += f" and {format_bytes(peak['file_bytes'], decimal=decimal)} of reclaimable file pages"
     return f"{better['strategy']} needs {needs}"
 
 
@@ -101,9 +102,8 @@ def excess(run: Run, *, decimal: bool) -> str:
     if not whole or nbytes * 100 < whole:
         return ""
     items = listed(dict.fromkeys(line["item"] for line in sorted(parts, key=lambda line: -line["bytes"])))
-    return (
-        f"{100 * nbytes // whole} % of that, {format_bytes(nbytes, decimal=decimal)}, is no part of the model: {items}."
-    )
+    size, share = format_bytes(nbytes, decimal=decimal), round(100 * nbytes / whole)
+    return f"{size} of it ({share} %) is no part of the model: {items}."
 
 
 def times(run: Run) -> list[str]:

@@ -39,9 +39,12 @@ def new_path(folder: Path, checkpoint: Path, strategy: str) -> Path:
 
 
 def newest(folder: Path, limit: int) -> list[Path]:
-    """The captures of a folder, the newest first; none where the folder cannot be read."""
+    """The captures of a folder, the newest first by their names; none where the folder cannot be read.
+
+    Not by the files' times: whoever reads a capture may fold its journal into it.
+    """
     try:
-        found = [(entry.stat().st_mtime, entry) for entry in folder.iterdir() if entry.suffix == SUFFIX]
+        found = [entry for entry in folder.iterdir() if entry.suffix == SUFFIX]
     except OSError:
         return []
-    return [path for _, path in sorted(found, reverse=True)[:limit]]
+    return sorted(found, key=lambda path: path.name, reverse=True)[:limit]

@@ -85,11 +85,11 @@ def _ended(view: RunView, run: dict[str, Any], width: int) -> list[Text]:
         lines.append(safe(words))
     better = advice(run, decimal=False)
     if better:
-        lines.append(Text.assemble(("→ ", "answer"), safe(f"{better}: press i for its lines.")))
+        lines.append(Text.assemble(("→ ", "answer"), safe(f"{better} (i: its recipe)")))
     elif completed(run):
         lines.append(safe("No other strategy is predicted to need less on this machine.", "quiet"))
-    lines.append(_as_far_as_it_goes([*times(run), *_baseline(view)], width))
-    return lines
+    known = [*times(run), *_baseline(view)]
+    return [*lines, _as_far_as_it_goes(known, width)] if known else lines
 
 
 def _as_far_as_it_goes(parts: Sequence[str], width: int) -> Text:

@@ -28,7 +28,6 @@ SPAN_NS = SAMPLES * GAP_NS
 WIDTH, HEIGHT = 200, 60
 GIB = 1 << 30
 FRAMES = 30
-SMOOTH_S = 0.033
 
 
 def _reading(number: int) -> tuple[int, int, int, int, int]:
@@ -64,7 +63,6 @@ def test_a_frame(benchmark: BenchmarkFixture, figure: Figure, timeline: Timeline
     median_s = benchmark.stats.stats.median
     figure(f"frame of {WIDTH}×{HEIGHT} from {SAMPLES:,} readings: freeze + draw", f"{median_s * 1e3:.2f} ms")
     assert len(lines) == HEIGHT
-    assert median_s < SMOOTH_S
 
 
 def test_the_parts_of_a_frame(benchmark: BenchmarkFixture, figure: Figure, timeline: Timeline) -> None:
@@ -125,4 +123,3 @@ def test_a_refresh_through_textual(benchmark: BenchmarkFixture, figure: Figure, 
         f"refresh of {WIDTH}×{HEIGHT} through Textual",
         f"median {statistics.median(seconds) * 1e3:.1f}, slowest {max(seconds) * 1e3:.1f} ms of CPU",
     )
-    assert statistics.median(seconds) < SMOOTH_S

@@ -27,12 +27,17 @@ _MOST: Final = 200
 _COLUMNS: Final = ("", "when", "checkpoint", "strategy", "outcome", "peak", "theory", "resident")
 
 
+class _Captures(DataTable[Text]):
+    """The table; what enter does is said in the footer."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [("enter", "select_cursor", "open")]
+
+
 class HistoryScreen(BaseScreen):
     """The newest captures of the user's folder, read in a thread, line by line."""
 
     CSS_PATH = "history.tcss"
     BINDINGS: ClassVar[list[BindingType]] = [
-        ("enter", "open", "open"),
         ("space", "mark", "mark"),
         ("c", "compare", "compare"),
         ("escape", "leave", "back"),
@@ -47,7 +52,7 @@ class HistoryScreen(BaseScreen):
         """A table, or why it is empty."""
         yield self.too_small()
         yield Static(safe("Earlier captures", "answer"), id="title")
-        yield DataTable(id="captures", cursor_type="row", zebra_stripes=True)
+        yield _Captures(id="captures", cursor_type="row")
         yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:

@@ -53,6 +53,7 @@ class StartScreen(BaseScreen):
     """
 
     CSS_PATH = "start.tcss"
+    AUTO_FOCUS = ""  # the list has the focus once there is something in it
     BINDINGS: ClassVar[list[BindingType]] = [
         ("space", "mark", "mark"),
         ("r", "race", "race"),

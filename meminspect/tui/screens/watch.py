@@ -34,6 +34,7 @@ class WatchScreen(BaseScreen):
         self._runs = runs
         self._following = Following(captures)
         self._drawn: tuple[RunView, ...] = ()
+        self._was_running = self.running
 
     @property
     def views(self) -> tuple[RunView, ...]:
@@ -59,6 +60,9 @@ class WatchScreen(BaseScreen):
         if views is not self._drawn:
             self._drawn = views
             self.draw(views)
+            self.refresh_bindings()
+        elif self._was_running != self.running:
+            self._was_running = self.running
             self.refresh_bindings()
         while self._runs is not None and self._runs.errors:
             capture, error = self._runs.errors.popitem()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from textual.geometry import Size
 from textual.strip import Strip
 from textual.widget import Widget
 
@@ -58,6 +59,7 @@ class RunChart(Widget):
         self._alone = alone
         self._shown: tuple[RunView, Scale] | None = None
         self._strips: list[Strip] = []
+        self._drawn_size = Size(0, 0)
 
     def show(self, view: RunView, scale: Scale) -> None:
         """Draw a run from now on."""
@@ -70,14 +72,12 @@ class RunChart(Widget):
         super().notify_style_update()
         self._strips = []
 
-    def on_resize(self) -> None:
-        """Another width is another picture."""
-        self._strips = []
-
     def render_line(self, y: int) -> Strip:
         """One line of the picture."""
         if self._shown is None or self.size.width < 20 or self.size.height < 3:
             return Strip.blank(self.size.width, self.rich_style)
+        if self._drawn_size != self.size:
+            self._strips, self._drawn_size = [], self.size
         if not self._strips:
             lines = draw(_picture(*self._shown, alone=self._alone), self.size.width, self.size.height)
             self._strips = [Strip(line, self.size.width).apply_style(self.rich_style) for line in lines]

@@ -46,29 +46,21 @@ class TensorLog(ScrollView, can_focus=True):
         overflow-x: hidden;
         overflow-y: auto;
         scrollbar-size-vertical: 1;
-        background: $surface;
+        background: transparent;
         color: $foreground;
         & > .tensor-log--header { background: $panel; color: $foreground; }
-        & > .tensor-log--cursor {
-            background: $block-cursor-blurred-background;
-            color: $block-cursor-blurred-foreground;
-            text-style: $block-cursor-blurred-text-style;
-        }
-        &:focus > .tensor-log--cursor {
-            background: $block-cursor-background;
-            color: $block-cursor-foreground;
-            text-style: $block-cursor-text-style;
-        }
+        & > .tensor-log--cursor { background: $foreground 8%; color: $foreground; }
+        &:focus > .tensor-log--cursor { background: $foreground 14%; text-style: bold; }
     }
     """
     ALLOW_SELECT = False  # what is drawn line by line cannot be selected across lines
     COMPONENT_CLASSES: ClassVar[set[str]] = {"tensor-log--header", "tensor-log--cursor"}
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up,k", "move(-1)", "up", show=False),
-        Binding("down,j", "move(1)", "down", show=False),
-        Binding("pageup", "move_page(-1)", "page up", show=False),
-        Binding("pagedown", "move_page(1)", "page down", show=False),
-        Binding("home,g", "first", "first", show=False),
+        Binding("up,k", "move(-1)", "Up", show=False),
+        Binding("down,j", "move(1)", "Down", show=False),
+        Binding("pageup", "move_page(-1)", "Page up", show=False),
+        Binding("pagedown", "move_page(1)", "Page down", show=False),
+        Binding("home,g", "first", "First", show=False),
         Binding("end,G", "follow", "latest", show=False),
     ]
 
