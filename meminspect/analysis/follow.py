@@ -64,6 +64,7 @@ class RunView:
         done_bytes: finished work, of `facts["plan"]["work_bytes"]` in all.
         load_ns: how long the load has been going on, to *resident* at most; None before it began.
         load_began_ns: when that was, since the run's start.
+        resident: whether every page of the model has been touched: what comes then is no part of the load.
         held: memory now.
         peaks: the highest of each pool.
         peak_bytes: the highest of the process.
@@ -86,6 +87,7 @@ class RunView:
     done_bytes: int = 0
     load_ns: int | None = None
     load_began_ns: int = 0
+    resident: bool = False
     held: Held = _NOTHING
     peaks: Held = _NOTHING
     peak_bytes: int = 0
@@ -313,6 +315,7 @@ class _Window:
             "steps": tuple(self._steps),
             "load_ns": (self._end_ns or self._last_ns) - self.began_ns,
             "load_began_ns": self.began_ns,
+            "resident": self._end_ns is not None,
             "phases": tuple(self._phases),
             "held": self._held,
             "peaks": self._peaks,

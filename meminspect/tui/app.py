@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 from typing import TYPE_CHECKING, ClassVar
 
@@ -51,7 +52,7 @@ class MeminspectApp(App[int]):
         Binding("question_mark", "help", "help", key_display="?"),
         Binding("d", "toggle_dark", "dark or light", show=False),
         Binding("q", "quit", "quit"),
-        Binding("ctrl+c", "quit", "quit", show=False),
+        Binding("ctrl+c", "quit", "quit", show=False, priority=True),  # in dialogs and fields as well
     ]
 
     def __init__(self, ckpt: Path | None = None, captures: Sequence[Path] = (), folder: Path | None = None) -> None:
@@ -66,11 +67,11 @@ class MeminspectApp(App[int]):
         self._captures = captures
 
     def on_mount(self) -> None:
-        """Show the first screen, and leave the terminal in order when somebody ends us."""
+        """Show the first screen, and end in order when somebody ends us."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # not in a thread of a test
-                loop.add_signal_handler(number, lambda: self.run_worker(self.action_quit()))
+        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # not in a thread of a test
+            loop.add_signal_handler(signal.SIGTERM, lambda: self.run_worker(self.action_quit()))
+            loop.add_signal_handler(signal.SIGHUP, self._hang_up)
         self.push_screen(self._first_screen())
 
     def _first_screen(self) -> Screen[None]:
@@ -122,6 +123,14 @@ class MeminspectApp(App[int]):
         """End everything that was started, then the app."""
         await asyncio.to_thread(self._end_processes)
         self.exit(int(ExitCode.OK))
+
+    def _hang_up(self) -> None:
+        """The terminal is gone: nothing is left to put in order but what we have started.
+
+        Textual would wait for ever to write its farewell to nobody.
+        """
+        self._end_processes()
+        os._exit(128 + signal.SIGHUP)
 
     def _end_processes(self) -> None:
         if self.runs is not None:

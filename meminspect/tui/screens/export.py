@@ -52,6 +52,12 @@ class ExportScreen(Dialog[None]):
             )
             yield Static("enter to write · escape to close", classes="keys")
 
+    def on_mount(self) -> None:
+        """Begin with the first format."""
+        formats = self.query_one(OptionList)
+        formats.highlighted = 0
+        formats.focus()
+
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         """Write it."""
         below, id_ = self._below, str(event.option_id)

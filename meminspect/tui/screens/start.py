@@ -30,6 +30,7 @@ __all__ = ["MOST_IN_A_RACE", "StartScreen"]
 
 MOST_IN_A_RACE: Final = 4  # more panels than that cannot be read
 _MARK, _NO_MARK = "◉ ", "  "
+_PADDING: Final = 2  # of the list, as in start.tcss
 
 
 class _Strategies(OptionList):
@@ -161,8 +162,8 @@ class StartScreen(BaseScreen):
 
         subject, plan = self._prospect.subject, self._prospect.plan
         strategies = self.query_one("#strategies", OptionList)
-        width = strategies.scrollable_content_region.width - len(_MARK)
-        self._table = PlanTable(plan, width=max(width, 1), ascii_only=False, decimal=False)
+        width = strategies.scrollable_content_region.width or self.size.width - _PADDING  # not laid out yet
+        self._table = PlanTable(plan, width=width - len(_MARK), ascii_only=False, decimal=False)
         card = [*checkpoint_card(subject, decimal=False), machine_card(subject.machine, decimal=False)]
         self.query_one("#subject", Static).update(Text("\n").join([*card, *warnings_card(subject)]))
         self.query_one("#answer", Static).update(_answer(self._prospect))

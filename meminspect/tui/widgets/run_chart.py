@@ -31,8 +31,8 @@ class Scale(NamedTuple):
 def scale_for(views: Iterable[RunView]) -> Scale:
     """Axes that hold all these runs: to their end, with room to go on for those that are under way."""
     every = list(views)
-    ended = max((view.load_ns or 0 for view in every if view.ended), default=0)
-    going = max((view.load_ns or 0 for view in every if not view.ended), default=0)
+    ended = max((view.load_ns or 0 for view in every if view.resident or view.ended), default=0)
+    going = max((view.load_ns or 0 for view in every if not view.resident and not view.ended), default=0)
     span = max(ended, _round_up(going) if going else 0) or _UNKNOWN_SPAN_NS
     peaks = [max(view.peak_bytes, view.theory_bytes or 0) for view in every]
     ceilings = [view.ceiling_bytes for view in every if view.ceiling_bytes is not None]

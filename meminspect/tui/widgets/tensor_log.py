@@ -147,7 +147,7 @@ class TensorLog(ScrollView, can_focus=True):
             ]
 
     def _update(self) -> None:
-        self.virtual_size = Size(self.size.width, self.matching + _HEADER_ROWS)
+        self.virtual_size = Size(self.scrollable_content_region.width, self.matching + _HEADER_ROWS)
         if self._following:
             self.scroll_to(y=self.max_scroll_y, animate=False, force=True)
         self.refresh()
@@ -265,7 +265,7 @@ class TensorLog(ScrollView, can_focus=True):
 
     def render_line(self, y: int) -> Strip:
         """Draw one line of the screen."""
-        width = self.size.width
+        width = self.scrollable_content_region.width
         if y < _HEADER_ROWS:
             self._drew_in_flight = False
             return self._strip(header_line(width), self._style_of("tensor-log--header"))
@@ -299,7 +299,7 @@ class TensorLog(ScrollView, can_focus=True):
 
     def _strip(self, line: Text, style: Style) -> Strip:
         strip = Strip(line.render(self.app.console)).apply_style(style)
-        return strip.adjust_cell_length(self.size.width, self._ground)
+        return strip.adjust_cell_length(self.scrollable_content_region.width, self._ground)
 
 
 def _contains(operation: TensorOperation, text: str) -> bool:
