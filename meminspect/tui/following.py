@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Following"]
 
-_INTERVAL_S: Final = 0.05  # the supervisor commits every 30 ms
+_INTERVAL_S: Final = 0.1  # no more often than it is drawn
 
 
 class Following:

@@ -65,6 +65,7 @@ class RunScreen(WatchScreen):
     def __init__(self, capture: Path, runs: Runs | None = None) -> None:
         super().__init__([capture], runs)
         self._log_lines = 0
+        self._headline_shape = (0, False)
         self._showed_result = self._showed_recipe = False
 
     def compose(self) -> ComposeResult:
@@ -95,9 +96,14 @@ class RunScreen(WatchScreen):
         """Show the run as it is now."""
         view = views[0]
         width = self.size.width - 2
-        self.query_one("#headline", Static).update(Text("\n").join(headline(view, width)))
+        lines = headline(view, width)
+        # A new layout costs as much as a picture: only where the headline has become longer or shorter.
+        layout = self._headline_shape != (len(lines), view.ended)
+        self._headline_shape = (len(lines), view.ended)
+        self.query_one("#headline", Static).update(Text("\n").join(lines), layout=layout)
         self.query_one("#starting").display = view.load_ns is None and not view.ended
-        self.query_one("#starting", Static).update(Text("\n").join(starting(view)))
+        if view.load_ns is None:
+            self.query_one("#starting", Static).update(Text("\n").join(starting(view)))
         self.query_one(RunChart).display = view.load_ns is not None
         self.query_one(RunChart).show(view, scale_for([view]))
         self.query_one(TensorLog).show(view.operations, view.load_began_ns)

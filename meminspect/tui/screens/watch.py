@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["WatchScreen"]
 
-_FRAME_S: Final = 1 / 15
+_FRAME_S: Final = 1 / 8  # enough to the eye; every frame takes its time from the load that is being measured
 
 
 class WatchScreen(BaseScreen):
@@ -34,7 +34,7 @@ class WatchScreen(BaseScreen):
         self._runs = runs
         self._following = Following(captures)
         self._drawn: tuple[RunView, ...] = ()
-        self._was_running = self.running
+        self._state: tuple[bool, ...] = ()  # what the keys that are offered depend on
 
     @property
     def views(self) -> tuple[RunView, ...]:
@@ -60,9 +60,9 @@ class WatchScreen(BaseScreen):
         if views is not self._drawn:
             self._drawn = views
             self.draw(views)
-            self.refresh_bindings()
-        elif self._was_running != self.running:
-            self._was_running = self.running
+        state = (self.running, *(view.ended for view in views))
+        if state != self._state:  # a new footer costs more than a picture
+            self._state = state
             self.refresh_bindings()
         while self._runs is not None and self._runs.errors:
             capture, error = self._runs.errors.popitem()
@@ -70,7 +70,7 @@ class WatchScreen(BaseScreen):
 
     def on_resize(self) -> None:
         """Draw for the new size."""
-        self.call_after_refresh(self.draw, self.views)
+        self.call_after_refresh(lambda: self.draw(self.views))  # those of then: newer ones may have been drawn
 
     def draw(self, views: tuple[RunView, ...]) -> None:
         """Show these views."""
@@ -90,7 +90,8 @@ class WatchScreen(BaseScreen):
 
     def action_leave(self) -> None:
         """Back to where we came from, after asking when something is under way."""
-        if not self.running:
+        below = self.app.screen_stack[-2]
+        if not self.running or (isinstance(below, WatchScreen) and below.running):  # which goes on with it
             self._go()
             return
         from meminspect.tui.screens.confirm import ConfirmScreen
