@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import sqlite3
 import subprocess
@@ -69,6 +70,14 @@ def waiting(home: Home) -> psutil.Process:
     return worker
 
 
+def kill_wholly(process: psutil.Process) -> None:
+    """Kill a process and wait for the end of its last thread: its pipes stay open until then."""
+    pidfd = os.pidfd_open(process.pid)
+    process.kill()
+    select.select([pidfd], [], [])
+    os.close(pidfd)
+
+
 def spec_of(checkpoint: Path, strategy: str, home: Home, **others: Any) -> RunSpec:
     return RunSpec(checkpoint, strategy, home.folder / f"{strategy}.meminspect", **others)
 
@@ -120,8 +129,7 @@ def test_given_a_standby_then_the_run_has_its_worker_and_the_same_peaks_and_fact
 def test_given_a_worker_that_dies_while_it_waits_then_the_run_gets_another(variants: Variants, home: Home) -> None:
     standby = Standby()
     dead = waiting(home)
-    dead.kill()
-    until(lambda: dead.status() == psutil.STATUS_ZOMBIE)
+    kill_wholly(dead)
 
     done = ended(spec_of(variants["meta"], "mmap-assign", home), standby)
 
@@ -133,8 +141,7 @@ def test_given_a_supervisor_that_dies_while_it_waits_then_the_run_gets_another(v
     standby = Standby()
     supervisor = waiting(home).parent()
     assert supervisor is not None
-    supervisor.kill()
-    until(lambda: not supervisor.is_running() or supervisor.status() == psutil.STATUS_ZOMBIE)
+    kill_wholly(supervisor)
 
     done = ended(spec_of(variants["meta"], "mmap-assign", home), standby)
 
