@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -154,8 +155,22 @@ def test_json_is_asked_for_by_an_option_only() -> None:
 def test_without_a_command_there_is_help_and_a_pointer(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     assert "Start with: meminspect plan --demo" in capsys.readouterr().out
-    assert main(["--ckpt", "a b"]) == 0
-    assert "Start with: meminspect plan --ckpt 'a b'" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["--ckpt", "a b"], ["view", "tests/golden/capture-v1.meminspect"]])
+def test_given_no_terminal_then_the_app_says_what_to_use_instead(
+    arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(__file__).parents[3])
+
+    assert main(arguments) == ExitCode.USAGE
+
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err == (
+        "meminspect: error: the app needs a terminal\n"
+        "hint: meminspect plan and meminspect run do the same for pipes and scripts\n"
+    )
 
 
 def test_the_help_lists_every_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
