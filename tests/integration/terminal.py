@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from command_line import Home
 
 COLUMNS, ROWS = 120, 36
-PATIENCE_S = 30.0
+PATIENCE_S = 15.0
 _PROMPT = "ready>"
 _PLACES = {"HOME": "", "XDG_CACHE_HOME": "cache", "XDG_DATA_HOME": "data", "XDG_STATE_HOME": "state", "TMPDIR": ""}
 _NOT_INHERITED = ("COLUMNS", "LINES", "NO_COLOR", "COLORTERM", "TMUX", "TERM_PROGRAM")
@@ -118,7 +118,7 @@ class Terminal:
     def modes(self) -> Modes:
         """What the terminal is set to now."""
         flags = self._tmux("display-message", "-p", "#{alternate_on}#{cursor_flag}#{mouse_any_flag} #{pane_tty}")
-        (alternate, cursor, mouse), device = flags.split()
+        (alternate, cursor, mouse), device = list(flags.split()[0]), flags.split()[1]
         settings = subprocess.run(["stty", "-a", "-F", device], check=True, capture_output=True, text=True).stdout
         raw = not {"echo", "icanon", "isig"} <= set(settings.replace(";", " ").split())
         return Modes(alternate == "1", cursor == "0", mouse == "1", raw)

@@ -360,3 +360,28 @@ def test_given_no_terminal_to_draw_in_then_one_line_says_so_with_a_hint(variants
     assert "meminspect: error: the app needs a terminal" in said
     assert "hint: meminspect plan" in said
     left_in_order(window)
+
+
+def refused_or_drawing(window: Terminal) -> int | None:
+    """Wait until the command has ended, whose status this is, or has taken the terminal over."""
+    until(lambda: window.modes.raw or "ended with status" in window.screen)
+    return None if window.modes.raw else window.status()
+
+
+@pytest.mark.xfail(strict=True, reason="the app draws wherever stdin and stdout are terminals, whatever TERM says")
+def test_given_a_terminal_that_can_only_print_then_one_line_says_so_with_a_hint(
+    variants: Variants, home: Home, tmp_path: Path
+) -> None:
+    with terminal(tmp_path / "here", home, TERM="dumb") as window:
+        window.start("--ckpt", variants["shards"])
+
+        assert refused_or_drawing(window) == 2
+        assert "the app needs a terminal" in window.screen
+
+
+@pytest.mark.xfail(strict=True, reason="Textual draws on stderr, of which nobody asks whether it is a terminal")
+def test_given_stderr_in_a_file_then_the_app_does_not_draw_into_it(variants: Variants, window: Terminal) -> None:
+    window.start("--ckpt", variants["shards"], behind="2>said")
+
+    assert refused_or_drawing(window) == 2
+    assert "the app needs a terminal" in (window.folder / "said").read_text()
