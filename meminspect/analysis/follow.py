@@ -139,18 +139,19 @@ class RunView:
         """Whether the load began and did not come to its end."""
         return self.baseline is not None and self.outcome is not None and self.outcome["outcome"] != "completed"
 
-    def document(self, name: str) -> dict[str, Any]:
+    def document(self, name: str, *, waits: bool) -> dict[str, Any]:
         """RUN of the JSON contract, as far as it goes: what a table of runs is made from while some are under way.
 
         Args:
             name: the strategy, while the capture does not tell yet.
+            waits: it will be run, if it has not been.
         """
         if self.result is not None:
             return self.result
         known = self.baseline is not None
         return {
             "strategy": self.strategy or name,
-            "outcome": "running" if self.facts else "waiting",
+            "outcome": "running" if self.facts else "waiting" if waits else "not_run",
             "peak": {
                 **(self.peaks._asdict() if known else dict.fromkeys(Held._fields)),
                 "rss_bytes": self.peak_bytes if known else None,

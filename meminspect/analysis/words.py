@@ -27,6 +27,7 @@ OUTCOME_WORDS: Final = {
     "refused": "refused",
     "running": "running",
     "waiting": "waits",
+    "not_run": "not run",
 }
 
 PHASE_WORDS: Final = {
@@ -83,7 +84,7 @@ def completed(run: Run) -> bool:
 
 
 def advice(run: Run, *, decimal: bool) -> str:
-    """What would do better, in a sentence; empty when nothing would or nobody has worked it out."""
+    """What would do better, and at what price; empty when nothing would or nobody has worked it out."""
     better = run.get("better")
     if not better:
         return ""
@@ -91,8 +92,8 @@ def advice(run: Run, *, decimal: bool) -> str:
     heap_bytes = (peak["heap_bytes"] or 0) + (peak["pinned_bytes"] or 0)
     needs = f"{format_bytes(heap_bytes, decimal=decimal)} of heap" if heap_bytes else "no heap"
     if peak["file_bytes"]:
-        needs += f" and {format_bytes(peak['file_bytes'], decimal=decimal)} of reclaimable file pages"
-    return f"{better['strategy']} needs {needs}"
+        needs += f", {format_bytes(peak['file_bytes'], decimal=decimal)} of reclaimable file pages"
+    return f"{better['strategy']}: {needs}"
 
 
 def excess(run: Run, *, decimal: bool) -> str:
@@ -103,7 +104,7 @@ def excess(run: Run, *, decimal: bool) -> str:
         return ""
     items = listed(dict.fromkeys(line["item"] for line in sorted(parts, key=lambda line: -line["bytes"])))
     size, share = format_bytes(nbytes, decimal=decimal), round(100 * nbytes / whole)
-    return f"{size} of it ({share} %) is no part of the model: {items}."
+    return f"Not the model: {size} of it ({share} %): {items}."
 
 
 def times(run: Run) -> list[str]:

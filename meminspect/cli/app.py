@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,12 @@ __all__ = ["has_terminal", "open_app"]
 
 
 def has_terminal() -> bool:
-    """Whether there is somebody to look and to type."""
-    return sys.stdin.isatty() and sys.stdout.isatty()
+    """Whether there is somebody to look and to type, at a terminal that can do more than scroll.
+
+    Standard error counts as well: it is what Textual draws on.
+    """
+    streams = (sys.stdin, sys.stdout, sys.stderr)
+    return all(stream.isatty() for stream in streams) and os.environ.get("TERM") not in ("dumb", "", None)
 
 
 def open_app(ckpt: Path | None = None, captures: Sequence[Path] = ()) -> int:

@@ -85,7 +85,7 @@ def _ended(view: RunView, run: dict[str, Any], width: int) -> list[Text]:
         lines.append(safe(words))
     better = advice(run, decimal=False)
     if better:
-        lines.append(Text.assemble(("→ ", "answer"), safe(f"{better} (i: its recipe)")))
+        lines.append(Text.assemble(("→ ", "answer"), safe(f"{better} (i: recipe)")))
     elif completed(run):
         lines.append(safe("No other strategy is predicted to need less on this machine.", "quiet"))
     known = [*times(run), *_baseline(view)]
@@ -117,12 +117,13 @@ def starting(view: RunView) -> list[Text]:
     return [*lines, safe(f"· the load{predicted}", "quiet")]
 
 
-def title(view: RunView, name: str) -> Text:
+def title(view: RunView, name: str, *, waits: bool) -> Text:
     """A run in a few words, for the frame of its panel.
 
     Args:
         view: the run.
         name: its strategy, while its capture does not tell yet.
+        waits: it will be run, if it has not been.
     """
     name = view.strategy or name
     if view.result is not None:
@@ -132,7 +133,7 @@ def title(view: RunView, name: str) -> Text:
             return Text.assemble(safe(f"{name} "), ("✓", "fits"), at)
         return Text.assemble(safe(f"{name} "), ("✗", "trouble"), f" {view.result['outcome'].replace('_', ' ')}{at}")
     if not view.facts:
-        return Text.assemble(safe(name), (" waits", "quiet"))
+        return Text.assemble(safe(name), (" waits" if waits else " not run", "quiet"))
     if view.load_ns is None or not view.work_bytes:
         return safe(f"{name} … {PHASE_WORDS.get(view.phase, view.phase)}")
     return safe(f"{name} {min(100, 100 * view.done_bytes // view.work_bytes)} % {format_bytes(view.peak_bytes)}")

@@ -41,7 +41,7 @@ class PlanTable:
 
     def __init__(self, plan: Plan, *, width: int, ascii_only: bool, decimal: bool) -> None:
         self._plan = plan
-        self._width = width
+        self.width = width
         self._decimal = decimal
         self._glyphs = bars.ASCII if ascii_only else bars.UNICODE
         self._theories = [row.theory for row in plan.rows if row.theory is not None]
@@ -123,7 +123,7 @@ class PlanTable:
         ]
         text = f"= {' + '.join(parts) or 'nothing'}"
         indent = " " * (len(_MARK) + len(_GAP))
-        lines = textwrap.wrap(text, self._width, initial_indent=indent, subsequent_indent=indent + _GAP)
+        lines = textwrap.wrap(text, self.width, initial_indent=indent, subsequent_indent=indent + _GAP)
         return Text("\n".join(lines), style="quiet")
 
     def legend(self) -> Text:

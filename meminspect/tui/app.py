@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from textual.screen import Screen
 
     from meminspect.engine.session import Standby
+    from meminspect.engine.spec import RunSpec
     from meminspect.tui.faults import Fault
     from meminspect.tui.runs import Runs
 
@@ -72,25 +73,60 @@ class MeminspectApp(App[int]):
         with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # not in a thread of a test
             loop.add_signal_handler(signal.SIGTERM, lambda: self.run_worker(self.action_quit()))
             loop.add_signal_handler(signal.SIGHUP, self._hang_up)
-        self.push_screen(self._first_screen())
-
-    def _first_screen(self) -> Screen[None]:
-        # Imported when they are shown: the first frame pays for no other screen.
-        if len(self._captures) > 1:
-            from meminspect.tui.screens.race import RaceScreen
-
-            return RaceScreen(self._captures)
         if self._captures:
-            from meminspect.tui.screens.run import RunScreen
+            self.open_captures(self._captures)
+        elif self._ckpt is not None:
+            self.open_checkpoint(self._ckpt)
+        else:
+            self.open_picker()
 
-            return RunScreen(self._captures[0])
-        if self._ckpt is not None:
-            from meminspect.tui.screens.start import StartScreen
+    # As `Owner` has them. Screens are imported when they are shown: the first frame pays for no other one.
 
-            return StartScreen(self._ckpt)
+    def open_picker(self) -> None:
+        """Choose a checkpoint, in place of the screen there is."""
         from meminspect.tui.screens.pick import PickScreen
 
-        return PickScreen()
+        self._replace(PickScreen())
+
+    def open_checkpoint(self, ckpt: Path) -> None:
+        """Show a checkpoint and its plan, in place of the screen there is."""
+        from meminspect.tui.screens.start import StartScreen
+
+        self._replace(StartScreen(ckpt))
+
+    def open_captures(self, captures: Sequence[Path], runs: Runs | None = None) -> None:
+        """Show one run, or several beside each other, over the screen there is."""
+        from meminspect.tui.screens.race import RaceScreen
+        from meminspect.tui.screens.run import RunScreen
+
+        self.push_screen(RunScreen(captures[0], runs) if len(captures) == 1 else RaceScreen(captures, runs))
+
+    def open_history(self) -> None:
+        """List earlier captures, over the screen there is."""
+        from meminspect.tui.screens.history import HistoryScreen
+
+        self.push_screen(HistoryScreen())
+
+    def begin(self, specs: Sequence[RunSpec]) -> None:
+        """Run these in turn, and show them."""
+        from meminspect.tui.runs import Runs
+
+        self.runs, self.standby = Runs(specs, self.standby), None
+        self.runs.start()
+        self.open_captures([spec.capture for spec in specs], self.runs)
+
+    def stand_by(self) -> None:
+        """Let a worker import torch while the user reads, for the run that may come."""
+        from meminspect.engine.session import Standby
+
+        if self.standby is None:
+            self.standby = Standby()
+
+    def _replace(self, screen: Screen[None]) -> None:
+        if len(self.screen_stack) > 1:
+            self.switch_screen(screen)
+        else:  # below is only the blank that Textual begins with
+            self.push_screen(screen)
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """What the command palette offers: every key of this screen by its words, then Textual's own."""

@@ -368,7 +368,6 @@ def refused_or_drawing(window: Terminal) -> int | None:
     return None if window.modes.raw else window.status()
 
 
-@pytest.mark.xfail(strict=True, reason="the app draws wherever stdin and stdout are terminals, whatever TERM says")
 def test_given_a_terminal_that_can_only_print_then_one_line_says_so_with_a_hint(
     variants: Variants, home: Home, tmp_path: Path
 ) -> None:
@@ -379,7 +378,6 @@ def test_given_a_terminal_that_can_only_print_then_one_line_says_so_with_a_hint(
         assert "the app needs a terminal" in window.screen
 
 
-@pytest.mark.xfail(strict=True, reason="Textual draws on stderr, of which nobody asks whether it is a terminal")
 def test_given_stderr_in_a_file_then_the_app_does_not_draw_into_it(variants: Variants, window: Terminal) -> None:
     window.start("--ckpt", variants["shards"], behind="2>said")
 

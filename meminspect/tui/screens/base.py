@@ -13,7 +13,7 @@ from meminspect.tui.sizes import LEAST_HEIGHT, LEAST_WIDTH
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from meminspect.tui.app import MeminspectApp
+    from meminspect.tui.owner import Owner
 
 __all__ = ["BaseScreen", "Dialog"]
 
@@ -24,9 +24,9 @@ class BaseScreen(Screen[None]):
     """A screen that fills the terminal. Whoever composes it yields `self.too_small()` as well."""
 
     @property
-    def owner(self) -> MeminspectApp:
-        """The app, as ours."""
-        return cast("MeminspectApp", self.app)
+    def owner(self) -> Owner:
+        """The app, for what only it can do."""
+        return cast("Owner", self.app)
 
     def too_small(self) -> Static:
         """What stands in place of everything where there is no room."""

@@ -13,7 +13,7 @@ from meminspect.errors import CaptureError
 from meminspect.renderables.texts import safe
 from meminspect.text import shown
 from meminspect.tui.screens.base import BaseScreen
-from meminspect.tui.screens.start import MOST_IN_A_RACE
+from meminspect.tui.sizes import MOST_PANELS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -100,10 +100,8 @@ class HistoryScreen(BaseScreen):
 
     def action_open(self) -> None:
         """Show the capture under the cursor."""
-        from meminspect.tui.screens.run import RunScreen
-
         if self._under_cursor is not None:
-            self.app.push_screen(RunScreen(self._under_cursor))
+            self.owner.open_captures([self._under_cursor])
 
     def action_mark(self) -> None:
         """Take the capture under the cursor into the comparison, or out of it."""
@@ -112,20 +110,18 @@ class HistoryScreen(BaseScreen):
             return
         if capture in self._marked:
             self._marked.remove(capture)
-        elif len(self._marked) == MOST_IN_A_RACE:
-            self.notify(f"at most {MOST_IN_A_RACE} can be compared", severity="warning")
+        elif len(self._marked) == MOST_PANELS:
+            self.notify(f"at most {MOST_PANELS} can be compared", severity="warning")
         else:
             self._marked.append(capture)
         self.query_one(DataTable).update_cell(str(capture), "", "◉" if capture in self._marked else " ")
 
     def action_compare(self) -> None:
         """Show the marked captures beside each other."""
-        from meminspect.tui.screens.race import RaceScreen
-
         if len(self._marked) < 2:
-            self.notify(f"mark two to {MOST_IN_A_RACE} captures with space first", severity="warning")
+            self.notify(f"mark two to {MOST_PANELS} captures with space first", severity="warning")
         else:
-            self.app.push_screen(RaceScreen(self._marked))
+            self.owner.open_captures(self._marked)
 
     def action_leave(self) -> None:
         """Back to where we came from."""

@@ -167,10 +167,8 @@ class PickScreen(BaseScreen):
         self.app.call_from_thread(self._start, path)
 
     def _start(self, path: Path) -> None:
-        from meminspect.tui.screens.start import StartScreen
-
         if self.is_current:
-            self.app.switch_screen(StartScreen(path))
+            self.owner.open_checkpoint(path)
 
     def failed(self, error: BaseException, doing: str) -> None:
         """Errors of the path stand under it."""
@@ -203,6 +201,4 @@ class PickScreen(BaseScreen):
 
     def action_history(self) -> None:
         """Show earlier captures."""
-        from meminspect.tui.screens.history import HistoryScreen
-
-        self.app.push_screen(HistoryScreen())
+        self.owner.open_history()

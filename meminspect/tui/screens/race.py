@@ -73,8 +73,9 @@ class RaceScreen(WatchScreen):
         for index, view in enumerate(views):
             panel = self.query_one(f"#panel-{index}", _Panel)
             panel.show(view, scale)
-            panel.border_title = title(view, self._names[index])
-        documents = [view.document(name) for view, name in zip(views, self._names, strict=True)]
+            panel.border_title = title(view, self._names[index], waits=self.running)
+        named = zip(views, self._names, strict=True)
+        documents = [view.document(name, waits=self.running) for view, name in named]
         self.query_one("#table", Static).update(result_table(documents, decimal=False))
         self.query_one("#headline", Static).update(self._answer(views))
 
@@ -103,10 +104,8 @@ class RaceScreen(WatchScreen):
 
     def action_open(self) -> None:
         """Show one run alone."""
-        from meminspect.tui.screens.run import RunScreen
-
         if self._focused.facts:
-            self.app.push_screen(RunScreen(self._focused.capture, self._runs))
+            self.owner.open_captures([self._focused.capture], self._runs)
 
     def action_export(self) -> None:
         """Write one run, or this screen, into a file."""

@@ -8,10 +8,11 @@ from rich.text import Text
 from textual.binding import Binding
 from textual.containers import VerticalScroll
 from textual.widgets import Footer, OptionList, Static
-from textual.widgets.option_list import Option
 
 from meminspect.renderables.texts import safe
 from meminspect.tui.screens.base import BaseScreen
+from meminspect.tui.sizes import MOST_PANELS
+from meminspect.tui.widgets.strategy_list import StrategyList
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,31 +20,15 @@ if TYPE_CHECKING:
 
     from textual.app import ComposeResult
     from textual.binding import BindingType
-    from textual.events import Click
 
     from meminspect.analysis.plan import PlanRow
     from meminspect.analysis.prospect import Prospect
     from meminspect.renderables.plan_table import PlanTable
     from meminspect.tui.choices import Choices
 
-__all__ = ["MOST_IN_A_RACE", "StartScreen"]
+__all__ = ["StartScreen"]
 
-MOST_IN_A_RACE: Final = 4  # more panels than that cannot be read
-_MARK, _NO_MARK = "◉ ", "  "
 _PADDING: Final = 2  # of the list, as in start.tcss
-
-
-class _Strategies(OptionList):
-    """The list of strategies; what enter does is said in the footer."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [("enter", "select", "run")]
-
-    async def _on_click(self, event: Click) -> None:
-        """One click goes to a line, a second runs it: no load begins by mistake."""
-        line = event.style.meta.get("option")
-        if line is not None and event.chain < 2:
-            self.highlighted = line
-            event.prevent_default()
 
 
 class StartScreen(BaseScreen):
@@ -76,8 +61,6 @@ class StartScreen(BaseScreen):
         self._ckpt = ckpt
         self._choices: Choices | None = None  # None: as nobody has chosen yet
         self._prospect: Prospect | None = None
-        self._table: PlanTable | None = None
-        self._marked: list[str] = []
         self._stale = False  # something has been loaded since the plan was made
 
     def compose(self) -> ComposeResult:
@@ -87,7 +70,7 @@ class StartScreen(BaseScreen):
             yield Static(safe(f"reading the headers of {self._ckpt} …"), id="subject")
         yield Static("", id="answer")
         yield Static("", id="columns")
-        yield _Strategies(id="strategies", compact=True)
+        yield StrategyList(id="strategies")
         with VerticalScroll(id="about", can_focus=False):
             yield Static("", id="details")
             yield Static("", id="recipe")
@@ -108,6 +91,10 @@ class StartScreen(BaseScreen):
         """Bars are drawn to the width that there is."""
         self.call_after_refresh(self._draw)
 
+    @property
+    def _list(self) -> StrategyList:
+        return self.query_one(StrategyList)
+
     def _refresh_plan(self) -> None:
         self.in_background(self._read, "reading the checkpoint")
 
@@ -121,14 +108,8 @@ class StartScreen(BaseScreen):
         checkpoint = read_checkpoint(self._ckpt)
         prospect = prospect_of(checkpoint, choices.load, limit_bytes=choices.limit_bytes)
         self.app.call_from_thread(self._show, prospect, choices)
-        self._stand_by()
-
-    def _stand_by(self) -> None:
-        """Let a worker import torch while the user reads."""
-        from meminspect.engine.session import Standby
-
-        if self.owner.standby is None and self.is_current:
-            self.owner.standby = Standby()
+        if self.is_current:
+            self.owner.stand_by()
 
     def failed(self, error: BaseException, doing: str) -> None:
         """A checkpoint that cannot be read is the answer of this screen, not an accident."""
@@ -142,55 +123,43 @@ class StartScreen(BaseScreen):
         self.query_one("#subject", Static).update(Text("\n").join(lines))
 
     def _show(self, prospect: Prospect, choices: Choices) -> None:
-        first = self._prospect is None
         self._prospect, self._choices = prospect, choices
         self.remove_class("-unread")
         self._draw()
-        strategies = self.query_one("#strategies", OptionList)
-        if first:
-            ids = [row.strategy.id for row in prospect.plan.rows]
-            recommended = prospect.plan.recommendation.strategy_id
-            strategies.highlighted = ids.index(recommended) if recommended else 0
-        strategies.focus()
+        self._list.focus()
         self.refresh_bindings()
 
     def _draw(self) -> None:
         if self._prospect is None:
             return
         from meminspect.renderables.cards import checkpoint_card, machine_card, warnings_card
-        from meminspect.renderables.plan_table import PlanTable
 
-        subject, plan = self._prospect.subject, self._prospect.plan
-        strategies = self.query_one("#strategies", OptionList)
+        subject, strategies = self._prospect.subject, self._list
         width = strategies.scrollable_content_region.width or self.size.width - _PADDING  # not laid out yet
-        self._table = PlanTable(plan, width=width - len(_MARK), ascii_only=False, decimal=False)
+        table = strategies.show(self._prospect.plan, width)
         card = [*checkpoint_card(subject, decimal=False), machine_card(subject.machine, decimal=False)]
         self.query_one("#subject", Static).update(Text("\n").join([*card, *warnings_card(subject)]))
         self.query_one("#answer", Static).update(_answer(self._prospect))
-        self.query_one("#columns", Static).update(Text(_NO_MARK) + self._table.header())
-        highlighted = strategies.highlighted
-        strategies.set_options([Option(self._line(row), id=row.strategy.id) for row in plan.rows])
-        strategies.highlighted = highlighted
-        self._describe()
-
-    def _line(self, row: PlanRow) -> Text:
-        assert self._table is not None  # noqa: S101 - drawn before
-        mark = _MARK if row.strategy.id in self._marked else _NO_MARK
-        return Text(mark) + self._table.row(row)
+        self.query_one("#columns", Static).update(strategies.header(table))
+        self._describe(table)
 
     def on_option_list_option_highlighted(self) -> None:
         """Describe what is under the cursor."""
-        self._describe()
+        if self._list.table is not None:
+            self._describe(self._list.table)
 
-    def _describe(self) -> None:
+    def _describe(self, table: PlanTable) -> None:
         from meminspect.tui.screens.recipe import highlighted
 
-        row, table = self._highlighted, self._table
-        if row is None or table is None or self._choices is None:
+        row = self._list.row
+        if row is None or self._choices is None or self._prospect is None:
             return
         lines = [safe(f"{row.strategy.id} {row.strategy.summary}.", "answer")]
+        if row.why_not is not None:
+            lines.append(safe(f"not available: {row.why_not}", "tight"))
         if row.theory is not None:
             lines.append(table.bill(row.theory))
+            self.query_one("#recipe", Static).update(highlighted(row.strategy.recipe(self._prospect.task)))
         lines += [
             safe(f"for: {row.strategy.good}"),
             safe(f"but: {row.strategy.bad}"),
@@ -199,15 +168,6 @@ class StartScreen(BaseScreen):
         if table.legend().plain.strip():
             lines.append(table.legend())
         self.query_one("#details", Static).update(Text("\n").join(lines))
-        if row.theory is not None and self._prospect is not None:
-            self.query_one("#recipe", Static).update(highlighted(row.strategy.recipe(self._prospect.task)))
-
-    @property
-    def _highlighted(self) -> PlanRow | None:
-        index = self.query_one("#strategies", OptionList).highlighted
-        if self._prospect is None or index is None:
-            return None
-        return self._prospect.plan.rows[index]
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Keys that need a plan wait for it."""
@@ -215,39 +175,31 @@ class StartScreen(BaseScreen):
             return self._prospect is not None
         return super().check_action(action, parameters)
 
-    def on_option_list_option_selected(self) -> None:
-        """Enter, or a double click."""
-        self.action_run()
-
-    def action_run(self) -> None:
-        """Run the strategy under the cursor."""
-        if self._highlighted is not None:
-            self._ask_and_begin([self._highlighted])
+    def on_option_list_option_selected(self, _: OptionList.OptionSelected) -> None:
+        """Run the strategy under the cursor: enter, or a double click."""
+        if self._list.row is not None:
+            self._ask_and_begin([self._list.row])
 
     def action_mark(self) -> None:
         """Take the strategy under the cursor into the race, or out of it."""
-        row = self._highlighted
+        row, marked = self._list.row, self._list.marked
         if row is None:
             return
-        if row.strategy.id in self._marked:
-            self._marked.remove(row.strategy.id)
-        elif row.why_not is not None:
-            self.notify(f"{row.strategy.id} is not available: {row.why_not}", severity="warning")
-        elif len(self._marked) == MOST_IN_A_RACE:
-            self.notify(f"a race has room for {MOST_IN_A_RACE}", severity="warning")
+        if row.strategy.id not in marked and row.why_not is not None:
+            self.notify(f"{row.strategy.id} is not available: {row.why_not}", severity="warning", markup=False)
+        elif row.strategy.id not in marked and len(marked) == MOST_PANELS:
+            self.notify(f"a race has room for {MOST_PANELS}", severity="warning")
         else:
-            self._marked.append(row.strategy.id)
-        strategies = self.query_one("#strategies", OptionList)
-        strategies.replace_option_prompt(row.strategy.id, self._line(row))
+            self._list.toggle(row)
 
     def action_race(self) -> None:
         """Run the marked strategies in turn, beside each other."""
         if self._prospect is None:
             return
         rows = {row.strategy.id: row for row in self._prospect.plan.rows}
-        chosen = [rows[id_] for id_ in self._marked if id_ in rows]
+        chosen = [rows[id_] for id_ in self._list.marked]
         if len(chosen) < 2:
-            self.notify(f"mark two to {MOST_IN_A_RACE} strategies with space first", severity="warning")
+            self.notify(f"mark two to {MOST_PANELS} strategies with space first", severity="warning")
         else:
             self._ask_and_begin(chosen)
 
@@ -287,37 +239,26 @@ class StartScreen(BaseScreen):
     def _begin(self, rows: Sequence[PlanRow], *, force: bool) -> None:
         from meminspect.capture.library import default_folder, new_path
         from meminspect.errors import UsageError
-        from meminspect.tui.runs import Runs
-        from meminspect.tui.screens.race import RaceScreen
-        from meminspect.tui.screens.run import RunScreen
 
-        owner = self.owner
         assert self._prospect is not None  # noqa: S101 - there are rows
         assert self._choices is not None  # noqa: S101
-        checkpoint = self._prospect.task.checkpoint.path
+        checkpoint, choices = self._prospect.task.checkpoint.path, self._choices
         try:
-            folder = owner.folder or default_folder()
+            folder = self.owner.folder or default_folder()
         except UsageError as error:
             self.failed(error, "starting a run")
             return
-        specs = [
-            self._choices.spec(checkpoint, id_, new_path(folder, checkpoint, id_), force=force)
-            for id_ in (row.strategy.id for row in rows)
-        ]
         self._stale = True
-        owner.runs, owner.standby = Runs(specs, owner.standby), None
-        captures = [spec.capture for spec in specs]
-        owner.runs.start()
-        owner.push_screen(RunScreen(captures[0], owner.runs) if len(rows) == 1 else RaceScreen(captures, owner.runs))
+        ids = [row.strategy.id for row in rows]
+        self.owner.begin([choices.spec(checkpoint, id_, new_path(folder, checkpoint, id_), force=force) for id_ in ids])
 
     def action_recipe(self) -> None:
         """Show the lines of PyTorch that the strategy under the cursor stands for."""
         from meminspect.tui.screens.recipe import RecipeScreen
 
-        row = self._highlighted
+        row = self._list.row
         if row is not None and self._prospect is not None:
-            code = row.strategy.recipe(self._prospect.task)
-            self.app.push_screen(RecipeScreen(row.strategy.id, code))
+            self.app.push_screen(RecipeScreen(row.strategy.id, row.strategy.recipe(self._prospect.task)))
 
     def action_options(self) -> None:
         """Choose device, dtypes, limit and page cache."""
@@ -333,16 +274,12 @@ class StartScreen(BaseScreen):
 
     def action_history(self) -> None:
         """Show earlier captures."""
-        from meminspect.tui.screens.history import HistoryScreen
-
-        self.app.push_screen(HistoryScreen())
+        self.owner.open_history()
 
     def action_pick(self) -> None:
         """Choose another checkpoint."""
-        from meminspect.tui.screens.pick import PickScreen
-
         self.owner.close_standby()
-        self.app.switch_screen(PickScreen())
+        self.owner.open_picker()
 
 
 def _answer(prospect: Prospect) -> Text:

@@ -57,10 +57,10 @@ class WatchScreen(BaseScreen):
 
     def _pull(self) -> None:
         views = self.views
-        if views is not self._drawn:
+        state = (self.running, *(view.ended for view in views))
+        if views is not self._drawn or state != self._state:
             self._drawn = views
             self.draw(views)
-        state = (self.running, *(view.ended for view in views))
         if state != self._state:  # a new footer costs more than a picture
             self._state = state
             self.refresh_bindings()
