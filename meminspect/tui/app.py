@@ -57,7 +57,8 @@ class MeminspectApp(App[int]):
     ]
 
     def __init__(self, ckpt: Path | None = None, captures: Sequence[Path] = (), folder: Path | None = None) -> None:
-        super().__init__()
+        # Textual makes greys of colours for NO_COLOR, unless it leaves them to the terminal: then it leaves them out.
+        super().__init__(ansi_color="NO_COLOR" in os.environ)
         self.console.push_theme(Theme(STYLES))
         self.ansi_theme_dark, self.ansi_theme_light = DARK, LIGHT
         self.folder = folder
