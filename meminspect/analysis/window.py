@@ -100,7 +100,7 @@ def window(events: Sequence[Event], samples: Sequence[Sample], *, marks_reset: b
     """Cut the window out of a capture; None when the run never reached its baseline.
 
     The worker reads its mark before every reset, so that its own readings, which stand in one order with the events,
-    hold every peak. Samples tell of marks only where the worker died before it could.
+    hold every peak. Samples tell of the total only where the worker died before it could, or may not reset.
 
     Args:
         events: the run's events.
@@ -126,7 +126,8 @@ def window(events: Sequence[Event], samples: Sequence[Sample], *, marks_reset: b
         if baseline.t_ns < sample.t_ns <= end_ns
     ]
     moments = (start, *sorted([*inside, *sampled], key=lambda moment: moment.t_ns))
-    return Window(start, end_ns, moments, moments if end is None else (start, *inside))
+    exact = marks_reset and end is not None  # the worker's own readings have every peak
+    return Window(start, end_ns, moments, (start, *inside) if exact else moments)
 
 
 def _moment(t_ns: int, reading: Reading, old_mark: int) -> Moment:
