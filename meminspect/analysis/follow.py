@@ -201,15 +201,18 @@ class RunFollower:
 
     def _look(self, reader: CaptureReader) -> tuple[RunView, bool]:
         outcome = reader.fact("outcome")  # first: once it is there, nothing comes behind what is read below
+        # Before the events: whatever may be written meanwhile, the events of these samples' time are there.
+        samples = reader.samples(self._sampled_ns, _BATCH)
         events = reader.events(self._seq, _BATCH)
+        behind = len(events) == _BATCH or len(samples) == _BATCH
+        if len(events) == _BATCH:  # only they tell whether a sample is of the load: none is taken ahead of them
+            samples = [sample for sample in samples if sample.t_ns <= events[-1][1].t_ns]
         if events:
             self._seq = events[-1][0]
             self._apply([event for _, event in events])
-        samples = reader.samples(self._sampled_ns, _BATCH) if self._window.began_ns is not None else []
         if samples:
             self._sampled_ns = samples[-1].t_ns
             self._sample(samples)
-        behind = len(events) == _BATCH or len(samples) == _BATCH
         self._view = dataclasses.replace(
             self._view,
             facts=self._facts(reader),
@@ -240,8 +243,6 @@ class RunFollower:
         self._progress.update(events)
         self._operations.update(events)
         for event in events:
-            if event.kind is EventKind.READING and event.name == "baseline" and event.reading is not None:
-                self._sampled_ns = event.t_ns
             self._window.apply(event)
             if event.reading is not None and self._window.covers(event.t_ns):
                 self._add(event.t_ns, event.reading, None)
@@ -264,7 +265,7 @@ class _Window:
         self._end_ns: int | None = None
         self._last_ns = 0
         self._baseline: Reading | None = None
-        self._marks_reset = True
+        self._old_mark_bytes = 0  # where nobody could reset it: a mark no higher than this is not of the load
         self._steps: list[tuple[int, str]] = []
         self._phases: list[tuple[int, str]] = []
         self._held = self._peaks = Held()
@@ -275,7 +276,8 @@ class _Window:
             self.began_ns, self._baseline = event.t_ns, event.reading
             self._last_ns = event.t_ns
         elif event.kind is EventKind.REPORT and event.name == "baseline":
-            self._marks_reset = bool(json.loads(event.detail).get("resets", True))
+            if self._baseline is not None and not json.loads(event.detail).get("resets", True):
+                self._old_mark_bytes = self._baseline.high_water_bytes
         elif event.kind is EventKind.READING and event.name == "resident":
             self._end_ns = event.t_ns
         elif event.kind is EventKind.PHASE and self.began_ns is None:
@@ -299,9 +301,9 @@ class _Window:
         )
         since_ns = t_ns - self.began_ns
         total = held.total_bytes
-        if self._marks_reset and since_ns > 0:
+        if reading.high_water_bytes > self._old_mark_bytes and since_ns > 0:
             total = max(total, reading.high_water_bytes - base.rss_bytes)
-        if total > self._peak_bytes:
+        if (total, -since_ns) > (self._peak_bytes, -self._peak_ns):  # the first of equals, in whatever order they come
             self._peak_bytes, self._peak_ns = total, since_ns
         self._peaks = Held(*map(max, self._peaks, held))
         if t_ns >= self._last_ns:
