@@ -1,0 +1,547 @@
+"""A capture followed while it grows: written step by step, polled in between."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import psutil
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from run_events import BASE, MIB, MS, baseline, begin, end, named, phase, reading, resident, sample
+
+from meminspect.analysis import follow
+from meminspect.analysis.follow import Held, RunFollower, RunView
+from meminspect.analysis.reduction import Column
+from meminspect.analysis.run import run_document
+from meminspect.analysis.verdict import PROCESS_BYTES
+from meminspect.capture.records import Event, EventKind, LogLine, Operation, Pool, Reading, Sample
+from meminspect.capture.store import CaptureReader, CaptureWriter
+from meminspect.errors import CaptureError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+SPEC = {"strategy": "naive", "repeat_index": 1, "repeat_of": 1}
+COMPLETED = {"outcome": "completed", "message": "", "died_at": None, "exit_status": 0}
+KILLED = {"outcome": "oom_killed", "message": "killed", "died_at": {"phase": "read", "tensor": "a"}, "exit_status": -9}
+
+
+class Run:
+    """A growing capture and its follower."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "run.meminspect"
+        self.writer = CaptureWriter(self.path, 0)
+        self.follower = RunFollower(self.path)
+
+    def adds(self, *records: Event | Sample | LogLine) -> RunView:
+        """Commit these together, and look."""
+        self.writer.append(
+            [record for record in records if isinstance(record, Sample)],
+            [record for record in records if isinstance(record, Event)],
+            [record for record in records if isinstance(record, LogLine)],
+        )
+        return self.look()
+
+    def knows(self, **facts: object) -> RunView:
+        """Commit facts, and look."""
+        for name, value in facts.items():
+            self.writer.fact(name, value)
+        return self.look()
+
+    def look(self) -> RunView:
+        view, behind = self.follower.poll()
+        assert not behind
+        return view
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    made = Run(tmp_path)
+    with made.follower:
+        yield made
+    made.writer.close()
+
+
+def report(t_ms: float, name: str, detail: str) -> Event:
+    return Event(int(t_ms * MS), EventKind.REPORT, name=name, detail=detail)
+
+
+def resets(answer: str) -> Event:
+    """What the worker says right after its baseline."""
+    return report(10.1, "baseline", f'{{"resets": {answer}}}')
+
+
+# --- from nothing to the baseline
+
+
+def test_given_no_capture_when_polled_then_nothing_is_known_and_nothing_is_wrong(tmp_path: Path) -> None:
+    with RunFollower(tmp_path / "absent.meminspect") as follower:
+        view, behind = follower.poll()
+    assert not behind
+    assert (view.strategy, view.facts, view.phase, view.load_ns, view.outcome) == ("", {}, "", None, None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_given_a_capture_that_is_just_being_created_then_it_is_followed_once_it_has_tables(tmp_path: Path) -> None:
+    path = tmp_path / "run.meminspect"
+    with RunFollower(path) as follower:
+        # given the moment between creating the file and its tables
+        path.touch()
+        assert follower.poll()[0].facts == {}
+        path.unlink()
+        # when it is one
+        writer = CaptureWriter(path, 0)
+        writer.fact("spec", SPEC)
+        # then
+        assert follower.poll()[0].strategy == "naive"
+        writer.close()
+
+
+def test_given_a_worker_that_prepares_itself_then_its_steps_are_told_and_the_load_has_not_begun(run: Run) -> None:
+    run.adds(phase(1, "import", reading()))
+    view = run.adds(phase(5, "warm-up", reading()), sample(6, reading(heap=5000 * MIB)))
+    assert view.steps == ((1 * MS, "import"), (5 * MS, "warm-up"))
+    assert (view.phase, view.load_ns, view.baseline, view.peak_bytes) == ("warm-up", None, None, 0)
+    assert view.series.end_ns == 0
+
+
+def test_given_what_is_done_to_the_page_cache_then_it_is_said_until_it_is_done(run: Run) -> None:
+    assert run.knows(preparing="reading the checkpoint into the page cache").preparing.startswith("reading the check")
+    assert run.knows(preparing="").preparing == ""
+
+
+def test_given_samples_from_before_the_baseline_then_they_do_not_count_however_late_it_is_seen(run: Run) -> None:
+    # given a warm-up that needed more than the load does, looked at before and together with the baseline
+    run.adds(sample(5, reading(heap=900 * MIB)))
+    view = run.adds(sample(9, reading(heap=800 * MIB)), baseline(10), sample(11, reading(heap=3)))
+    assert (view.held, view.peaks, view.peak_bytes) == (Held(3, 0, 0), Held(3, 0, 0), 3)
+    assert (view.load_began_ns, view.load_ns, view.baseline) == (10 * MS, 1 * MS, baseline().reading)
+
+
+# --- the load
+
+
+def test_given_samples_and_readings_then_pools_peak_at_their_own_moments_and_the_total_at_its(run: Run) -> None:
+    run.adds(baseline(10), resets("true"))
+    run.adds(phase(12, "read", reading(heap=50)), sample(13, reading(heap=70, file=10)))
+    view = run.adds(sample(14, reading(heap=20, file=90, pinned=4)))
+    assert view.held == Held(20, 90, 4)
+    assert view.peaks == Held(70, 90, 4)
+    assert (view.peak_bytes, view.peak_ns) == (114, 4 * MS)
+    assert view.phases == ((2 * MS, "read"),)
+    assert view.load_ns == 4 * MS
+
+
+def test_given_a_mark_that_was_reset_at_the_baseline_then_it_is_the_peak(run: Run) -> None:
+    # given a warm-up that left a mark of 5000, and a load that touched 300 between two readings
+    run.adds(baseline(10, mark_before=5000), resets("true"))
+    view = run.adds(phase(12, "copy", reading(heap=100, mark=300)))
+    assert (view.peak_bytes, view.peak_ns, view.peaks) == (300, 2 * MS, Held(100, 0, 0))
+
+
+def test_given_marks_that_nobody_may_reset_then_only_what_goes_beyond_the_old_one_is_of_the_load(run: Run) -> None:
+    run.adds(baseline(10, mark_before=5000), resets("false"))
+    assert run.adds(phase(12, "copy", reading(heap=100, mark=5000))).peak_bytes == 100
+    assert run.adds(phase(13, "copy", reading(heap=100, mark=5001))).peak_bytes == 5001
+
+
+def test_given_the_same_height_twice_then_the_peak_is_where_it_was_first_whatever_is_read_first(run: Run) -> None:
+    # given a sample of 12 ms that is applied after an event of 13 ms
+    view = run.adds(baseline(10), sample(12, reading(heap=50)), phase(13, "read", reading(heap=50)))
+    assert (view.peak_bytes, view.peak_ns) == (50, 2 * MS)
+
+
+def test_given_a_tensor_in_flight_then_it_is_named_and_its_work_counts_when_it_is_done(run: Run) -> None:
+    tensor = begin(12, Operation.MATERIALISE, Pool.HEAP, 1, "a", 64)
+    run.knows(spec=SPEC, plan={"work_bytes": 128, "usable_bytes": 4096}, theory={"peak_rss_bytes": 99})
+    view = run.adds(baseline(10), phase(11, "read"), tensor)
+    assert (view.phase, view.tensor, view.done_bytes, view.work_bytes) == ("read", "a", 0, 128)
+    assert view.theory_bytes == 99
+    assert [(row.tensor, row.elapsed_ns) for row in view.operations] == [("a", None)]
+
+    assert run.adds(end(14, tensor)).done_bytes == 64
+    assert [(row.tensor, row.elapsed_ns) for row in view.operations] == [("a", 2 * MS)]
+
+
+def test_given_what_the_code_printed_then_each_line_is_told_once_in_order(run: Run) -> None:
+    lines = [LogLine(number * MS, "stderr", f"line {number}") for number in range(5)]
+    run.adds(*lines[:2])
+    assert run.look().log == tuple(lines[:2])
+    assert run.adds(*lines[2:]).log == tuple(lines)
+
+
+def test_given_facts_that_come_one_by_one_then_those_of_the_whole_run_are_kept(run: Run) -> None:
+    assert run.knows(spec=SPEC).facts == {"spec": SPEC}
+    view = run.knows(recipe="model = 1", tensors={"expected": 1})
+    assert view.facts == {"spec": SPEC, "recipe": "model = 1"}
+    assert run.look().facts is view.facts, "nothing new: nothing is built anew"
+
+
+# --- its end
+
+
+def test_given_what_comes_after_resident_then_it_is_not_in_the_picture(run: Run) -> None:
+    run.adds(baseline(10), resets("true"), phase(11, "read", reading(heap=7)))
+    before = run.adds(resident(20, reading(heap=40, file=2)))
+    assert (before.resident, before.load_ns, before.peak_bytes) == (True, 10 * MS, 42)
+
+    after = run.adds(
+        sample(21, reading(heap=900 * MIB)),
+        phase(22, "verify", reading(heap=900 * MIB)),
+        sample(23, reading(file=900 * MIB)),
+        named(24, "trimmed", reading(heap=900 * MIB)),
+    )
+    assert after.phase == "verify"
+    assert (after.held, after.peaks, after.peak_bytes) == (Held(40, 2, 0), Held(40, 2, 0), 42)
+    assert (after.load_ns, after.phases, after.series) == (10 * MS, ((1 * MS, "read"),), before.series)
+
+
+def test_given_a_completed_run_then_its_document_is_there_and_nothing_is_read_any_more(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.knows(spec=SPEC)
+    view = run.adds(baseline(10), resets("true"), resident(20, reading(heap=40)))
+    assert (view.ended, view.died, view.result) == (False, False, None)
+
+    view = run.knows(outcome=COMPLETED)
+    assert (view.ended, view.died, view.outcome) == (True, False, COMPLETED)
+    assert view.result is not None
+    assert view.result["peak"]["rss_bytes"] == 40
+
+    monkeypatch.setattr(CaptureReader, "_rows", lambda *_: pytest.fail("read after the end"))
+    assert run.follower.poll() == (view, False)
+
+
+def test_given_a_death_in_the_middle_then_the_picture_ends_where_it_was_last_seen(run: Run) -> None:
+    tensor = begin(14, Operation.MATERIALISE, Pool.HEAP, 1, "a", 300 * MIB)
+    run.adds(baseline(10), resets("true"), phase(11, "read", reading()), tensor)
+    run.adds(sample(15, reading(heap=100 * MIB)), sample(25, reading(heap=200 * MIB, mark=210 * MIB)))
+    view = run.knows(spec=SPEC, outcome=KILLED)
+    assert (view.died, view.ended, view.resident) == (True, True, False)
+    assert (view.tensor, view.operations[0].elapsed_ns) == ("a", None)
+    assert (view.load_ns, view.held.heap_bytes, view.peak_bytes) == (15 * MS, 200 * MIB, 210 * MIB)
+    assert view.result is not None
+    assert (view.result["died_at"], view.result["peak"]["rss_bytes"]) == (KILLED["died_at"], 210 * MIB)
+
+
+@pytest.mark.parametrize("outcome", ["failed", "cancelled", "refused"])
+def test_given_an_end_before_the_baseline_then_nothing_died_that_was_not_alive(run: Run, outcome: str) -> None:
+    run.adds(phase(1, "import", reading()), sample(2, reading()))
+    view = run.knows(spec=SPEC, outcome={"outcome": outcome, "message": "no", "died_at": None})
+    assert (view.died, view.ended, view.load_ns) == (False, True, None)
+
+
+def test_given_a_capture_damaged_under_its_eyes_then_it_says_so(run: Run) -> None:
+    run.look()
+    run.writer.append([], [phase(1, "import")], [])
+    run.writer._db.execute("UPDATE events SET kind = 'dance'")
+    with pytest.raises(CaptureError, match="damaged"):
+        run.follower.poll()
+
+
+def open_files_below(folder: Path) -> list[str]:
+    return [file.path for file in psutil.Process().open_files() if file.path.startswith(f"{folder}/")]
+
+
+def test_given_it_is_left_then_its_reader_is_closed(tmp_path: Path) -> None:
+    writer = CaptureWriter(tmp_path / "run.meminspect", 0)
+    writer.fact("spec", SPEC)
+    writer.close()
+    with RunFollower(tmp_path / "run.meminspect") as follower:
+        follower.poll()
+        assert open_files_below(tmp_path) != []
+    assert open_files_below(tmp_path) == []
+
+
+# --- what a view tells of itself
+
+
+@pytest.mark.parametrize(
+    ("usable", "limit", "base", "ceiling"),
+    [
+        (None, None, BASE, None),
+        (10**6, None, BASE, 10**6 - 1010),  # of heap and pinned; files' pages can be reclaimed
+        (10**6, 10**5, BASE, 10**5 - 1010),
+        (10**5, 10**6, BASE, 10**5 - 1010),
+        (None, 10**5, BASE, 10**5 - 1010),
+        (900, None, BASE, 0),  # never below nothing
+        (2 * PROCESS_BYTES, None, None, PROCESS_BYTES),  # before the baseline: what such a process takes
+    ],
+)
+def test_the_ceiling_is_what_the_tighter_of_machine_and_limit_leaves_above_the_baseline(
+    usable: int | None, limit: int | None, base: Reading | None, ceiling: int | None
+) -> None:
+    facts = {"spec": {"limit_bytes": limit}, "plan": {"usable_bytes": usable}}
+    assert RunView(Path("x"), facts=facts, baseline=base).ceiling_bytes == ceiling
+
+
+def test_a_view_of_nothing_has_neither_ceiling_nor_theory_nor_work() -> None:
+    view = RunView(Path("x"))
+    assert (view.ceiling_bytes, view.theory_bytes, view.work_bytes, view.strategy) == (None, None, 0, "")
+
+
+def test_a_document_says_whether_a_run_waits_is_not_to_be_or_goes_on(run: Run) -> None:
+    absent = RunView(Path("x"))
+    assert absent.document("sharded", waits=True)["outcome"] == "waiting"
+    assert absent.document("sharded", waits=False) == {
+        "strategy": "sharded",
+        "outcome": "not_run",
+        "peak": {"heap_bytes": None, "file_bytes": None, "pinned_bytes": None, "rss_bytes": None},
+        "theory": None,
+        "returned_s": None,
+        "resident_s": None,
+        "repeat": {"index": 1, "of": 1},
+    }
+
+    run.knows(spec=SPEC, theory={"floor_bytes": 9})
+    document = run.adds(baseline(10), sample(11, reading(heap=5, file=6))).document("?", waits=True)
+    assert (document["strategy"], document["outcome"], document["theory"]) == ("naive", "running", {"floor_bytes": 9})
+    assert document["peak"] == {"heap_bytes": 5, "file_bytes": 6, "pinned_bytes": 0, "rss_bytes": 11}
+
+    view = run.knows(outcome=COMPLETED)
+    assert view.document("?", waits=True) is view.result
+
+
+# --- properties: whatever a run does, however its capture is written and read, the figures are the same
+
+
+class Written(NamedTuple):
+    """What a run leaves, in the order in which it came about."""
+
+    records: list[Event | Sample]
+    outcome: dict[str, Any]
+
+
+class Machine:
+    """A process's books as the kernel keeps them; what worker and supervisor read off them is recorded."""
+
+    def __init__(self, *, lets_reset: bool) -> None:
+        self.records: list[Event | Sample] = []
+        self._lets_reset = lets_reset
+        self._pools = [0, 0, 0]
+        self._mark = 700  # of the warm-up
+        self._t_ms = 1
+
+    def read(self) -> Reading:
+        self._t_ms += 1
+        return reading(*self._pools, mark=self._mark)
+
+    def grow(self, pool: int, nbytes: int) -> None:
+        self._pools[pool] += nbytes
+        self._mark = max(self._mark, sum(self._pools))
+
+    def spike(self, nbytes: int) -> None:
+        self._mark = max(self._mark, sum(self._pools) + nbytes)
+
+    def sampled(self) -> None:
+        self.records.append(sample(self._t_ms, self.read()))
+
+    def happened(self, name: str, *, reset: bool) -> None:
+        """The worker reads the mark before every reset."""
+        self.records.append(named(self._t_ms, name, self.read()))
+        if reset and self._lets_reset:
+            self._mark = sum(self._pools)
+
+    def phase(self, name: str) -> None:
+        self.records.append(phase(self._t_ms, name, self.read()))
+
+    def tensor(self, id_: int) -> None:
+        begun = begin(self._t_ms, Operation.MATERIALISE, Pool.HEAP, id_, f"w{id_}", 8)
+        self.records += [begun, end(self._t_ms + 0.5, begun)]
+        self._t_ms += 1
+
+
+amounts = st.integers(-50, 300)
+actions = st.lists(
+    st.one_of(
+        st.tuples(st.just("grow"), st.integers(0, 2), amounts),
+        st.tuples(st.just("spike"), amounts),
+        st.tuples(st.just("sampled")),
+        st.tuples(st.just("happened"), st.booleans()),
+        st.tuples(st.just("phase"), st.sampled_from(["read", "copy"])),
+        st.tuples(st.just("tensor"), st.integers(1, 99)),
+    ),
+    max_size=14,
+)
+
+
+def do(machine: Machine, steps: list[Any]) -> None:
+    for name, *arguments in steps:
+        if name == "happened":
+            machine.happened("between", reset=arguments[0])
+        else:
+            getattr(machine, name)(*arguments)
+
+
+@st.composite
+def runs(draw: st.DrawFn) -> Written:
+    lets_reset = draw(st.booleans())
+    machine = Machine(lets_reset=lets_reset)
+    do(machine, draw(actions))
+    if not draw(st.booleans()):
+        return Written(machine.records, KILLED)
+    machine.happened("baseline", reset=True)
+    last = machine.records[-1]
+    machine.records.append(report(last.t_ns / MS + 0.25, "baseline", f'{{"resets": {str(lets_reset).lower()}}}'))
+    do(machine, draw(actions))
+    if not draw(st.booleans()):
+        return Written(machine.records, KILLED)
+    machine.happened("resident", reset=True)
+    do(machine, draw(actions))
+    return Written(machine.records, COMPLETED)
+
+
+def in_one_go(folder: Path, written: Written) -> tuple[RunView, dict[str, Any]]:
+    """What a finished capture shows, and its document."""
+    path = folder / "whole.meminspect"
+    writer = CaptureWriter(path, 0)
+    commit(writer, written.records)
+    writer.fact("outcome", written.outcome)
+    writer.close()
+    with RunFollower(path) as follower, CaptureReader(path) as capture:
+        view, behind = follower.poll()
+        assert not behind
+        return view, run_document(capture)
+
+
+def commit(writer: CaptureWriter, records: list[Event | Sample]) -> None:
+    """As the supervisor does: what the worker reports becomes a fact as well."""
+    events = [record for record in records if isinstance(record, Event)]
+    for event in events:
+        if event.kind is EventKind.REPORT:
+            writer.fact(event.name, json.loads(event.detail))
+    writer.append([record for record in records if isinstance(record, Sample)], events, [])
+
+
+def told(view: RunView) -> dict[str, Any]:
+    """Everything that a view says, but where it is from."""
+    fields = {field.name: getattr(view, field.name) for field in dataclasses.fields(view)}
+    del fields["capture"]
+    return {**fields, "result": {**fields["result"], "capture": None}} if fields["result"] else fields
+
+
+def finished(follower: RunFollower, batch: int, look: Callable[[RunView], None]) -> RunView:
+    """Poll until it has ended, in batches of so many rows."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(follow, "_BATCH", batch)
+        for _ in range(400):
+            view, _ = follower.poll()
+            look(view)
+            if view.ended:
+                return view
+    raise AssertionError("it never ended")
+
+
+# A sample of the load, and one from after it, while events are still to be read.
+_LONG = Machine(lets_reset=True)
+_LONG.happened("baseline", reset=True)
+do(_LONG, [("grow", 0, 5), ("sampled",), ("tensor", 1), ("tensor", 2), ("tensor", 3)])
+_LONG.happened("resident", reset=True)
+do(_LONG, [("grow", 0, 900), ("sampled",), ("sampled",)])
+
+
+@settings(deadline=None, max_examples=75)
+@given(runs())
+@example(Written(_LONG.records, COMPLETED))
+def test_a_finished_capture_shows_the_peaks_of_its_document(written: Written) -> None:
+    with TemporaryDirectory() as folder:
+        view, document = in_one_go(Path(folder), written)
+    assert view.result is not None
+    assert {**view.result, "capture": None} == {**document, "capture": None}
+    known = view.baseline is not None
+    assert (view.peaks if known else None) == (
+        Held(*(document["peak"][name] for name in Held._fields)) if document["peak"]["rss_bytes"] is not None else None
+    )
+    assert (view.peak_bytes if known else None) == document["peak"]["rss_bytes"]
+
+
+@settings(deadline=None, max_examples=75)
+@given(runs(), st.integers(1, 9))
+@example(Written(_LONG.records, COMPLETED), 2)
+def test_in_batches_it_shows_what_it_shows_in_one_go_and_never_more(written: Written, batch: int) -> None:
+    with TemporaryDirectory() as folder:
+        whole, _ = in_one_go(Path(folder), written)
+
+        def look(view: RunView) -> None:
+            assert view.peak_bytes <= whole.peak_bytes
+            assert view.series.end_ns <= whole.series.end_ns
+
+        with RunFollower(whole.capture) as follower:
+            assert told(finished(follower, batch, look)) == told(whole)
+
+
+@settings(deadline=None, max_examples=75)
+@given(runs(), st.data())
+def test_commits_at_any_moment_even_between_two_reads_of_one_look_lose_nothing(
+    written: Written, data: st.DataObject
+) -> None:
+    # given a capture that is written in pieces
+    edges = sorted(data.draw(st.sets(st.integers(0, len(written.records)), max_size=6), label="edges"))
+    pieces = [
+        written.records[first:last] for first, last in zip([0, *edges], [*edges, len(written.records)], strict=True)
+    ]
+    with TemporaryDirectory() as folder:
+        whole, _ = in_one_go(Path(folder), written)
+        path = Path(folder) / "growing.meminspect"
+        writer = CaptureWriter(path, 0)
+
+        def another_commit() -> None:
+            if pieces:
+                commit(writer, pieces.pop(0))
+            else:
+                writer.fact("outcome", written.outcome)
+
+        class Interrupted(CaptureReader):
+            """Each of its reads may have a commit right before it."""
+
+            def _rows(self, query: str, *values: object) -> list[Any]:
+                if data.draw(st.booleans()):
+                    another_commit()
+                return super()._rows(query, *values)
+
+        def look(view: RunView) -> None:
+            assert view.peak_bytes <= whole.peak_bytes, "something that is no part of the load was taken for it"
+            if not view.ended:
+                another_commit()
+
+        # when somebody follows it meanwhile
+        with pytest.MonkeyPatch.context() as patch, RunFollower(path) as follower:
+            patch.setattr(follow, "CaptureReader", Interrupted)
+            view = finished(follower, data.draw(st.integers(1, 9)), look)
+        # then
+        assert told(view) == told(whole)
+        writer.close()
+
+
+def test_given_a_capture_of_more_rows_than_a_batch_then_each_look_says_that_there_is_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follow, "_BATCH", 4)
+    view, behinds = None, []
+    with RunFollower(more_than_a_batch(tmp_path)) as follower:
+        for _ in range(3):
+            view, behind = follower.poll()
+            behinds.append((behind, view.ended))
+    assert behinds == [(True, False), (True, False), (False, True)]
+    assert view is not None
+    assert view.series.columns(1, 5 * MS) == [Column(40, 0, 0, 0, None)]
+
+
+def more_than_a_batch(folder: Path) -> Path:
+    """Nine events and a sample for each."""
+    records: list[Event | Sample] = [baseline(10)]
+    for t_ms in range(11, 15):
+        records += [phase(t_ms, "read"), sample(t_ms + 0.5, reading(heap=10 * (t_ms - 10)))]
+    records += [phase(14.6, "copy"), phase(14.7, "read"), phase(14.8, "copy"), phase(14.9, "read")]
+    path = folder / "run.meminspect"
+    writer = CaptureWriter(path, 0)
+    commit(writer, records)
+    writer.fact("outcome", KILLED)
+    writer.close()
+    return path
