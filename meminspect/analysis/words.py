@@ -54,8 +54,7 @@ def sentence(run: Run, *, decimal: bool) -> str:
         return f"{name}: {run['message'] or OUTCOME_WORDS.get(outcome, outcome)}"
     floor = run["theory"]["floor_bytes"]
     times = f", {peak / floor:.2f} × the model" if floor else ""
-    place = f" in '{run['peak_at']['phase']}'" + (f" at {run['peak_at']['tensor']}" if run["peak_at"]["tensor"] else "")
-    words = f"{name} peaked at {format_bytes(peak, decimal=decimal)}{times},{place}"
+    words = f"{name} peaked at {format_bytes(peak, decimal=decimal)}{times}{_place(run['peak_at'])}"
     wrong = run["tensors"]["mismatched"]
     lost = run["overhead"]["events_lost"]
     if lost:
@@ -63,6 +62,13 @@ def sentence(run: Run, *, decimal: bool) -> str:
     if wrong:
         words += f"; {wrong} tensors differ from the checkpoint"
     return f"{words}; {run['message']}" if run["message"] else words
+
+
+def _place(peak_at: Mapping[str, Any]) -> str:
+    """Where the peak was; nothing where the load never rose above its baseline by what can be told apart."""
+    if peak_at["phase"] is None:
+        return ""
+    return f", in '{peak_at['phase']}'" + (f" at {peak_at['tensor']}" if peak_at["tensor"] else "")
 
 
 def bill(run: Run, *, decimal: bool) -> str:
