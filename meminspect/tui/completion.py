@@ -29,16 +29,18 @@ class Candidate(NamedTuple):
 
 def complete(text: str) -> list[Candidate]:
     """Folders, and files that may be checkpoints, whose path begins with a text; folders with a checkpoint first."""
-    expanded = os.path.expanduser(text)  # noqa: PTH111 - a text, which need not be a path yet
-    folder, _, start = expanded.rpartition("/")
     shown_folder = text.rpartition("/")[0]
     found = []
     try:
+        expanded = os.path.expanduser(text)  # noqa: PTH111 - a text, which need not be a path yet
+        if "/" not in text and expanded != text:
+            return [Candidate(f"{text}/", "")]  # somebody's home
+        folder, _, start = expanded.rpartition("/")
         with os.scandir(f"{folder}/" if "/" in expanded else ".") as entries:
             for entry in entries:
                 if entry.name.startswith(start) and (start.startswith(".") or not entry.name.startswith(".")):
                     found += _candidate(entry, f"{shown_folder}/{entry.name}" if "/" in text else entry.name)
-    except OSError:
+    except (OSError, ValueError):  # a text with a NUL is no path
         return []
     return sorted(found, key=lambda candidate: (candidate.note == "", candidate.path))[:_MOST]
 
