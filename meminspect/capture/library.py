@@ -34,6 +34,7 @@ def new_path(folder: Path, checkpoint: Path, strategy: str) -> Path:
     """A path for a new capture that sorts by time and says what it is of."""
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     subject = re.sub(r"[^\w.-]+", "_", checkpoint.absolute().name)[:60] or "checkpoint"
+    subject = subject.encode()[:180].decode(errors="ignore")  # a file's name has 255 bytes, and a letter up to 4
     # The process id keeps two commands apart that begin in the same second.
     return folder / f"{stamp}-{subject}-{strategy}-{os.getpid()}{SUFFIX}"
 
