@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import TYPE_CHECKING
 
 from meminspect.errors import CaptureError
@@ -28,7 +30,10 @@ def write_file(exporter: Exporter, reader: CaptureReader, out: Path) -> None:
 
 
 def _write(exporter: Exporter, reader: CaptureReader, out: Path) -> None:
-    out = out.resolve()  # what a link leads to, not the link
+    try:
+        out = out.resolve()  # what a link leads to, not the link
+    except RuntimeError as error:  # before Python 3.13
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from error
     if out.exists() and not out.is_file():  # a device or a pipe: /dev/stdout is to be written to, not replaced
         with out.open("w", encoding="utf-8", newline="") as file:
             exporter.write(reader, file)
