@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, Any, Final
 
+from rich.cells import cell_len
 from rich.text import Text
 
 from meminspect.analysis.words import PHASE_WORDS, advice, completed, excess, sentence, times
@@ -43,7 +44,15 @@ def headline(view: RunView, width: int) -> list[Text]:
 def _doing(view: RunView, name: str, width: int) -> Text:
     words = f"{name}{_SEPARATOR}{PHASE_WORDS.get(view.phase, view.phase)}"
     room = width - len(words) - 1
-    return safe(f"{words} {shown(view.tensor, room, keep_end=True)}" if room > 8 and view.tensor else words, "answer")
+    return safe(f"{words} {_end_of(view.tensor, room)}" if room > 8 and view.tensor else words, "answer")
+
+
+def _end_of(name: str, room: int) -> str:
+    """The end of a name in so many columns, of which an escape takes several and some letters two."""
+    text = shown(name, room, keep_end=True)
+    while cell_len(text) > room:
+        text = f"…{text[2:]}"
+    return text
 
 
 def _progress(view: RunView) -> Text:
@@ -65,7 +74,7 @@ def _progress(view: RunView) -> Text:
 def _memory(view: RunView) -> Text:
     theory = "" if view.theory_bytes is None else f" of {format_bytes(view.theory_bytes)} predicted"
     line = Text.assemble(
-        ("█ ", "heap"), f"heap {format_bytes(view.held.heap_bytes)}{_SEPARATOR}",
+        ("█ ", "heap"), f"heap {format_bytes(max(view.held.heap_bytes, 0))}{_SEPARATOR}",
         ("░ ", "file"), f"file {format_bytes(max(view.held.file_bytes, 0))}{_SEPARATOR}",
     )  # fmt: skip
     if view.peaks.pinned_bytes > 0:
@@ -105,7 +114,7 @@ def _as_far_as_it_goes(parts: Sequence[str], width: int) -> Text:
 
 def starting(view: RunView) -> list[Text]:
     """What has to be done before a load, how far that is, and what will come then."""
-    begins = [(t_ns, PHASE_WORDS.get(name, name)) for t_ns, name in view.steps]
+    begins = [(t_ns, PHASE_WORDS.get(name, shown(name))) for t_ns, name in view.steps]
     lines = [
         Text.assemble(("✓ ", "fits"), f"{words:<{_STEP_WIDTH}}", (format_duration((end - begin) / 1e9), "quiet"))
         for (begin, words), (end, _) in itertools.pairwise(begins)
@@ -131,7 +140,9 @@ def title(view: RunView, name: str, *, waits: bool) -> Text:
         at = "" if peak is None else f" {format_bytes(peak)}"
         if completed(view.result):
             return Text.assemble(safe(f"{name} "), ("✓", "fits"), at)
-        return Text.assemble(safe(f"{name} "), ("✗", "trouble"), f" {view.result['outcome'].replace('_', ' ')}{at}")
+        return Text.assemble(
+            safe(f"{name} "), ("✗", "trouble"), safe(f" {view.result['outcome'].replace('_', ' ')}{at}")
+        )
     if not view.facts:
         return Text.assemble(safe(name), (" waits" if waits else " not run", "quiet"))
     if view.load_ns is None or not view.work_bytes:
