@@ -28,7 +28,7 @@ def result_table(runs: Sequence[Run], *, decimal: bool) -> Table:
     largest = max((run["theory"]["peak_rss_bytes"] for run in runs if run["theory"]), default=0)
     unit, name = _unit(largest, decimal=decimal)
     columns = ("strategy", f"heap {name}", f"file {name}", "theory", "× floor", "returned", "resident", "outcome")
-    return table(columns, [_row(run, unit) for run in runs])
+    return table(columns, [_row(run, unit) for run in runs], gap=1)  # or the longest outcomes would be cut
 
 
 def _row(run: Run, unit: int) -> list[str]:
@@ -74,6 +74,7 @@ def chart(runs: Sequence[Run], width: int, *, decimal: bool, ascii_only: bool) -
     rows = 3 * len(measured) - 1  # measured, theory, a gap
     plotext.clear_figure()
     plotext.theme("clear")
+    plotext.limit_size(False, False)  # we know the width
     plotext.plot_size(min(width - 1, 100), rows + _FRAME_ROWS)
     names = [run["strategy"] for run in measured]
     if len(set(names)) < len(names):

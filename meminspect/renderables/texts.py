@@ -27,9 +27,9 @@ def heading(title: str) -> Text:
     return safe(title, "heading")
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, gap: int = 2) -> Table:
     """A table whose first column takes text of any length and whose others are numbers or short words."""
-    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="label")
+    grid = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="label")
     for index, title in enumerate(columns):
         grid.add_column(
             title,
