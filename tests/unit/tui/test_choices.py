@@ -1,0 +1,44 @@
+"""The options of the runs to come, in words and as a specification."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from meminspect.engine.spec import RunSpec
+from meminspect.strategies import LoadOptions
+from meminspect.tui.choices import Choices
+
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("choices", "words"),
+    [
+        (Choices(), "cpu, dtype as stored, no limit, page cache as it is"),
+        (
+            Choices(LoadOptions("cuda", "bfloat16", "float16"), 512 * MIB, "cold"),
+            "cuda, bfloat16, built in float16, limit 512.00 MiB, cold page cache",
+        ),
+        (Choices(LoadOptions(dtype="float32"), 0, "warm"), "cpu, float32, limit 0 B, warm page cache"),
+    ],
+)
+def test_choices_are_said_in_a_line(choices: Choices, words: str) -> None:
+    assert choices.words() == words
+
+
+def test_every_choice_is_in_the_run_that_is_asked_for() -> None:
+    load = LoadOptions("cuda", "bfloat16", "float16")
+    spec = Choices(load, 512 * MIB, "cold").spec(Path("model"), "sharded", Path("x.meminspect"), force=True)
+    assert spec == RunSpec(
+        checkpoint=Path("model"), strategy="sharded", capture=Path("x.meminspect"), options=load, force=True,
+        python=sys.executable, cache="cold", limit_bytes=512 * MIB, repeat_index=1, repeat_of=1,
+    )  # fmt: skip
+
+
+def test_without_choices_a_run_is_as_the_command_line_makes_it() -> None:
+    spec = Choices().spec(Path("model"), "naive", Path("x.meminspect"), force=False)
+    assert spec == RunSpec(Path("model"), "naive", Path("x.meminspect"))
+    assert RunSpec.from_document(spec.document()) == RunSpec(Path("model").absolute(), "naive", Path("x.meminspect"))
