@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pwd
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -11,9 +11,6 @@ from hypothesis import strategies as st
 
 from meminspect.errors import CheckpointError, RunError
 from meminspect.tui.faults import Fault, fault_of, log_fault, log_path
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 PLEASE = "this is a defect of meminspect: please report it"
 
@@ -98,7 +95,7 @@ def test_the_message_is_one_printable_line(error: BaseException, message: str, l
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.text())
+@given(st.text(st.characters(exclude_categories=[]), max_size=30) | st.just("a file called \ud800"))
 def test_whatever_an_exception_says_it_can_be_printed_and_written_down(log: Path, text: str) -> None:
     fault = fault_of(ValueError(text), "it ran")
     assert fault.message.isprintable()
@@ -114,6 +111,11 @@ def test_without_a_home_a_defect_is_told_and_nothing_is_written_here(
     assert log_path() is None
     assert log_fault(ValueError("x"), "it ran") == Fault("internal error while it ran: ValueError: x", PLEASE)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_depends_on_where_one_is_counts_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platformdirs.user_log_path", lambda _: Path("somewhere/here"))
+    assert log_path() is None
 
 
 def test_a_platform_that_knows_no_folder_is_no_second_defect(monkeypatch: pytest.MonkeyPatch) -> None:
