@@ -1,0 +1,122 @@
+"""Driving the app in tests: waiting for what is to come, and an engine that runs nothing."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import captures
+from captures import Story
+
+from meminspect.checkpoint import read_checkpoint
+from meminspect.strategies.task import task_for
+from meminspect.tui.screens.start import StartScreen
+from meminspect.tui.screens.watch import WatchScreen
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from textual.pilot import Pilot
+
+    from meminspect.engine.spec import RunSpec
+
+DEADLINE_S = 20
+
+
+async def until(pilot: Pilot[Any], condition: Callable[[], object]) -> None:
+    """Let the app go on until something is so, and has been drawn."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"the moment never came on {pilot.app.screen}"
+        await pilot.pause(0.01)
+    await pilot.pause()
+
+
+async def planned(pilot: Pilot[Any]) -> None:
+    """The start screen has its plan."""
+    await until(pilot, lambda: isinstance(pilot.app.screen, StartScreen) and not pilot.app.screen.has_class("-unread"))
+
+
+async def drawn(pilot: Pilot[Any]) -> None:
+    """The screen of one or several runs shows how they ended."""
+    await until(pilot, lambda: isinstance(pilot.app.screen, WatchScreen) and bool(pilot.app.screen.views))
+    screen = watch(pilot)
+    await until(pilot, lambda: all(view.ended for view in screen.views) and screen._drawn is screen.views)
+
+
+def watch(pilot: Pilot[Any]) -> WatchScreen:
+    """The screen, which follows captures."""
+    assert isinstance(pilot.app.screen, WatchScreen)
+    return pilot.app.screen
+
+
+class FakeStandby:
+    """A worker that waits, without one."""
+
+    made: ClassVar[list[FakeStandby]] = []
+
+    def __init__(self) -> None:
+        self.closed = False
+        FakeStandby.made.append(self)
+
+    def close(self) -> None:
+        """As `Standby.close`."""
+        self.closed = True
+
+
+class FakeSession:
+    """A run that lasts until a test calls `end` or the app cancels it; its capture is that of `stories`.
+
+    Attributes:
+        begun: all that were made since the test began.
+    """
+
+    begun: ClassVar[list[FakeSession]] = []
+
+    def __init__(self, spec: RunSpec, standby: FakeStandby | None = None) -> None:
+        self.spec, self.standby = spec, standby
+        self.cancelled = False
+        self.failure: Exception | None = None
+        self._over = threading.Event()
+        FakeSession.begun.append(self)
+
+    def end(self) -> None:
+        """Come to the end."""
+        self._over.set()
+
+    def cancel(self) -> None:
+        """As `Session.cancel`."""
+        self.cancelled = True
+        self._over.set()
+
+    def wait(self) -> None:
+        """As `Session.wait`."""
+        self._over.wait(DEADLINE_S)
+        if self.failure is not None:
+            raise self.failure
+        outcome = ("cancelled", 0.3) if self.cancelled else ("completed", 1.0)
+        task = task_for(read_checkpoint(self.spec.checkpoint), self.spec.options)
+        captures.write(self.spec.capture, task, Story(self.spec.strategy, outcome[1], outcome[0]))
+
+
+class Writing:
+    """Stands for `Runs`: something still writes, and will as long as the test takes."""
+
+    def __init__(self, *strategies: str) -> None:
+        self.specs = [_Spec(strategy) for strategy in strategies]
+        self.errors: dict[object, Exception] = {}
+        self.cancelled = False
+
+    def is_alive(self) -> bool:
+        """As a thread's."""
+        return not self.cancelled
+
+    def cancel(self) -> None:
+        """As `Runs.cancel`."""
+        self.cancelled = True
+
+
+class _Spec:
+    def __init__(self, strategy: str) -> None:
+        self.strategy = strategy
