@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import os
 import re
 from pathlib import Path
@@ -35,8 +36,10 @@ def new_path(folder: Path, checkpoint: Path, strategy: str) -> Path:
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     subject = re.sub(r"[^\w.-]+", "_", checkpoint.absolute().name)[:60] or "checkpoint"
     subject = subject.encode()[:180].decode(errors="ignore")  # a file's name has 255 bytes, and a letter up to 4
-    # The process id keeps two commands apart that begin in the same second.
-    return folder / f"{stamp}-{subject}-{strategy}-{os.getpid()}{SUFFIX}"
+    # The process id keeps two commands apart that begin in the same second, the number two runs of one.
+    numbers = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
+    paths = (folder / f"{stamp}-{subject}-{strategy}-{os.getpid()}{number}{SUFFIX}" for number in numbers)
+    return next(path for path in paths if not path.exists())
 
 
 def newest(folder: Path, limit: int) -> list[Path]:

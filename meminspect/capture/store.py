@@ -35,6 +35,10 @@ _EVENTS: Final = (
     "FROM events WHERE seq > ? ORDER BY seq LIMIT ?"
 )
 _ALL: Final = -1  # what LIMIT takes for none
+_OBJECTS: Final = frozenset(  # facts whose keys everybody asks for
+    ("spec", "started", "checkpoint", "machine", "theory", "plan", "vram", "baseline", "returned", "resident", "cache",
+     "io", "hooks", "tensors", "steady", "supervision", "limit", "better", "outcome")
+)  # fmt: skip
 _KINDS: Final = {kind.name.lower(): kind for kind in EventKind}
 _OPERATIONS: Final = {operation.name.lower(): operation for operation in Operation}
 _POOLS: Final = {pool.name.lower(): pool for pool in Pool}
@@ -176,9 +180,12 @@ class CaptureReader:
         """The JSON document stored under a name; None where there is none (yet)."""
         rows = self._rows("SELECT value FROM facts WHERE name = ?", name)
         try:
-            return json.loads(rows[0][0]) if rows else None
+            value = json.loads(rows[0][0]) if rows else None
         except ValueError as error:
             raise CaptureError(f"{self.path} is damaged: its '{name}' is not JSON") from error
+        if name in _OBJECTS and not isinstance(value, (dict, type(None))):
+            raise CaptureError(f"{self.path} is damaged: its '{name}' is of another kind")
+        return value
 
     def samples(self, after_t_ns: int = -1, limit: int = _ALL) -> list[Sample]:
         """Samples later than a time, in order; the first so many of them."""

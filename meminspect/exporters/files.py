@@ -38,10 +38,11 @@ def _write(exporter: Exporter, reader: CaptureReader, out: Path) -> None:
         with out.open("w", encoding="utf-8", newline="") as file:
             exporter.write(reader, file)
         return
-    partial = out.with_name(f"{out.name}.partial")
-    try:
-        with partial.open("w", encoding="utf-8", newline="") as file:
+    partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
+    with partial.open("x", encoding="utf-8", newline="") as file:  # what is there is not ours
+        try:
             exporter.write(reader, file)
-        partial.replace(out)  # a reader of `out` sees the old file or the new one, never half of one
-    finally:
-        partial.unlink(missing_ok=True)
+            partial.replace(out)  # a reader of `out` sees the old file or the new one, never half of one
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise

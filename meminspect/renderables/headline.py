@@ -38,7 +38,7 @@ def headline(view: RunView, width: int) -> list[Text]:
     if view.load_ns is None:
         words = view.preparing or PHASE_WORDS.get(view.phase, view.phase)
         return [safe(f"{name}{_SEPARATOR}{words} …", "answer")]
-    return [_doing(view, name, width), _progress(view), _memory(view)]
+    return [_doing(view, name, width), _progress(view, width), _memory(view, width)]
 
 
 def _doing(view: RunView, name: str, width: int) -> Text:
@@ -55,7 +55,7 @@ def _end_of(name: str, room: int) -> str:
     return text
 
 
-def _progress(view: RunView) -> Text:
+def _progress(view: RunView, width: int) -> Text:
     seconds = (view.load_ns or 0) / 1e9
     if not view.work_bytes:
         return Text(format_duration(seconds))
@@ -66,12 +66,13 @@ def _progress(view: RunView) -> Text:
         parts.append(format_rate(rate))
         left_s = max(view.work_bytes - view.done_bytes, 0) / rate
         parts.append(f"{format_duration(left_s)} left" if share < 1 else "done")
-    full = round(share * _BAR_WIDTH)
-    line = Text.assemble(("━" * full, "answer"), ("╌" * (_BAR_WIDTH - full), "quiet"), " ")
-    return line.append(_SEPARATOR.join(parts))
+    words = _SEPARATOR.join(parts)
+    bar = max(0, min(_BAR_WIDTH, width - len(words) - 1))
+    full = round(share * bar)
+    return Text.assemble(("━" * full, "answer"), ("╌" * (bar - full), "quiet"), " " if bar else "", words)
 
 
-def _memory(view: RunView) -> Text:
+def _memory(view: RunView, width: int) -> Text:
     theory = "" if view.theory_bytes is None else f" of {format_bytes(view.theory_bytes)} predicted"
     line = Text.assemble(
         ("█ ", "heap"), f"heap {format_bytes(max(view.held.heap_bytes, 0))}{_SEPARATOR}",
@@ -80,7 +81,8 @@ def _memory(view: RunView) -> Text:
     if view.peaks.pinned_bytes > 0:
         line.append("▓ ", "pinned").append(f"pinned {format_bytes(view.held.pinned_bytes)}{_SEPARATOR}")
     line.append(f"peak {format_bytes(view.peak_bytes)}{theory}")
-    return line.append("".join(f"{_SEPARATOR}{part}" for part in _baseline(view)), "quiet")
+    baseline = "".join(f"{_SEPARATOR}{part}" for part in _baseline(view))
+    return line.append(baseline, "quiet") if line.cell_len + len(baseline) <= width else line
 
 
 def _baseline(view: RunView) -> list[str]:
@@ -95,8 +97,6 @@ def _ended(view: RunView, run: dict[str, Any], width: int) -> list[Text]:
     better = advice(run, decimal=False)
     if better:
         lines.append(Text.assemble(("→ ", "answer"), safe(f"{better} (i: recipe)")))
-    elif completed(run):
-        lines.append(safe("No other strategy is predicted to need less on this machine.", "quiet"))
     known = [*times(run), *_baseline(view)]
     return [*lines, _as_far_as_it_goes(known, width)] if known else lines
 

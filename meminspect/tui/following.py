@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["Following"]
 
 _INTERVAL_S: Final = 0.1  # no more often than it is drawn
+_LOOKS_BETWEEN: Final = 20
 
 
 class Following:
@@ -41,8 +42,9 @@ class Following:
             CaptureError: one of them cannot be read.
         """
         with contextlib.ExitStack() as stack:
-            for capture in self.captures if written is None else ():
-                recover(capture)
+            if written is None:
+                self._recover()
+            looked = 1
             followers = [stack.enter_context(RunFollower(capture)) for capture in self.captures]
             while not stopped():
                 last = written is not None and not written()  # asked first: then this look sees everything
@@ -53,3 +55,10 @@ class Following:
                     return
                 if not behind:
                     time.sleep(_INTERVAL_S)
+                    looked += 1
+                if written is None and looked % _LOOKS_BETWEEN == 0:  # somebody else's may lose its supervisor
+                    self._recover()
+
+    def _recover(self) -> None:
+        for capture in self.captures:
+            recover(capture)

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["HistoryScreen"]
 
 _MOST: Final = 200
-_COLUMNS: Final = ("", "when", "checkpoint", "strategy", "outcome", "peak", "theory", "resident")
+_COLUMNS: Final = ("", "when", "checkpoint", "strategy", "peak", "outcome", "theory", "resident")
+_NAME_WIDTH: Final = 18  # so that the peak is seen in 80 columns
 
 
 class _Captures(DataTable[Text]):
@@ -139,19 +140,25 @@ def _cells(capture: Path) -> list[Text]:
         with CaptureReader(capture) as reader:
             run = run_document(reader)
             started, checkpoint = reader.fact("started"), reader.fact("checkpoint")
-    except CaptureError as error:
-        return [safe(shown(capture.name, 40), "quiet"), safe(error.message, "trouble"), *[Text("–")] * 5]
+    except (CaptureError, KeyError, TypeError, ValueError):  # whatever a file of somebody else's may hold
+        return _damaged(capture)
     outcome = run["outcome"] or "under way"
     theory = run["theory"] or {}
     return [
         safe(_when(started)),
-        safe(shown(((checkpoint or {}).get("path") or "–").rstrip("/").rpartition("/")[2], 32)),
+        safe(shown(((checkpoint or {}).get("path") or "–").rstrip("/").rpartition("/")[2], _NAME_WIDTH)),
         safe(run["strategy"] or "–"),
-        safe(OUTCOME_WORDS.get(outcome, outcome), "" if outcome in ("completed", "under way") else "trouble"),
         Text(format_bytes(run["peak"]["rss_bytes"]), justify="right"),
+        safe(OUTCOME_WORDS.get(outcome, outcome), "" if outcome in ("completed", "under way") else "trouble"),
         Text(format_bytes(theory.get("peak_rss_bytes")), justify="right"),
         Text(format_duration(run["resident_s"]), justify="right"),
     ]
+
+
+def _damaged(capture: Path) -> list[Text]:
+    nothing = Text("–")
+    name = safe(shown(capture.name, _NAME_WIDTH), "quiet")
+    return [nothing, name, nothing, nothing, safe("damaged", "trouble"), nothing, nothing]
 
 
 def _when(started: dict[str, str] | None) -> str:

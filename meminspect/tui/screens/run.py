@@ -110,6 +110,7 @@ class RunScreen(WatchScreen):
         self._show_log(view)
         self._show_recipe(view)
         if view.result is not None:
+            self.query_one(TensorLog).placeholder = "no tensor was touched"
             self._show_result(view.result)
 
     def _show_log(self, view: RunView) -> None:
