@@ -97,7 +97,9 @@ class FakeSession:
             raise self.failure
         outcome = ("cancelled", 0.3) if self.cancelled else ("completed", 1.0)
         task = task_for(read_checkpoint(self.spec.checkpoint), self.spec.options)
-        captures.write(self.spec.capture, task, Story(self.spec.strategy, outcome[1], outcome[0]))
+        captures.write(
+            self.spec.capture, task, Story(self.spec.strategy, outcome[1], outcome[0], "cancelled" * self.cancelled)
+        )
 
 
 class Writing:
