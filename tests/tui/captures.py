@@ -6,7 +6,7 @@ So theory, bill, tensors and timeline agree with each other as those of a real r
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from meminspect.analysis.advice import better_than
@@ -239,3 +239,48 @@ def _outcome(story: Story, phase: str | None, tensor: str | None) -> dict[str, A
     died_at = None if story.outcome == "completed" else {"phase": phase, "tensor": tensor}
     message = story.message + (f" in phase '{phase}' at {tensor}" if died_at and tensor else "")
     return {"outcome": story.outcome, "message": message, "died_at": died_at, "exit_status": None}
+
+
+class Live:
+    """A run under way, whose capture grows when a test says so; `write` makes those that do not.
+
+    Args:
+        path: where the capture is created.
+        task: what is loaded.
+        story: the run as it will have been.
+    """
+
+    def __init__(self, path: Path, task: LoadTask, story: Story) -> None:
+        self._task, self._story = task, story
+        self._writer = CaptureWriter(path, STARTED_NS)
+        for name, value in _facts(path, task, story):
+            self._writer.fact(name, value)
+        self._player = _Player(task, story)
+        self._events, self._samples = self._player.events, self._player.samples
+        self._begins_ns = self._player.t_ns
+        self._events += [Event(STARTED_NS, EventKind.PHASE, name="import")]
+        self._player.play(_merged(STRATEGIES[story.strategy].ledger(task)))
+        self._until(STARTED_NS)
+
+    def reaches(self, share: float) -> None:
+        """Let so much of the load's time have passed, from 0 at its beginning to 1."""
+        self._until(self._begins_ns + int(share * (self._player.t_ns - self._begins_ns)))
+
+    def prints(self, line: str) -> None:
+        """Let the loading code print a line."""
+        self._writer.append([], [], [LogLine(STARTED_NS, "stderr", line)])
+
+    def ends(self, outcome: str) -> None:
+        """Come to an end: what has not happened until now happens if it is *completed*, and else never does."""
+        if outcome == "completed":
+            self.reaches(1)
+        else:
+            message = "" if outcome == "completed" else outcome
+            self._story = replace(self._story, outcome=outcome, message=message)
+        _end(self._writer, self._task, self._story, self._player)
+
+    def _until(self, t_ns: int) -> None:
+        events = [event for event in self._events if event.t_ns <= t_ns]
+        samples = [sample for sample in self._samples if sample.t_ns <= t_ns]
+        self._writer.append(samples, events, [])
+        del self._events[: len(events)], self._samples[: len(samples)]

@@ -34,6 +34,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(autouse=True)
+def stillness(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing glides to where it goes."""
+    monkeypatch.setattr("textual.constants.TEXTUAL_ANIMATIONS", "none")
+
+
+@pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """16 GiB, of which 14 can be had; everything is in the page cache."""
     found = Machine(16 << 30, USABLE_BYTES, None, None, 0, (), "2.13.0", str(MACHINE["kernel"]), "madvise")

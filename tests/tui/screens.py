@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import captures
-from captures import Story
+from captures import Live, Story
 
 from meminspect.checkpoint import read_checkpoint
 from meminspect.strategies.task import task_for
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from textual.pilot import Pilot
 
     from meminspect.engine.spec import RunSpec
+    from meminspect.strategies import LoadTask
 
 DEADLINE_S = 20
 
@@ -45,6 +46,43 @@ async def drawn(pilot: Pilot[Any]) -> None:
     await until(pilot, lambda: all(view.ended for view in screen.views) and screen._drawn is screen.views)
 
 
+async def on(pilot: Pilot[Any], kind: type) -> None:
+    """A screen of this kind is the one in front."""
+    await until(pilot, lambda: isinstance(pilot.app.screen, kind))
+
+
+async def session(pilot: Pilot[Any], count: int = 1) -> FakeSession:
+    """So many sessions have begun; the last of them."""
+    await until(pilot, lambda: len(FakeSession.begun) == count)
+    return FakeSession.begun[-1]
+
+
+def told(pilot: Pilot[Any], selector: str = "Static") -> str:
+    """The words of the screen in front: of all its texts, or of some."""
+    return "\n".join(str(static.render()) for static in pilot.app.screen.query(selector))
+
+
+def offered(pilot: Pilot[Any]) -> set[str]:
+    """The words of the keys that work now."""
+    return {active.binding.description for active in pilot.app.screen.active_bindings.values() if active.enabled}
+
+
+def lines(pilot: Pilot[Any]) -> list[str]:
+    """What the terminal shows, dialogs and all."""
+    strips = pilot.app.screen._compositor.render_strips()
+    return ["".join(segment.text for segment in strip) for strip in strips]
+
+
+async def settled(pilot: Pilot[Any]) -> None:
+    """Nothing moves any more: what a layout brings about may bring about another."""
+    pictures: list[str] = []
+    deadline = time.monotonic() + DEADLINE_S
+    while len(pictures) < 3 or len(set(pictures[-3:])) > 1:
+        assert time.monotonic() < deadline, "it moves and moves"
+        await pilot.pause(0.05)
+        pictures.append(pilot.app.export_screenshot())
+
+
 def watch(pilot: Pilot[Any]) -> WatchScreen:
     """The screen, which follows captures."""
     assert isinstance(pilot.app.screen, WatchScreen)
@@ -66,7 +104,9 @@ class FakeStandby:
 
 
 class FakeSession:
-    """A run that lasts until a test calls `end` or the app cancels it; its capture is that of `stories`.
+    """A run that lasts until a test calls `end` or the app cancels it; only then is there a capture.
+
+    One that has begun with `reaches` has its capture from then on, and it grows.
 
     Attributes:
         begun: all that were made since the test began.
@@ -79,7 +119,19 @@ class FakeSession:
         self.cancelled = False
         self.failure: Exception | None = None
         self._over = threading.Event()
+        self._live: Live | None = None
         FakeSession.begun.append(self)
+
+    def reaches(self, share: float) -> Live:
+        """Have done so much of the load, from 0 to 1."""
+        if self._live is None:
+            self._live = Live(self.spec.capture, self._task, Story(self.spec.strategy))
+        self._live.reaches(share)
+        return self._live
+
+    @property
+    def _task(self) -> LoadTask:
+        return task_for(read_checkpoint(self.spec.checkpoint), self.spec.options)
 
     def end(self) -> None:
         """Come to the end."""
@@ -95,10 +147,14 @@ class FakeSession:
         self._over.wait(DEADLINE_S)
         if self.failure is not None:
             raise self.failure
+        if self._live is not None:
+            self._live.ends("cancelled" if self.cancelled else "completed")
+            return
         outcome = ("cancelled", 0.3) if self.cancelled else ("completed", 1.0)
-        task = task_for(read_checkpoint(self.spec.checkpoint), self.spec.options)
         captures.write(
-            self.spec.capture, task, Story(self.spec.strategy, outcome[1], outcome[0], "cancelled" * self.cancelled)
+            self.spec.capture,
+            self._task,
+            Story(self.spec.strategy, outcome[1], outcome[0], "cancelled" * self.cancelled),
         )
 
 
