@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from rich.text import Text
 from textual.containers import VerticalScroll
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
+from meminspect.errors import CaptureError
 from meminspect.exporters import EXPORTERS
 from meminspect.tui.screens.base import Dialog
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from textual.app import ComposeResult
 
     from meminspect.tui.screens.base import BaseScreen
@@ -60,13 +63,14 @@ class ExportScreen(Dialog[None]):
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         """Write it."""
-        below, id_ = self._below, str(event.option_id)
+        below, capture, id_ = self._below, self._capture, str(event.option_id)
         self.dismiss()
-        path = _free(Path.cwd() / self._capture.name, f".{id_}")
-        if id_ == _SCREENSHOT:
-            below.call_after_refresh(lambda: _announce(below, _screenshot(below, path)))
-        else:
-            below.in_background(lambda: _write(below, self._capture, id_, path), f"exporting as {id_}")
+
+        def begin() -> None:
+            write = _screenshot(below) if id_ == _SCREENSHOT else _export(capture, id_)
+            below.in_background(lambda: _keep(below, capture.name, id_, write), f"exporting as {id_}")
+
+        below.call_after_refresh(begin)  # when this box is gone
 
 
 def _free(path: Path, suffix: str) -> Path:
@@ -75,19 +79,31 @@ def _free(path: Path, suffix: str) -> Path:
     return next(candidate for candidate in candidates if not candidate.exists())
 
 
-def _screenshot(screen: BaseScreen, path: Path) -> Path:
-    path.write_text(screen.app.export_screenshot(title="meminspect"), encoding="utf-8")
-    return path
+def _screenshot(screen: BaseScreen) -> Callable[[Path], object]:
+    picture = screen.app.export_screenshot(title="meminspect")
+    return lambda path: path.write_text(picture, encoding="utf-8")
 
 
-def _write(screen: BaseScreen, capture: Path, exporter_id: str, path: Path) -> None:
-    from meminspect.capture.store import CaptureReader
-    from meminspect.exporters.files import write_file
+def _export(capture: Path, exporter_id: str) -> Callable[[Path], object]:
+    def write(path: Path) -> None:
+        from meminspect.capture.store import CaptureReader
+        from meminspect.exporters.files import write_file
 
-    with CaptureReader(capture) as reader:
-        write_file(EXPORTERS[exporter_id], reader, path)
+        with CaptureReader(capture) as reader:
+            write_file(EXPORTERS[exporter_id], reader, path)
+
+    return write
+
+
+def _keep(screen: BaseScreen, name: str, format_id: str, write: Callable[[Path], object]) -> None:
+    try:
+        path = _free(Path.cwd() / name, f".{format_id}")
+        write(path)
+    except OSError as error:  # the folder may be gone, or take no files
+        message = f"cannot write {Path(name).stem}.{format_id} into the current folder: {error.strerror}"
+        raise CaptureError(message, "begin meminspect in another folder") from error
     screen.app.call_from_thread(_announce, screen, path)
 
 
-def _announce(screen: BaseScreen, path: Path) -> Any:
+def _announce(screen: BaseScreen, path: Path) -> None:
     screen.notify(f"written: {path}", markup=False)
