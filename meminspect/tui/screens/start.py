@@ -107,8 +107,7 @@ class StartScreen(BaseScreen):
         self.owner.close_standby()  # a worker that waits would count as used memory
         checkpoint = read_checkpoint(self._ckpt)
         prospect = prospect_of(checkpoint, choices.load, limit_bytes=choices.limit_bytes)
-        self.app.call_from_thread(self._show, prospect, choices)
-        if self.is_current:
+        if self.app.call_from_thread(self._show, prospect, choices) and self.is_current:
             self.owner.stand_by()
 
     def failed(self, error: BaseException, doing: str) -> None:
@@ -122,12 +121,15 @@ class StartScreen(BaseScreen):
         lines = [safe(fault.message, "trouble"), safe(fault.hint), safe("p picks another checkpoint", "quiet")]
         self.query_one("#subject", Static).update(Text("\n").join(lines))
 
-    def _show(self, prospect: Prospect, choices: Choices) -> None:
+    def _show(self, prospect: Prospect, choices: Choices) -> bool:
+        if self._choices not in (None, choices):  # others have been chosen meanwhile: their plan is on its way
+            return False
         self._prospect, self._choices = prospect, choices
         self.remove_class("-unread")
         self._draw()
         self._list.focus()
         self.refresh_bindings()
+        return True
 
     def _draw(self) -> None:
         if self._prospect is None:
