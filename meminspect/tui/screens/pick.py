@@ -18,6 +18,7 @@ from meminspect.tui.screens.base import BaseScreen
 if TYPE_CHECKING:
     from textual.app import ComposeResult
     from textual.binding import BindingType
+    from textual.worker import Worker
 
     from meminspect.tui.completion import Candidate
 
@@ -163,11 +164,12 @@ class PickScreen(BaseScreen):
     def _try(self, path: Path) -> None:
         from meminspect.checkpoint import read_checkpoint
 
+        worker = get_current_worker()
         read_checkpoint(path)
-        self.app.call_from_thread(self._start, path)
+        self.app.call_from_thread(self._start, path, worker)
 
-    def _start(self, path: Path) -> None:
-        if self.is_current:
+    def _start(self, path: Path, worker: Worker[object]) -> None:
+        if self.is_current and not worker.is_cancelled:
             self.owner.open_checkpoint(path)
 
     def failed(self, error: BaseException, doing: str) -> None:
@@ -189,12 +191,14 @@ class PickScreen(BaseScreen):
         def progress(done: int, total: int) -> None:
             if worker.is_cancelled:
                 raise _StoppedError
-            self.app.call_from_thread(self._show_progress, done, total)
+            self.app.call_from_thread(self._show_progress, done, total, worker)
 
         path = demo_checkpoint(progress)
-        self.app.call_from_thread(self._start, path)
+        self.app.call_from_thread(self._start, path, worker)
 
-    def _show_progress(self, done: int, total: int) -> None:
+    def _show_progress(self, done: int, total: int, worker: Worker[object]) -> None:
+        if worker.is_cancelled:  # between asking and telling
+            return
         bar = self.query_one("#progress", ProgressBar)
         bar.display = True
         bar.update(total=total, progress=done)
