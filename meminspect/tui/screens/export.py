@@ -12,6 +12,7 @@ from textual.widgets.option_list import Option
 
 from meminspect.errors import CaptureError
 from meminspect.exporters import EXPORTERS
+from meminspect.text import TEXT_LIMIT, shown
 from meminspect.tui.screens.base import Dialog
 
 if TYPE_CHECKING:
@@ -106,4 +107,4 @@ def _keep(screen: BaseScreen, name: str, format_id: str, write: Callable[[Path],
 
 
 def _announce(screen: BaseScreen, path: Path) -> None:
-    screen.notify(f"written: {path}", markup=False)
+    screen.notify(f"written: {shown(str(path), TEXT_LIMIT)}", markup=False)
