@@ -76,14 +76,14 @@ async def draw_app(home: Path) -> None:
         await pilot.press("end", "enter")  # naive
         await _until(pilot, lambda: "copy" in [name for _, name in _view(app).phases])
         _keep(app, "app-run")
-        await _until(pilot, lambda: _view(app).ended)
+        await _until(pilot, lambda: _has_ended(app))
         _keep(app, "app-result")
         await pilot.resize_terminal(*SMALL)
         await pilot.pause()
         _keep(app, "app-result-80")
         await pilot.resize_terminal(*MEDIUM)
         await pilot.press("escape", "home", "space", "down", "space", "down", "space", "down", "space", "r")
-        await _until(pilot, lambda: all(view.ended for view in _watch(app).views))
+        await _until(pilot, lambda: _has_ended(app))
         _keep(app, "app-race")
         await pilot.resize_terminal(*LARGE)
         await pilot.pause()
@@ -97,13 +97,14 @@ async def draw_app(home: Path) -> None:
         await pilot.press("o", "tab", "tab", "tab", *"4GiB", "ctrl+s")
         await _until(pilot, lambda: app.standby is not None)
         await pilot.press("end", "enter", "y")
-        await _until(pilot, lambda: _view(app).ended)
+        await _until(pilot, lambda: _has_ended(app))
         _keep(app, "app-killed")
 
 
 @contextlib.asynccontextmanager
 async def _app(home: Path, size: tuple[int, int]) -> AsyncIterator[tuple[MeminspectApp, Pilot[int]]]:
     app = MeminspectApp(CHECKPOINT, folder=home / "captures")
+    app.animation_level = "none"
     async with app.run_test(size=size) as pilot:
         yield app, pilot
         await app.action_quit()
@@ -116,6 +117,10 @@ def _watch(app: MeminspectApp) -> WatchScreen:
 
 def _view(app: MeminspectApp) -> RunView:
     return _watch(app).views[0]
+
+
+def _has_ended(app: MeminspectApp) -> bool:
+    return all(view.ended for view in _watch(app).views) and not _watch(app).running
 
 
 async def _until(pilot: Pilot[int], condition: Callable[[], bool]) -> None:

@@ -123,11 +123,12 @@ class RunView:
         """
         usable_bytes = (self.facts.get("plan") or {}).get("usable_bytes")
         limit_bytes = (self.facts.get("spec") or {}).get("limit_bytes")
-        known: list[int] = [nbytes for nbytes in (usable_bytes, limit_bytes) if nbytes is not None]
-        if not known:
-            return None
         base = self.baseline
-        return max(0, min(known) - (PROCESS_BYTES if base is None else base.heap_bytes + base.pinned_bytes))
+        heap_bytes = PROCESS_BYTES if base is None else base.heap_bytes
+        ours_bytes = 0 if base is None else base.pinned_bytes  # the ring of events: charged to us, not to a limit
+        rooms: list[int] = [] if usable_bytes is None else [usable_bytes - heap_bytes - ours_bytes]
+        rooms += [] if limit_bytes is None else [limit_bytes - heap_bytes]
+        return max(0, min(rooms)) if rooms else None
 
     @property
     def ended(self) -> bool:

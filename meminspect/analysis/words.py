@@ -110,7 +110,7 @@ def excess(run: Run, *, decimal: bool) -> str:
         return ""
     items = listed(dict.fromkeys(line["item"] for line in sorted(parts, key=lambda line: -line["bytes"])))
     size, share = format_bytes(nbytes, decimal=decimal), round(100 * nbytes / whole)
-    return f"Not the model: {size} of it ({share} %): {items}."
+    return f"Not the model: {share} % of the peak, {size}: {items}."
 
 
 def times(run: Run) -> list[str]:

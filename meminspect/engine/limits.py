@@ -115,7 +115,8 @@ def _place(own: MemoryGroup) -> MemoryGroup:
 def _remove_stale(place: Path) -> None:
     """Remove the empty groups of supervisors that were killed before they could."""
     for folder in place.glob(f"{_PREFIX}*"):
-        if not Path(f"/proc/{folder.name.removeprefix(_PREFIX)}").exists():
+        owner = folder.name.removeprefix(_PREFIX)
+        if owner == str(os.getpid()) or not Path(f"/proc/{owner}").exists():  # process ids come again
             with contextlib.suppress(OSError):  # somebody is in it still, or it is not ours
                 folder.rmdir()
 

@@ -138,7 +138,7 @@ def _tell(process: subprocess.Popen[str], document: Mapping[str, object]) -> boo
     try:
         process.stdin.write(json.dumps(document) + "\n")
         process.stdin.flush()
-    except BrokenPipeError:
+    except (BrokenPipeError, ValueError):  # ValueError: somebody has closed it
         return False
     return True
 

@@ -167,7 +167,8 @@ def _loaded(
             return _outcome("cancelled", "cancelled before the worker began")
         try:
             # One that waited may have been killed meanwhile: it was nobody's loss.
-            worker = waiting if waiting is not None and waiting.alive else _spawned(stack, spec.python, limited)
+            fit = waiting is not None and waiting.alive and limited is None  # a limit's worker is born inside it
+            worker = waiting if waiting is not None and fit else _spawned(stack, spec.python, limited)
         except subprocess.SubprocessError:
             return _outcome("refused", "no memory limit can be set: the worker may not be moved into its cgroup")
         outcome = watch(worker, wanted, writer, cancellation, nvml=nvml, limited=limited)

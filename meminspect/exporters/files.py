@@ -42,6 +42,7 @@ def _write(exporter: Exporter, reader: CaptureReader, out: Path) -> None:
     with partial.open("x", encoding="utf-8", newline="") as file:  # what is there is not ours
         try:
             exporter.write(reader, file)
+            file.close()  # a full disk may say so only now
             partial.replace(out)  # a reader of `out` sees the old file or the new one, never half of one
         except BaseException:
             partial.unlink(missing_ok=True)

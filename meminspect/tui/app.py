@@ -112,7 +112,7 @@ class MeminspectApp(App[int]):
         """Run these in turn, and show them."""
         from meminspect.tui.runs import Runs
 
-        self.runs, self.standby = Runs(specs, self.standby), None
+        self.runs, self.standby = Runs(specs, self.standby, self.runs), None
         self.runs.start()
         self.open_captures([spec.capture for spec in specs], self.runs)
 

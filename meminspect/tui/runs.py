@@ -23,22 +23,27 @@ class Runs(threading.Thread):
     Args:
         specs: what to run, in this order.
         standby: a worker that waits already, for the first of them.
+        after: runs whose end is waited for first: memory that is being freed would be taken for the machine's.
 
     Attributes:
         errors: by capture, why a run left none.
     """
 
-    def __init__(self, specs: Sequence[RunSpec], standby: Standby | None = None) -> None:
+    def __init__(self, specs: Sequence[RunSpec], standby: Standby | None = None, after: Runs | None = None) -> None:
         super().__init__(name="runs", daemon=True)
         self.specs = tuple(specs)
         self.errors: dict[Path, BaseException] = {}
         self._standby = standby
+        self._after = after
         self._current: Session | None = None
         self._cancelled = False
         self._lock = threading.Lock()
 
     def run(self) -> None:
         """The thread's work; what goes wrong is kept in `errors`."""
+        if self._after is not None:
+            self._after.join()
+            self._after = None
         for spec in self.specs:
             self._run(spec)
 

@@ -12,7 +12,7 @@ import captures
 import pytest
 from captures import Story
 from conftest import CHECKPOINT
-from screens import Writing, drawn, planned, until
+from screens import Writing, drawn, planned, settled, until
 from textual.widgets import Input, TabbedContent
 
 from meminspect.tui.app import MeminspectApp
@@ -56,12 +56,13 @@ def compare(snap_compare: Compare) -> Callable[[MeminspectApp, tuple[int, int], 
     """Whether the app looks as it did, once it has been driven somewhere."""
 
     def looks_the_same(app: MeminspectApp, size: tuple[int, int], drive: Drive) -> bool:
+        app.animation_level = "none"
+
         async def run_before(pilot: Pilot[Any]) -> None:
-            app.animation_level = "none"
             await drive(pilot)
             for field in app.screen.query(Input):
                 field.cursor_blink = False
-            await pilot.pause()
+            await settled(pilot)
 
         return snap_compare(app, terminal_size=size, run_before=run_before)
 

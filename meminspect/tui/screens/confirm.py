@@ -35,7 +35,7 @@ class ConfirmScreen(Dialog[bool]):
     def compose(self) -> ComposeResult:
         """The box."""
         with VerticalScroll(classes="box") as box:
-            box.border_title = self._title
+            box.border_title = safe(self._title).markup
             yield Static(safe(self._question))
             with Horizontal(classes="buttons"):
                 yield Button(f"{self._no} (n)", id="no", compact=True)

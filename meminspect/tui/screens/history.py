@@ -9,7 +9,6 @@ from rich.text import Text
 from textual.widgets import DataTable, Footer, Static
 from textual.worker import get_current_worker
 
-from meminspect.errors import CaptureError
 from meminspect.renderables.texts import safe
 from meminspect.text import shown
 from meminspect.tui.screens.base import BaseScreen
@@ -74,7 +73,10 @@ class HistoryScreen(BaseScreen):
         for capture in captures:
             if worker.is_cancelled:
                 return
-            cells = _cells(capture)
+            try:
+                cells = _cells(capture)
+            except Exception:  # noqa: BLE001 - whatever a file may hold, the others are shown
+                cells = _damaged(capture)
             self.app.call_from_thread(self._fill, capture, cells)
 
     def _found(self, captures: list[Path], folder: Path) -> None:
@@ -130,18 +132,15 @@ class HistoryScreen(BaseScreen):
 
 
 def _cells(capture: Path) -> list[Text]:
-    """What the table says of a capture; of a damaged one, that it is."""
+    """What the table says of a capture."""
     from meminspect.analysis.run import run_document
     from meminspect.analysis.words import OUTCOME_WORDS
     from meminspect.capture.store import CaptureReader
     from meminspect.units import format_bytes, format_duration
 
-    try:
-        with CaptureReader(capture) as reader:
-            run = run_document(reader)
-            started, checkpoint = reader.fact("started"), reader.fact("checkpoint")
-    except (CaptureError, KeyError, TypeError, ValueError):  # whatever a file of somebody else's may hold
-        return _damaged(capture)
+    with CaptureReader(capture) as reader:
+        run = run_document(reader)
+        started, checkpoint = reader.fact("started"), reader.fact("checkpoint")
     outcome = run["outcome"] or "under way"
     theory = run["theory"] or {}
     return [

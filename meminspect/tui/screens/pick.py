@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final
 
@@ -98,7 +99,7 @@ class PickScreen(BaseScreen):
     def _offer(self, candidates: list[Candidate]) -> None:
         self._offered = candidates
         options = [
-            Option(Text.assemble(safe(candidate.path), "  ", (candidate.note, "quiet"))) for candidate in candidates
+            Option(Text.assemble(safe(candidate.path), "  ", safe(candidate.note, "quiet"))) for candidate in candidates
         ]
         if not self._typed:
             options.append(Option(Text.assemble((_DEMO, "answer"), "  ", (_DEMO_NOTE, "quiet")), id="demo"))
@@ -145,6 +146,9 @@ class PickScreen(BaseScreen):
             self.action_to_list()
 
     def _type(self, text: str) -> None:
+        if any(unicodedata.category(letter) == "Cc" for letter in text):  # the field would hand them to the terminal
+            self.notify("a name with control characters cannot be typed: name it with --ckpt", severity="warning")
+            return
         path = self.query_one("#path", Input)
         path.value = text
         path.cursor_position = len(text)
@@ -158,7 +162,7 @@ class PickScreen(BaseScreen):
 
     def _open(self, text: str) -> None:
         """Read the headers first, so that what cannot be opened is said here."""
-        path = Path(text).expanduser()
+        path = Path(os.path.expanduser(text))  # noqa: PTH111 - which leaves the unknown user's ~ as it is
         self.in_background(lambda: self._try(path), "opening the checkpoint")
 
     def _try(self, path: Path) -> None:

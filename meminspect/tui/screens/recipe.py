@@ -8,6 +8,8 @@ from textual.containers import VerticalScroll
 from textual.highlight import highlight
 from textual.widgets import Static
 
+from meminspect.renderables.texts import safe
+from meminspect.text import NAME_LIMIT, TEXT_LIMIT, shown
 from meminspect.tui.screens.base import Dialog
 
 if TYPE_CHECKING:
@@ -18,8 +20,8 @@ __all__ = ["RecipeScreen", "highlighted"]
 
 
 def highlighted(code: str) -> Content:
-    """A recipe in the theme's colours."""
-    return highlight(code, language="python")
+    """A recipe in the theme's colours; it may come from somebody else's capture."""
+    return highlight("\n".join(shown(line, TEXT_LIMIT) for line in code.split("\n")), language="python")
 
 
 class RecipeScreen(Dialog[None]):
@@ -39,7 +41,7 @@ class RecipeScreen(Dialog[None]):
     def compose(self) -> ComposeResult:
         """The box."""
         with VerticalScroll(classes="box") as box:
-            box.border_title = f"{self._strategy}: what is executed"
+            box.border_title = safe(f"{self._strategy}: what is executed", limit=NAME_LIMIT).markup
             yield Static(highlighted(self._code))
             yield Static("c to copy · escape to close", classes="keys")
 

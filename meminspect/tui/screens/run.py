@@ -66,6 +66,7 @@ class RunScreen(WatchScreen):
         super().__init__([capture], runs)
         self._log_lines = 0
         self._headline_shape = (0, False)
+        self._wanted = ""  # the tab that is to be shown and is not yet
         self._showed_result = self._showed_recipe = False
 
     def compose(self) -> ComposeResult:
@@ -126,20 +127,36 @@ class RunScreen(WatchScreen):
             self.query_one("#code", Static).update(highlighted(code))
 
     def _show_result(self, run: dict[str, Any]) -> None:
+        if not self._showed_result:
+            self._showed_result = True
+            details = self.query_one(TabbedContent)
+            if details.active == "tensors" and not self.query_one("#filter").display:
+                details.active = self._wanted = "peak" if run["bill"] else "log" if self._log_lines else "tensors"
+        self._draw_figures()
+
+    def on_tabbed_content_tab_activated(self, event: TabbedContent.TabActivated) -> None:
+        """What was hidden has a width only now.
+
+        Right after the start Textual activates the first tab, which may come behind our wish for another.
+        """
+        if self._wanted and event.pane.id != self._wanted:
+            event.tabbed_content.active = self._wanted
+        else:
+            self._wanted = ""
+        self.call_after_refresh(self._draw_figures)
+
+    def _draw_figures(self) -> None:
+        run = self.views[0].result
+        if run is None:
+            return
         width = self.query_one("#figures").scrollable_content_region.width or self.size.width - 4
         bill = self.query_one("#bill", Static)
         if run["bill"]:
             bill.update(Text("\n").join(bill_lines(run, width=width, decimal=False)))
         else:
             bill.update("the load never began: there is no peak to take apart")
-        self.query_one("#pools", Static).update(
-            Text("\n").join(pool_chart(run, width=min(width, 100), height=9, decimal=False))
-        )
-        if not self._showed_result:
-            self._showed_result = True
-            details = self.query_one(TabbedContent)
-            if details.active == "tensors" and not self.query_one("#filter").display:
-                details.active = "peak" if run["bill"] else "log" if self._log_lines else "tensors"
+        pools = pool_chart(run, width=min(width, _MOST_OF_A_CHART), height=_CHART_HEIGHT, decimal=False)
+        self.query_one("#pools", Static).update(Text("\n").join(pools))
 
     @property
     def _better(self) -> dict[str, Any] | None:
@@ -156,6 +173,7 @@ class RunScreen(WatchScreen):
 
     def action_show(self, tab: str) -> None:
         """Show one of the details."""
+        self._wanted = tab
         self.query_one(TabbedContent).active = tab
         if tab == "tensors":
             self.query_one(TensorLog).focus()

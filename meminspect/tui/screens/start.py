@@ -107,7 +107,11 @@ class StartScreen(BaseScreen):
         self.owner.close_standby()  # a worker that waits would count as used memory
         checkpoint = read_checkpoint(self._ckpt)
         prospect = prospect_of(checkpoint, choices.load, limit_bytes=choices.limit_bytes)
-        if self.app.call_from_thread(self._show, prospect, choices) and self.is_current:
+        if self.app.call_from_thread(self._show, prospect, choices):
+            self.app.call_from_thread(self._stand_by)
+
+    def _stand_by(self) -> None:
+        if self.is_current:
             self.owner.stand_by()
 
     def failed(self, error: BaseException, doing: str) -> None:
@@ -161,7 +165,8 @@ class StartScreen(BaseScreen):
             lines.append(safe(f"not available: {row.why_not}", "tight"))
         if row.theory is not None:
             lines.append(table.bill(row.theory))
-            self.query_one("#recipe", Static).update(highlighted(row.strategy.recipe(self._prospect.task)))
+        recipe = row.strategy.recipe(self._prospect.task) if row.theory is not None else ""
+        self.query_one("#recipe", Static).update(highlighted(recipe))
         lines += [
             safe(f"for: {row.strategy.good}"),
             safe(f"but: {row.strategy.bad}"),
@@ -215,12 +220,12 @@ class StartScreen(BaseScreen):
             return
         unfit = [row for row in rows if row.verdict == "does_not_fit"]
         if not unfit:
-            self._begin(rows, force=False)
+            self._begin(rows, forced=())
             return
 
         def decided(answer: bool | None) -> None:
             if answer:
-                self._begin(rows, force=True)
+                self._begin(rows, forced=unfit)
 
         names = " and ".join(row.strategy.id for row in unfit)
         self.app.push_screen(ConfirmScreen(f"{names}: does not fit", self._warning(unfit), "run all the same"), decided)
@@ -232,13 +237,14 @@ class StartScreen(BaseScreen):
         assert self._prospect is not None  # noqa: S101 - there are rows
         needed = max(unreclaimable_bytes(row.theory.peak) for row in unfit if row.theory is not None)
         usable = format_bytes(self._prospect.plan.ram_bytes)
-        if self._choices is not None and self._choices.limit_bytes is not None:
+        limit_bytes = self._choices.limit_bytes if self._choices is not None else None
+        if limit_bytes is not None and limit_bytes <= self._prospect.subject.machine.usable_bytes:
             end = "It will be killed at the limit, which shows where it dies and hurts nothing else."
         else:
             end = "The machine may swap or stall before the kernel kills the run."
         return f"The load is predicted to need {format_bytes(needed)} of heap, where {usable} can be had. {end}"
 
-    def _begin(self, rows: Sequence[PlanRow], *, force: bool) -> None:
+    def _begin(self, rows: Sequence[PlanRow], *, forced: Sequence[PlanRow]) -> None:
         from meminspect.capture.library import default_folder, new_path
         from meminspect.errors import UsageError
 
@@ -251,8 +257,10 @@ class StartScreen(BaseScreen):
             self.failed(error, "starting a run")
             return
         self._stale = True
-        ids = [row.strategy.id for row in rows]
-        self.owner.begin([choices.spec(checkpoint, id_, new_path(folder, checkpoint, id_), force=force) for id_ in ids])
+        named = [(row.strategy.id, row in forced) for row in rows]
+        self.owner.begin(
+            [choices.spec(checkpoint, id_, new_path(folder, checkpoint, id_), force=force) for id_, force in named]
+        )
 
     def action_recipe(self) -> None:
         """Show the lines of PyTorch that the strategy under the cursor stands for."""

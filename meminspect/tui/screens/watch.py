@@ -34,6 +34,7 @@ class WatchScreen(BaseScreen):
         self._runs = runs
         self._following = Following(captures)
         self._drawn: tuple[RunView, ...] = ()
+        self._broken = False
         self._state: tuple[bool, ...] = ()  # what the keys that are offered depend on
 
     @property
@@ -60,7 +61,7 @@ class WatchScreen(BaseScreen):
         state = (self.running, *(view.ended for view in views))
         if views is not self._drawn or state != self._state:
             self._drawn = views
-            self.draw(views)
+            self._draw_or_say(views)
         if state != self._state:  # a new footer costs more than a picture
             self._state = state
             self.refresh_bindings()
@@ -71,6 +72,16 @@ class WatchScreen(BaseScreen):
     def on_resize(self) -> None:
         """Draw for the new size."""
         self.call_after_refresh(lambda: self.draw(self.views))  # those of then: newer ones may have been drawn
+
+    def _draw_or_say(self, views: tuple[RunView, ...]) -> None:
+        """A capture may hold anything: what cannot be drawn is told once, and ends neither the app nor a load."""
+        if self._broken:
+            return
+        try:
+            self.draw(views)
+        except Exception as error:  # noqa: BLE001 - handed over, not swallowed
+            self._broken = True
+            self.failed(error, "drawing the capture")
 
     def draw(self, views: tuple[RunView, ...]) -> None:
         """Show these views."""

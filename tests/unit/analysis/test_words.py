@@ -141,17 +141,17 @@ def test_given_a_bill_then_it_is_a_sum_without_what_is_under_a_hundredth() -> No
 
 def test_what_is_not_the_model_is_said_largest_first_and_each_item_once() -> None:
     assert excess(a_run(), decimal=False) == (
-        "Not the model: 5.00 GiB of it (71 %): duplicate state dict, dtype upcast."
+        "Not the model: 71 % of the peak, 5.00 GiB: duplicate state dict, dtype upcast."
     )
     pools = [line(Item.SHARD, GIB), line(Item.SHARD, 2 * GIB, "file"), line(Item.FLOOR, 4 * GIB)]
-    assert excess(a_run(bill=pools), decimal=True) == "Not the model: 3.22 GB of it (43 %): shard."
+    assert excess(a_run(bill=pools), decimal=True) == "Not the model: 43 % of the peak, 3.22 GB: shard."
 
 
 def test_given_many_items_then_the_least_are_counted() -> None:
     items = (Item.UPCAST, Item.DUPLICATE, Item.SHARD, Item.STAGING, Item.ALLOCATOR)
     lines = [line(item, (5 - rank) * 100) for rank, item in enumerate(items)]
     assert excess(a_run(peak={"rss_bytes": 1500}, bill=lines), decimal=False) == (
-        "Not the model: 1.46 KiB of it (100 %): dtype upcast, duplicate state dict, shard and 2 more."
+        "Not the model: 100 % of the peak, 1.46 KiB: dtype upcast, duplicate state dict, shard and 2 more."
     )
 
 
@@ -174,7 +174,7 @@ def test_given_next_to_nothing_beside_the_model_then_nothing_is_said(
 
 def test_a_hundredth_is_worth_a_sentence() -> None:
     run = a_run(bill=[line(Item.SHARD, 10)], peak={"rss_bytes": 1000})
-    assert excess(run, decimal=False) == "Not the model: 10 B of it (1 %): shard."
+    assert excess(run, decimal=False) == "Not the model: 1 % of the peak, 10 B: shard."
 
 
 # --- what would do better

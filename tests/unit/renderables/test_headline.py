@@ -185,7 +185,7 @@ def test_no_name_makes_the_first_line_wider_than_the_screen(name: str, width: in
 def test_a_completed_run_is_the_answer_the_excess_the_advice_and_the_times() -> None:
     expected = [
         "naive peaked at 5.00 GiB, 2.50 × the model, in 'copy' at w.",
-        "Not the model: 3.00 GiB of it (60 %): shard.",
+        "Not the model: 60 % of the peak, 3.00 GiB: shard.",
         "→ mmap-assign: no heap, 2.00 GiB of reclaimable file pages (i: recipe)",
     ]
     known = "returned after 1.50 s · resident after 2.25 s · cold page cache"
@@ -217,7 +217,7 @@ def test_a_dead_run_is_trouble_with_its_reason() -> None:
     lines = headline(view, 80)
     assert plain(lines) == [
         "naive: killed in 'read' at \\x1b[31m\\nlayers.0.größe.重み.weight.",
-        "Not the model: 3.00 GiB of it (60 %): shard.",
+        "Not the model: 60 % of the peak, 3.00 GiB: shard.",
         "→ mmap-assign: no heap, 2.00 GiB of reclaimable file pages (i: recipe)",
         "cold page cache · baseline 300.00 MiB",
     ]
