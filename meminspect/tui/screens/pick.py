@@ -146,7 +146,8 @@ class PickScreen(BaseScreen):
             self.action_to_list()
 
     def _type(self, text: str) -> None:
-        if any(unicodedata.category(letter) in ("Cc", "Cf") for letter in text):  # the field would hand them to the terminal
+        # The field would hand control characters to the terminal as they are.
+        if any(unicodedata.category(letter) in ("Cc", "Cf") for letter in text):
             self.notify("a name with control characters cannot be typed: name it with --ckpt", severity="warning")
             return
         path = self.query_one("#path", Input)
