@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from textual.screen import ModalScreen, Screen
 from textual.widgets import Static
@@ -13,6 +13,9 @@ from meminspect.tui.sizes import LEAST_HEIGHT, LEAST_WIDTH
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from textual.events import DescendantFocus
+    from textual.widget import Widget
+
     from meminspect.tui.owner import Owner
 
 __all__ = ["BaseScreen", "Dialog"]
@@ -20,7 +23,27 @@ __all__ = ["BaseScreen", "Dialog"]
 Answer = TypeVar("Answer")
 
 
-class BaseScreen(Screen[None]):
+class _KeepsFocus:
+    """What is hidden loses the focus: a terminal that was too small for a moment must not leave dead keys behind."""
+
+    _had_focus: Widget | None = None
+
+    def on_descendant_focus(self, event: DescendantFocus) -> None:
+        """Remember where it is."""
+        self._had_focus = event.widget
+
+    def on_resize(self) -> None:
+        """Give it back once there is room again."""
+        cast("Screen[Any]", self).call_after_refresh(self._restore_focus)
+
+    def _restore_focus(self) -> None:
+        screen, widget = cast("Screen[Any]", self), self._had_focus
+        has_room = not (screen.has_class("-too-narrow") or screen.has_class("-too-low"))
+        if has_room and screen.focused is None and widget is not None and widget.is_attached:
+            screen.set_focus(widget, scroll_visible=False)
+
+
+class BaseScreen(_KeepsFocus, Screen[None]):
     """A screen that fills the terminal. Whoever composes it yields `self.too_small()` as well."""
 
     @property
@@ -54,7 +77,7 @@ class BaseScreen(Screen[None]):
         self.owner.report(error, doing)
 
 
-class Dialog(ModalScreen[Answer]):
+class Dialog(_KeepsFocus, ModalScreen[Answer]):
     """A box over the screen that asks or tells; escape leaves it without an answer."""
 
     BINDINGS: ClassVar = [("escape", "leave", "close")]

@@ -69,7 +69,7 @@ class PickScreen(BaseScreen):
 
     def on_mount(self) -> None:
         """Look for checkpoints of before, while the user may type already."""
-        self.query_one("#progress").display = False
+        self.query_one("#progress").add_class("-absent")
         self.query_one("#path").focus()
         self._offer([])
         self.in_background(self._find_recent, "looking for earlier captures")
@@ -158,7 +158,7 @@ class PickScreen(BaseScreen):
     def action_leave(self) -> None:
         """Begin again; while the demo is being written, stop that."""
         self.workers.cancel_node(self)
-        self.query_one("#progress").display = False
+        self.query_one("#progress").add_class("-absent")
         self._type("")
 
     def _open(self, text: str) -> None:
@@ -179,7 +179,7 @@ class PickScreen(BaseScreen):
 
     def failed(self, error: BaseException, doing: str) -> None:
         """Errors of the path stand under it."""
-        self.query_one("#progress").display = False
+        self.query_one("#progress").add_class("-absent")
         if isinstance(error, _StoppedError):
             return
         if isinstance(error, MeminspectError):
@@ -205,7 +205,7 @@ class PickScreen(BaseScreen):
         if worker.is_cancelled:  # between asking and telling
             return
         bar = self.query_one("#progress", ProgressBar)
-        bar.display = True
+        bar.remove_class("-absent")
         bar.update(total=total, progress=done)
 
     def action_history(self) -> None:

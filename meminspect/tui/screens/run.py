@@ -102,10 +102,11 @@ class RunScreen(WatchScreen):
         layout = self._headline_shape != (len(lines), view.ended)
         self._headline_shape = (len(lines), view.ended)
         self.query_one("#headline", Static).update(Text("\n").join(lines), layout=layout)
-        self.query_one("#starting").display = view.load_ns is None and not view.ended
+        # Not by `display`, which would show them where a terminal is too small for anything.
+        self.query_one("#starting").set_class(view.load_ns is not None or view.ended, "-absent")
         if view.load_ns is None:
             self.query_one("#starting", Static).update(Text("\n").join(starting(view)))
-        self.query_one(RunChart).display = view.load_ns is not None
+        self.query_one(RunChart).set_class(view.load_ns is None, "-absent")
         self.query_one(RunChart).show(view, scale_for([view]))
         self.query_one(TensorLog).show(view.operations, view.load_began_ns)
         self._show_log(view)

@@ -71,7 +71,7 @@ class WatchScreen(BaseScreen):
 
     def on_resize(self) -> None:
         """Draw for the new size."""
-        self.call_after_refresh(lambda: self.draw(self.views))  # those of then: newer ones may have been drawn
+        self.call_after_refresh(lambda: self._draw_or_say(self.views))  # those of then: newer ones may have been drawn
 
     def _draw_or_say(self, views: tuple[RunView, ...]) -> None:
         """A capture may hold anything: what cannot be drawn is told once, and ends neither the app nor a load."""

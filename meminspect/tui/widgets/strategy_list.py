@@ -9,6 +9,7 @@ from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
 from meminspect.renderables.plan_table import PlanTable
+from meminspect.tui.sizes import LEAST_WIDTH
 
 if TYPE_CHECKING:
     from textual.binding import BindingType
@@ -42,7 +43,8 @@ class StrategyList(OptionList):
         """Draw a plan in so many columns, the recommended strategy under the cursor at first; returns `table`."""
         at = _first(plan) if self.highlighted is None else self.highlighted
         self._plan = plan
-        self.table = table = PlanTable(plan, width=width - len(_MARK), ascii_only=False, decimal=False)
+        width = max(width, LEAST_WIDTH) - len(_MARK)  # with less there is nothing to be seen of it
+        self.table = table = PlanTable(plan, width=width, ascii_only=False, decimal=False)
         self.set_options([Option(self._line(row, table), id=row.strategy.id) for row in plan.rows])
         self.highlighted = at
         return table
