@@ -39,7 +39,7 @@ class _KeepsFocus:
     def _restore_focus(self) -> None:
         screen, widget = cast("Screen[Any]", self), self._had_focus
         has_room = not (screen.has_class("-too-narrow") or screen.has_class("-too-low"))
-        if has_room and screen.focused is None and widget is not None and widget.is_attached:
+        if has_room and screen.focused is None and widget is not None and widget in screen.focus_chain:
             screen.set_focus(widget, scroll_visible=False)
 
 

@@ -65,7 +65,6 @@ class RunScreen(WatchScreen):
     def __init__(self, capture: Path, runs: Runs | None = None) -> None:
         super().__init__([capture], runs)
         self._log_lines = 0
-        self._headline_shape = (0, False)
         self._wanted = ""  # the tab that is to be shown and is not yet
         self._showed_result = self._showed_recipe = False
 
@@ -98,10 +97,7 @@ class RunScreen(WatchScreen):
         view = views[0]
         width = self.size.width - 2
         lines = headline(view, width)
-        # A new layout costs as much as a picture: only where the headline has become longer or shorter.
-        layout = self._headline_shape != (len(lines), view.ended)
-        self._headline_shape = (len(lines), view.ended)
-        self.query_one("#headline", Static).update(Text("\n").join(lines), layout=layout)
+        self.query_one("#headline", Static).update(Text("\n").join(lines))
         # Not by `display`, which would show them where a terminal is too small for anything.
         self.query_one("#starting").set_class(view.load_ns is not None or view.ended, "-absent")
         if view.load_ns is None:
@@ -133,6 +129,8 @@ class RunScreen(WatchScreen):
             details = self.query_one(TabbedContent)
             if details.active == "tensors" and not self.query_one("#filter").display:
                 details.active = self._wanted = "peak" if run["bill"] else "log" if self._log_lines else "tensors"
+                # Textual shows the tab of what has the focus, also where it hears of that late.
+                self.query_one({"peak": "#figures", "log": "#lines", "tensors": "#rows"}[self._wanted]).focus()
         self._draw_figures()
 
     def on_tabbed_content_tab_activated(self, event: TabbedContent.TabActivated) -> None:
