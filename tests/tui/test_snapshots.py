@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     Compare = Callable[..., bool]
     Drive = Callable[[Pilot[Any]], Awaitable[None]]
 
-# A few of the runs' pictures still differ from one go to the next (what is laid out first), so CI leaves all of them out.
+# A few pictures of runs still differ from one go to the next (what is laid out first): CI leaves all of them out.
 pytestmark = pytest.mark.skipif(
     not os.environ.get("MEMINSPECT_SNAPSHOTS"), reason="set MEMINSPECT_SNAPSHOTS to compare"
 )
