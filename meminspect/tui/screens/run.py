@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from rich.text import Text
 from textual.binding import Binding
 from textual.containers import VerticalScroll
+from textual.events import Resize
 from textual.widgets import Footer, Input, RichLog, Static, TabbedContent, TabPane
 
 from meminspect.renderables.bill import bill_lines
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["RunScreen"]
 
 _MOST_OF_A_CHART: Final = 100  # columns; longer bars tell no more
+_READ_IN: Final = {"tensors": "#rows", "peak": "#figures", "recipe": "#steps", "log": "#lines"}  # what has the focus
 _CHART_HEIGHT: Final = 15  # of which it takes what its pools need
 
 
@@ -81,7 +83,7 @@ class RunScreen(WatchScreen):
             with TabPane("peak", id="peak"), VerticalScroll(id="figures"):
                 yield Static("the bill of the peak comes when the run has ended", id="bill")
                 yield Static("", id="pools")
-            with TabPane("recipe", id="recipe"), VerticalScroll():
+            with TabPane("recipe", id="recipe"), VerticalScroll(id="steps"):
                 yield Static("", id="code")
             with TabPane("log", id="log"):
                 yield RichLog(id="lines", wrap=True, max_lines=10_000)
@@ -130,7 +132,7 @@ class RunScreen(WatchScreen):
             if details.active == "tensors" and not self.query_one("#filter").display:
                 details.active = self._wanted = "peak" if run["bill"] else "log" if self._log_lines else "tensors"
                 # Textual shows the tab of what has the focus, also where it hears of that late.
-                self.query_one({"peak": "#figures", "log": "#lines", "tensors": "#rows"}[self._wanted]).focus()
+                self.query_one(_READ_IN[self._wanted]).focus(scroll_visible=False)
         self._draw_figures()
 
     def on_tabbed_content_tab_activated(self, event: TabbedContent.TabActivated) -> None:
@@ -142,7 +144,13 @@ class RunScreen(WatchScreen):
             event.tabbed_content.active = self._wanted
         else:
             self._wanted = ""
-        self.call_after_refresh(self._draw_figures)
+        self.call_after_refresh(self._settle, str(event.pane.id))
+
+    def _settle(self, tab: str) -> None:
+        """Tell what has become visible its size: Textual forgets to where what it replaces had been scrolled."""
+        shown = self.query_one(_READ_IN[tab])
+        shown.post_message(Resize(shown.size, shown.virtual_size, shown.container_size))
+        self._draw_figures()
 
     def _draw_figures(self) -> None:
         run = self.views[0].result
@@ -174,8 +182,7 @@ class RunScreen(WatchScreen):
         """Show one of the details."""
         self._wanted = tab
         self.query_one(TabbedContent).active = tab
-        if tab == "tensors":
-            self.query_one(TensorLog).focus()
+        self.query_one(_READ_IN[tab]).focus(scroll_visible=False)
 
     def action_filter(self) -> None:
         """Ask which tensors to show."""
