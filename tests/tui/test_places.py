@@ -295,6 +295,20 @@ async def test_a_candidate_is_opened_and_a_folder_gone_into_by_clicking(task: Lo
         await until(pilot, lambda: "inside.safetensors" in told(pilot, "#error"))
 
 
+async def test_the_details_that_a_key_shows_are_moved_through_at_once(task: LoadTask) -> None:
+    path = captures.write(Path("run.meminspect"), task, Story("naive", log=tuple("abcdefghijklmnopqrst")))
+    async with MeminspectApp(captures=[path]).run_test(size=SIZE) as pilot:
+        await drawn(pilot)
+        for key, within in (("3", "#steps"), ("4", "#lines"), ("2", "#figures"), ("1", "#rows")):
+            await pilot.press(key)
+            read = pilot.app.screen.query_one(within)
+            await until(pilot, lambda read=read: pilot.app.focused is read)
+            await pilot.press("home")
+            assert read.scroll_offset.y == 0
+            await pilot.press("end")
+            await until(pilot, lambda read=read: read.scroll_offset.y == read.max_scroll_y > 0)
+
+
 # Sizes
 
 
