@@ -44,6 +44,7 @@ class RunScreen(WatchScreen):
     """
 
     CSS_PATH = "run.tcss"
+    AUTO_FOCUS = ""  # by what there is to read, once that is known: what takes the focus brings its tab along
     BINDINGS: ClassVar[list[BindingType]] = [
         ("x", "cancel", "cancel"),
         Binding("1", "show('tensors')", "details", key_display="1-4"),
@@ -68,7 +69,7 @@ class RunScreen(WatchScreen):
         super().__init__([capture], runs)
         self._log_lines = 0
         self._wanted = ""  # the tab that is to be shown and is not yet
-        self._showed_result = self._showed_recipe = False
+        self._showed_result = self._showed_recipe = self._showed_tensors = False
 
     def compose(self) -> ComposeResult:
         """From the answer down to the details."""
@@ -90,9 +91,8 @@ class RunScreen(WatchScreen):
         yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:
-        """The tensors have the focus."""
+        """The filter is opened by its key."""
         self.query_one("#filter").display = False
-        self.query_one(TensorLog).focus()
 
     def draw(self, views: tuple[RunView, ...]) -> None:
         """Show the run as it is now."""
@@ -112,6 +112,10 @@ class RunScreen(WatchScreen):
         if view.result is not None:
             self.query_one(TensorLog).placeholder = "no tensor was touched"
             self._show_result(view.result)
+        elif view.facts and not self._showed_tensors:
+            self._showed_tensors = True
+            if self.focused is None:
+                self.query_one(TensorLog).focus(scroll_visible=False)
 
     def _show_log(self, view: RunView) -> None:
         log = self.query_one("#lines", RichLog)
