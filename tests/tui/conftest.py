@@ -40,6 +40,15 @@ def stillness(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
+def haste(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody watches: what is done a few times a second is done more often."""
+    monkeypatch.setattr("meminspect.tui.screens.watch._FRAME_S", 0.03)
+    monkeypatch.setattr("meminspect.tui.following._INTERVAL_S", 0.02)
+    monkeypatch.setattr("textual._wait.SLEEP_GRANULARITY", 0.004)
+    monkeypatch.setattr("textual._wait.SLEEP_IDLE", 0.0004)
+
+
+@pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """16 GiB, of which 14 can be had; everything is in the page cache."""
     found = Machine(16 << 30, USABLE_BYTES, None, None, 0, (), "2.13.0", str(MACHINE["kernel"]), "madvise")
