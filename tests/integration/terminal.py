@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from command_line import Home
 
 COLUMNS, ROWS = 120, 36
-PATIENCE_S = 15.0
+PATIENCE_S = 60.0  # a test may share its machine with others
 _PROMPT = "ready>"
 _PLACES = {"HOME": "", "XDG_CACHE_HOME": "cache", "XDG_DATA_HOME": "data", "XDG_STATE_HOME": "state", "TMPDIR": ""}
 _NOT_INHERITED = ("COLUMNS", "LINES", "NO_COLOR", "COLORTERM", "TMUX", "TERM_PROGRAM")

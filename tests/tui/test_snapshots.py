@@ -5,7 +5,6 @@ After a change that is meant, look at the report, and then `python -m pytest tes
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,11 +30,6 @@ if TYPE_CHECKING:
 
     Compare = Callable[..., bool]
     Drive = Callable[[Pilot[Any]], Awaitable[None]]
-
-# A few pictures of runs still differ from one go to the next (what is laid out first): CI leaves all of them out.
-pytestmark = pytest.mark.skipif(
-    not os.environ.get("MEMINSPECT_SNAPSHOTS"), reason="set MEMINSPECT_SNAPSHOTS to compare"
-)
 
 SIZES = {"80": (80, 24), "120": (120, 40), "200": (200, 60)}
 SMALL, MEDIUM = SIZES["80"], SIZES["120"]
