@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 from dataclasses import dataclass, field
@@ -165,11 +164,20 @@ class RunView:
 
 
 class RunFollower:
-    """Reads what is new in one capture at every `poll`; for one thread."""
+    """Reads what is new in one capture at every `poll`; for one thread.
 
-    def __init__(self, capture: Path) -> None:
+    Args:
+        capture: its file.
+        awaited: it may not be there yet, or be in the making.
+
+    Attributes:
+        reader: the capture as it has been opened; None before.
+    """
+
+    def __init__(self, capture: Path, *, awaited: bool = False) -> None:
+        self.reader: CaptureReader | None = None
         self._view = RunView(capture)
-        self._reader: CaptureReader | None = None
+        self._awaited = awaited
         self._progress = RunProgress()
         self._operations = Operations()
         self._timeline = Timeline()
@@ -182,23 +190,44 @@ class RunFollower:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._reader is not None:
-            self._reader.close()
+        self.close()
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run has ended, and all of it has been read."""
+        return self._view.ended
+
+    def open(self) -> CaptureReader:
+        """The capture, opened unless it is.
+
+        Raises:
+            CaptureError: it cannot be read.
+        """
+        if self.reader is None:
+            self.reader = CaptureReader(self._view.capture)
+        return self.reader
+
+    def close(self) -> None:
+        """Close the file; the next poll opens it again, and goes on from where it was."""
+        if self.reader is not None:
+            self.reader.close()
+            self.reader = None
 
     def poll(self) -> tuple[RunView, bool]:
         """The run as it is now, and whether more is waiting to be read at once.
 
         Raises:
-            CaptureError: the capture is damaged. That there is none yet is no error.
+            CaptureError: the capture cannot be read, or is damaged.
         """
         if self._view.ended:
             return self._view, False
-        if self._reader is None:
-            with contextlib.suppress(CaptureError):  # it is being created
-                self._reader = CaptureReader(self._view.capture)
-        if self._reader is None:
+        try:
+            reader = self.open()
+        except CaptureError:
+            if not self._awaited:
+                raise
             return self._view, False
-        return self._look(self._reader)
+        return self._look(reader)
 
     def _look(self, reader: CaptureReader) -> tuple[RunView, bool]:
         outcome = reader.fact("outcome")  # first: once it is there, nothing comes behind what is read below

@@ -176,6 +176,11 @@ class CaptureReader:
     ) -> None:
         self.close()
 
+    @property
+    def is_copy(self) -> bool:
+        """Whether this is a private copy, which does not grow with the file."""
+        return self._private is not None
+
     def fact(self, name: str) -> Any:
         """The JSON document stored under a name; None where there is none (yet)."""
         rows = self._rows("SELECT value FROM facts WHERE name = ?", name)

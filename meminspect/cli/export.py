@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from meminspect.capture.store import CaptureReader
-from meminspect.engine.session import recover
+from meminspect.engine.session import conclude
 from meminspect.exporters import EXPORTERS
 from meminspect.exporters.files import write_file
 
@@ -27,9 +27,9 @@ __all__ = ["command"]
 @click.option("-o", "--output", "out", type=click.Path(path_type=Path), metavar="FILE", help="[default: stdout]")
 def command(capture: Path, exporter_id: str, out: Path | None) -> None:
     """Write a capture in another format, to stdout or a file."""
-    recover(capture)
     exporter = EXPORTERS[exporter_id]
     with CaptureReader(capture) as reader:
+        conclude(reader)
         if out is None:
             exporter.write(reader, sys.stdout)
             return

@@ -33,7 +33,7 @@ def explain(
         cancelled: we killed it because the user asked to.
         oom_kills: how many processes the kernel's OOM killer took while it ran; 0 also where nobody knows.
         last_rss_bytes: its last sampled RSS.
-        limit_bytes: the limit that it ran under; None for none of its own.
+        limit_bytes: its own limit, where that kept it from more; None where nothing but the machine did.
 
     Returns:
         ``outcome``, ``message``, ``died_at`` (phase and tensor, None for a run that completed) and ``exit_status``.

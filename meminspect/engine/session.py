@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from meminspect.engine.spec import RunSpec
 
-__all__ = ["Session", "Standby", "recover"]
+__all__ = ["Session", "Standby", "conclude", "recover"]
 
 # The import path travels as an argument: `-m` would put the current folder, and whatever lies there, in front of it.
 _START: Final = "import sys; sys.path[:] = sys.argv[1].split('\\n'); import meminspect.engine.supervisor as s; s.main()"
@@ -162,11 +162,16 @@ def recover(path: Path, said: str = "") -> bool:
         CaptureError: it is not a readable capture.
     """
     with CaptureReader(path) as capture:
-        if capture.fact("outcome") is not None or _alive((capture.fact("spec") or {}).get("supervisor_pid")):
-            return True
-        message = said or "the supervisor was killed; the worker ended with it"
-        capture.finish({"outcome": "failed", "message": message, "died_at": None, "exit_status": None})
-        return capture.fact("outcome") is not None
+        return conclude(capture, said)
+
+
+def conclude(capture: CaptureReader, said: str = "") -> bool:
+    """As `recover`, for a capture that is open; where it is not ours to write, this reader alone sees the outcome."""
+    if capture.fact("outcome") is not None or _alive((capture.fact("spec") or {}).get("supervisor_pid")):
+        return True
+    message = said or "the supervisor was killed; the worker ended with it"
+    capture.finish({"outcome": "failed", "message": message, "died_at": None, "exit_status": None})
+    return capture.fact("outcome") is not None
 
 
 def _alive(pid: int | None) -> bool:

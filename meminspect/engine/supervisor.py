@@ -111,7 +111,7 @@ def _run(
     task = task_for(checkpoint, spec.options)
     opening = open_nvml()
     taken_bytes = waiting.held_bytes() if waiting is not None else 0
-    machine = read_machine(opening.nvml).without(taken_bytes)
+    machine = read_machine(opening.nvml).with_room_of(taken_bytes)
     theory = strategy.theory(task)
     residencies = [cached_fraction(file.path).fraction for file in checkpoint.files]
     writer.fact(

@@ -81,7 +81,7 @@ def watch(
         cancelled=cancelled,
         oom_kills=_oom_kills(group) - kills_before,
         last_rss_bytes=sampler.last_rss_bytes,
-        limit_bytes=limited.limit_bytes if limited else None,
+        limit_bytes=limited.limit_bytes if limited is not None and limited.group.met_limit() else None,
     )
 
 

@@ -34,14 +34,15 @@ class _Names(NamedTuple):
     file: str  # in memory.stat, with the groups below: page cache, shared memory included
     shared: str  # the latter alone
     settings: tuple[str, ...]  # what limits memory, and what keeps swap from being a way out
+    refused: tuple[str, str]  # the file that counts how often the limit stood in the way, and its line, if it has any
 
 
 _NAMES: Final = {
     1: _Names("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file", "hierarchical_memory_limit",
               "memory.oom_control", "memory.max_usage_in_bytes", "total_cache", "total_shmem",
-              ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes")),
+              ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes"), ("memory.failcnt", "")),
     2: _Names("memory.max", "memory.current", "inactive_file", "", "memory.events", "memory.peak", "file", "shmem",
-              ("memory.max", "memory.swap.max")),
+              ("memory.max", "memory.swap.max"), ("memory.events", "oom")),
 }  # fmt: skip
 
 
@@ -84,9 +85,15 @@ class MemoryGroup:
 
     def file_bytes(self) -> int | None:
         """Page cache of files that is charged to the group: what its processes were the first to read."""
-        names, stat = _NAMES[self.version], self.folder / "memory.stat"
-        cached, shared = (_number_after(stat, name) for name in (names.file, names.shared))
-        return None if cached is None else cached - (shared or 0)
+        names = _NAMES[self.version]
+        sizes = _numbers(self.folder / "memory.stat")
+        return None if names.file not in sizes else sizes[names.file] - sizes.get(names.shared, 0)
+
+    def met_limit(self) -> bool:
+        """Whether its own limit has ever kept it from more; as far as the kernel tells."""
+        file, line = _NAMES[self.version].refused
+        path = self.folder / file
+        return bool(_number_after(path, line) if line else _number(path))
 
     def set_limit(self, nbytes: int) -> None:
         """Let the group have so much memory, and no swap instead.
@@ -99,6 +106,8 @@ class MemoryGroup:
         if swap.exists():
             # Version 1 counts memory and swap together here, version 2 swap alone.
             swap.write_text(str(nbytes if self.version == 1 else 0))
+        elif (swappiness := self.folder / "memory.swappiness").exists():  # version 1 whose kernel keeps no such books
+            swappiness.write_text("0")
 
     def lineage(self) -> list[MemoryGroup]:
         """This group and those that it lies in, from the inside out."""
@@ -207,12 +216,14 @@ def _number(path: Path) -> int | None:
 
 
 def _number_after(path: Path, name: str) -> int | None:
+    value = _numbers(path).get(name)
+    return value if value is not None and value < _UNLIMITED else None
+
+
+def _numbers(path: Path) -> dict[str, int]:
+    """The lines "name number" of a file; none where it cannot be read."""
     try:
-        text = path.read_text()
+        lines = path.read_text().splitlines()
     except OSError:
-        return None
-    for line in text.splitlines():
-        key, _, value = line.partition(" ")
-        if key == name:
-            return int(value) if int(value) < _UNLIMITED else None
-    return None
+        return {}
+    return {name: int(value) for name, _, value in (line.partition(" ") for line in lines)}

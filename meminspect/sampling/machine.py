@@ -57,8 +57,8 @@ class Machine:
             return self.ram_available_bytes
         return min(self.ram_available_bytes, self.limit_available_bytes)
 
-    def without(self, nbytes: int) -> Machine:
-        """As it would be if so many bytes had not been taken by a process that is to use them for its run."""
+    def with_room_of(self, nbytes: int) -> Machine:
+        """With so many bytes more to have: those of a process that is to use them for its run."""
         left = self.limit_available_bytes
         return replace(
             self,

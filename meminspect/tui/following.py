@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from meminspect.analysis.follow import RunFollower, RunView
-from meminspect.engine.session import recover
+from meminspect.engine.session import conclude
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -36,17 +36,20 @@ class Following:
         Args:
             stopped: asked between two looks.
             written: whether somebody of us still writes them. None: they are files that have been kept; one that is
-                absent is an error then, and one whose supervisor is gone is given its end.
+                absent is an error then, one whose supervisor is gone is given its end, and others are followed.
 
         Raises:
             CaptureError: one of them cannot be read.
         """
         with contextlib.ExitStack() as stack:
-            if written is None:
-                self._recover()
-            looked = 1
-            followers = [stack.enter_context(RunFollower(capture)) for capture in self.captures]
+            awaited = written is not None
+            followers = [stack.enter_context(RunFollower(capture, awaited=awaited)) for capture in self.captures]
+            looked = 0
             while not stopped():
+                if written is None and looked % _LOOKS_BETWEEN == 0:
+                    for follower in followers:
+                        _tend(follower)
+                looked += 1
                 last = written is not None and not written()  # asked first: then this look sees everything
                 looks = [follower.poll() for follower in followers]
                 self.views = tuple(view for view, _ in looks)
@@ -55,10 +58,12 @@ class Following:
                     return
                 if not behind:
                     time.sleep(_INTERVAL_S)
-                    looked += 1
-                if written is None and looked % _LOOKS_BETWEEN == 0:  # somebody else's may lose its supervisor
-                    self._recover()
 
-    def _recover(self) -> None:
-        for capture in self.captures:
-            recover(capture)
+
+def _tend(follower: RunFollower) -> None:
+    """Give a kept capture its end if its supervisor is gone; of one that is not ours to write, take a newer copy."""
+    if follower.ended:
+        return
+    if follower.reader is not None and follower.reader.is_copy:
+        follower.close()
+    conclude(follower.open())

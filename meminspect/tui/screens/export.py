@@ -88,9 +88,11 @@ def _screenshot(screen: BaseScreen) -> Callable[[Path], object]:
 def _export(capture: Path, exporter_id: str) -> Callable[[Path], object]:
     def write(path: Path) -> None:
         from meminspect.capture.store import CaptureReader
+        from meminspect.engine.session import conclude
         from meminspect.exporters.files import write_file
 
         with CaptureReader(capture) as reader:
+            conclude(reader)  # for itself, where the file is not ours to finish
             write_file(EXPORTERS[exporter_id], reader, path)
 
     return write

@@ -37,7 +37,7 @@ class Run:
     def __init__(self, folder: Path) -> None:
         self.path = folder / "run.meminspect"
         self.writer = CaptureWriter(self.path, 0)
-        self.follower = RunFollower(self.path)
+        self.follower = RunFollower(self.path, awaited=True)
 
     def adds(self, *records: Event | Sample | LogLine) -> RunView:
         """Commit these together, and look."""
@@ -81,7 +81,7 @@ def resets(answer: str) -> Event:
 
 
 def test_given_no_capture_when_polled_then_nothing_is_known_and_nothing_is_wrong(tmp_path: Path) -> None:
-    with RunFollower(tmp_path / "absent.meminspect") as follower:
+    with RunFollower(tmp_path / "absent.meminspect", awaited=True) as follower:
         view, behind = follower.poll()
     assert not behind
     assert (view.strategy, view.facts, view.phase, view.load_ns, view.outcome) == ("", {}, "", None, None)
@@ -90,7 +90,7 @@ def test_given_no_capture_when_polled_then_nothing_is_known_and_nothing_is_wrong
 
 def test_given_a_capture_that_is_just_being_created_then_it_is_followed_once_it_has_tables(tmp_path: Path) -> None:
     path = tmp_path / "run.meminspect"
-    with RunFollower(path) as follower:
+    with RunFollower(path, awaited=True) as follower:
         # given the moment between creating the file and its tables
         path.touch()
         assert follower.poll()[0].facts == {}

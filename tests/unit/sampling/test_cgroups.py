@@ -331,6 +331,31 @@ def test_given_no_account_of_swap_when_a_limit_is_set_then_memory_alone_is_limit
     assert [path.name for path in tmp_path.iterdir()] == ["memory.limit_in_bytes"]
 
 
+def test_given_no_account_of_swap_when_a_limit_is_set_then_the_kernel_is_asked_not_to_swap(tmp_path: Path):
+    (tmp_path / "memory.swappiness").write_text("60")
+
+    MemoryGroup(tmp_path, tmp_path, 1).set_limit(GIB)
+
+    assert (tmp_path / "memory.swappiness").read_text() == "0"
+
+
+@pytest.mark.parametrize(
+    ("version", "file", "never", "once"),
+    [(1, "memory.failcnt", "0\n", "3\n"), (2, "memory.events", "max 9\noom 0\noom_kill 1\n", "max 9\noom 1\n")],
+)
+def test_whether_a_limit_stood_in_the_way_is_the_kernel_s_word(
+    tmp_path: Path, version: int, file: str, never: str, once: str
+):
+    group = MemoryGroup(tmp_path, tmp_path, version)
+    assert not group.met_limit()
+
+    (tmp_path / file).write_text(never)
+    assert not group.met_limit()
+
+    (tmp_path / file).write_text(once)
+    assert group.met_limit()
+
+
 @pytest.mark.parametrize(
     ("version", "peak", "stat"),
     [

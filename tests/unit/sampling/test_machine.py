@@ -153,6 +153,6 @@ def test_given_a_process_that_holds_some_when_left_out_then_both_budgets_have_it
 ):
     machine = Machine(64 * GIB, 8 * GIB, left, left, 0, (), None, "6.1", None)
 
-    assert (machine.without(100).ram_available_bytes, machine.without(100).limit_available_bytes) == (
+    assert (machine.with_room_of(100).ram_available_bytes, machine.with_room_of(100).limit_available_bytes) == (
         8 * GIB + 100, expected,
     )  # fmt: skip

@@ -238,6 +238,44 @@ def test_given_a_saved_capture_that_another_command_still_writes_then_it_is_foll
     assert (seen(following), following.views[0].outcome) == (["read"], None)
 
 
+@pytest.fixture
+def somebody_else_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here is ours to write; root, who may run this, could write all the same."""
+    monkeypatch.setattr("meminspect.capture.store.os.access", lambda *_: False)
+
+
+@pytest.mark.usefixtures("somebody_else_s")
+def test_given_one_that_is_not_ours_and_whose_supervisor_is_gone_then_it_ends_for_us_alone(
+    path: Path, clock: Clock
+) -> None:
+    left = abandoned(path, pid_of_somebody_gone())
+    before = left.read_bytes()
+    following = Following([left])
+    following.run(never, None)
+    assert following.views[0].outcome is not None
+    assert following.views[0].result is not None
+    assert (following.views[0].result["outcome"], following.views[0].phase) == ("failed", "read")
+    assert clock.sleeps == 0
+    assert left.read_bytes() == before
+
+
+@pytest.mark.usefixtures("somebody_else_s")
+def test_given_one_that_is_not_ours_and_that_grows_then_what_comes_is_seen(
+    path: Path, writer: CaptureWriter, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("meminspect.engine.session._alive", lambda _: True)
+    phases(writer, "build")
+    following = Following([path])
+
+    def goes_on() -> None:
+        phases(writer, "read")
+        writer.fact("outcome", COMPLETED)
+
+    then(clock, goes_on)
+    following.run(never, None)
+    assert (seen(following), following.views[0].outcome) == (["read"], COMPLETED)
+
+
 @pytest.mark.usefixtures("clock")
 def test_given_a_finished_capture_then_it_is_shown_as_it_is(path: Path) -> None:
     writer = CaptureWriter(path, 0)
