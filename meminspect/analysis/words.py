@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
     Run = Mapping[str, Any]
 
-__all__ = ["OUTCOME_WORDS", "PHASE_WORDS", "advice", "bill", "comparison", "completed", "excess", "sentence", "times"]
+__all__ = [
+    "OUTCOME_WORDS", "PHASE_WORDS", "advice", "bill", "comparison", "completed", "excess", "names", "sentence", "times",
+]  # fmt: skip
 
 OUTCOME_WORDS: Final = {
     "completed": "completed",
@@ -128,17 +130,33 @@ def times(run: Run) -> list[str]:
     return parts
 
 
+def names(runs: Sequence[Run]) -> list[str]:
+    """What several runs are called: by their strategy, and by a number where others have the same."""
+    called = [
+        run["strategy"]
+        if run["repeat"]["of"] in (1, None)
+        else f"{run['strategy']} {run['repeat']['index']}/{run['repeat']['of']}"
+        for run in runs
+    ]
+    return [
+        f"{name} #{called[: place + 1].count(name)}" if called.count(name) > 1 else name
+        for place, name in enumerate(called)
+    ]
+
+
 def comparison(runs: Sequence[Run], *, decimal: bool) -> str:
-    """Which of several runs to take, in a sentence; empty where none came to its end."""
-    finished = [run for run in runs if completed(run) and run["peak"]["rss_bytes"] is not None]
+    """Which of several runs to take, in a sentence; empty where none came to its end and loaded the right thing."""
+    finished = [
+        (name, run)
+        for name, run in zip(names(runs), runs, strict=True)
+        if completed(run) and run["peak"]["rss_bytes"] is not None and not run["tensors"]["mismatched"]
+    ]
     if not finished:
         return ""
-    least = min(finished, key=lambda run: (run["peak"]["heap_bytes"], run["peak"]["rss_bytes"]))
-    soonest = min(finished, key=lambda run: run["resident_s"] or math.inf)
-    heap = format_bytes(least["peak"]["heap_bytes"], decimal=decimal)
-    words = f"{least['strategy']} took least heap, {heap}"
+    thrifty, least = min(finished, key=lambda named: (named[1]["peak"]["heap_bytes"], named[1]["peak"]["rss_bytes"]))
+    quick, soonest = min(finished, key=lambda named: named[1]["resident_s"] or math.inf)
+    words = f"{thrifty} took least heap, {format_bytes(least['peak']['heap_bytes'], decimal=decimal)}"
     if soonest["resident_s"] is None:
         return words
-    if soonest is least:
-        return f"{words}, and was resident soonest, after {format_duration(soonest['resident_s'])}"
-    return f"{words}; {soonest['strategy']} was resident soonest, after {format_duration(soonest['resident_s'])}"
+    after = f"was resident soonest, after {format_duration(soonest['resident_s'])}"
+    return f"{words}, and {after}" if soonest is least else f"{words}; {quick} {after}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from meminspect.errors import ExitCode, MeminspectError
+from meminspect.errors import ExitCode, MeminspectError, reason
 from meminspect.text import shown
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def failure_of(error: BaseException) -> Failure:
     if isinstance(error, (click.Abort, KeyboardInterrupt)):
         return Failure("interrupted", "interrupted", "", ExitCode.INTERRUPTED)
     if isinstance(error, OSError):
-        return Failure("system", _line(_os_message(error)), "", ExitCode.FAILED)
+        return Failure("system", _line(reason(error)), "", ExitCode.FAILED)
     message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     hint = "this is a defect of meminspect: please report it with the lines above"
@@ -79,11 +79,6 @@ def _slug(error: MeminspectError) -> str:
 
 def _help_hint(error: click.UsageError) -> str:
     return f"{error.ctx.command_path} --help lists what it takes" if error.ctx is not None else ""
-
-
-def _os_message(error: OSError) -> str:
-    reason = error.strerror or str(error) or type(error).__name__
-    return f"{error.filename}: {reason}" if error.filename else reason
 
 
 def _line(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from meminspect.analysis.words import bill, completed, sentence
+from meminspect.analysis.words import advice, bill, completed, sentence
 from meminspect.cli import output
 from meminspect.renderables.results import chart, result_table
 from meminspect.renderables.texts import safe
@@ -23,10 +23,13 @@ def show(runs: Sequence[Run], *, decimal: bool) -> None:
     if not runs:
         return
     console = output.stdout()
+    tried = {run["strategy"] for run in runs}
     for run in runs:
         console.print(safe(sentence(run, decimal=decimal), "answer" if completed(run) else "trouble"))
         if run["bill"]:
             console.print(safe(f"  = {bill(run, decimal=decimal)}", "quiet"))
+        if run.get("better") and run["better"]["strategy"] not in tried:
+            console.print(safe(f"  → {advice(run, decimal=decimal)}", "answer"))
     console.print()
     console.print(result_table(runs, decimal=decimal))
     drawing = chart(runs, console.width, decimal=decimal, ascii_only=output.ascii_only(console))

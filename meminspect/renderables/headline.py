@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.cells import cell_len
 from rich.text import Text
 
-from meminspect.analysis.words import PHASE_WORDS, advice, completed, excess, sentence, times
+from meminspect.analysis.words import OUTCOME_WORDS, PHASE_WORDS, advice, completed, excess, sentence, times
 from meminspect.renderables.texts import safe
 from meminspect.text import shown
 from meminspect.units import format_bytes, format_duration, format_rate
@@ -131,17 +131,16 @@ def title(view: RunView, name: str, *, waits: bool) -> Text:
 
     Args:
         view: the run.
-        name: its strategy, while its capture does not tell yet.
+        name: what it is called.
         waits: it will be run, if it has not been.
     """
-    name = view.strategy or name
     if view.result is not None:
-        peak = view.result["peak"]["rss_bytes"]
+        peak, outcome = view.result["peak"]["rss_bytes"], view.result["outcome"]
         at = "" if peak is None else f" {format_bytes(peak)}"
         if completed(view.result):
             return Text.assemble(safe(f"{name} "), ("✓", "fits"), at)
         return Text.assemble(
-            safe(f"{name} "), ("✗", "trouble"), safe(f" {view.result['outcome'].replace('_', ' ')}{at}")
+            safe(f"{name} "), ("✗", "trouble"), safe(f" {OUTCOME_WORDS.get(outcome, str(outcome))}{at}")
         )
     if not view.facts:
         return Text.assemble(safe(name), (" waits" if waits else " not run", "quiet"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, Final
 
-from meminspect.analysis.words import OUTCOME_WORDS
+from meminspect.analysis.words import OUTCOME_WORDS, names
 from meminspect.renderables.texts import table
 from meminspect.units import format_duration
 
@@ -28,14 +28,15 @@ def result_table(runs: Sequence[Run], *, decimal: bool) -> Table:
     largest = max((run["theory"]["peak_rss_bytes"] for run in runs if run["theory"]), default=0)
     unit, name = _unit(largest, decimal=decimal)
     columns = ("strategy", f"heap {name}", f"file {name}", "theory", "× floor", "returned", "resident", "outcome")
-    return table(columns, [_row(run, unit) for run in runs], gap=1)  # or the longest outcomes would be cut
+    rows = [_row(name, run, unit) for name, run in zip(names(runs), runs, strict=True)]
+    return table(columns, rows, gap=1)  # or the longest outcomes would be cut
 
 
-def _row(run: Run, unit: int) -> list[str]:
-    peak, theory, repeat = run["peak"], run["theory"] or {}, run["repeat"]
+def _row(name: str, run: Run, unit: int) -> list[str]:
+    peak, theory = run["peak"], run["theory"] or {}
     floor, predicted = theory.get("floor_bytes"), theory.get("peak_rss_bytes")
     return [
-        run["strategy"] if repeat["of"] == 1 else f"{run['strategy']} {repeat['index']}/{repeat['of']}",
+        name,
         _scaled(peak["heap_bytes"], unit),
         _scaled(peak["file_bytes"], unit),
         _scaled(predicted, unit),
@@ -63,9 +64,14 @@ def chart(runs: Sequence[Run], width: int, *, decimal: bool, ascii_only: bool) -
 
     Drawn by plotext, without colours: the two kinds of bar differ in their marks.
     """
-    measured = [run for run in runs if run["peak"]["rss_bytes"] is not None and run["theory"]]
-    if not measured:
+    drawn = [
+        (name, run)
+        for name, run in zip(names(runs), runs, strict=True)
+        if run["peak"]["rss_bytes"] is not None and run["theory"]
+    ]
+    if not drawn:
         return ""
+    labels, measured = zip(*drawn, strict=True)
     plotext: Any = importlib.import_module("plotext")  # which has no types to lose
     figures = [(run["peak"]["rss_bytes"], run["theory"]["peak_rss_bytes"]) for run in measured]
     largest = max(map(max, figures))
@@ -76,16 +82,13 @@ def chart(runs: Sequence[Run], width: int, *, decimal: bool, ascii_only: bool) -
     plotext.theme("clear")
     plotext.limit_size(False, False)  # we know the width
     plotext.plot_size(min(width - 1, 100), rows + _FRAME_ROWS)
-    names = [run["strategy"] for run in measured]
-    if len(set(names)) < len(names):
-        names = [f"{name} {run['repeat']['index']}" for name, run in zip(names, measured, strict=True)]
     heights = []
     for index, pair in enumerate(figures):
         height = rows - 3 * index  # plotext counts upwards; we read downwards
         heights.append(height)
         for below, nbytes in enumerate(pair):
             plotext.bar([height - below], [nbytes / unit], orientation="horizontal", width=0.5, marker=marks[below])
-    plotext.yticks(heights, names)
+    plotext.yticks(heights, list(labels))
     plotext.ylim(1, rows)
     plotext.xlim(0, largest / unit)
     plotext.title(f"peak above baseline in {unit_name}: {marks[0]} measured, {marks[1]} theory")

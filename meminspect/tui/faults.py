@@ -6,7 +6,7 @@ import datetime
 import traceback
 from typing import TYPE_CHECKING, NamedTuple
 
-from meminspect.errors import MeminspectError
+from meminspect.errors import MeminspectError, reason
 from meminspect.text import TEXT_LIMIT, shown
 
 if TYPE_CHECKING:
@@ -31,13 +31,15 @@ def fault_of(error: BaseException, doing: str) -> Fault:
     """
     if isinstance(error, MeminspectError):
         return Fault(shown(error.message, TEXT_LIMIT), shown(error.hint, TEXT_LIMIT))
+    if isinstance(error, OSError):
+        return Fault(shown(reason(error), TEXT_LIMIT), f"it happened while {shown(doing, TEXT_LIMIT)}")
     return log_fault(error, doing)
 
 
 def log_fault(error: BaseException, doing: str) -> Fault:
     """Append a defect's traceback to the log, and say where that is."""
     words = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    message = f"internal error while {doing}: {shown(words, 300)}"
+    message = f"internal error while {shown(doing, TEXT_LIMIT)}: {shown(words, 300)}"
     path = log_path()
     if path is None:
         return Fault(message, "this is a defect of meminspect: please report it")

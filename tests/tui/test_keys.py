@@ -255,13 +255,18 @@ async def test_h_shows_the_history_and_escape_leads_back(task: LoadTask) -> None
 
 
 @presses("StartScreen.p")
-async def test_p_leads_to_the_picker_and_lets_the_waiting_worker_go(task: LoadTask) -> None:
+async def test_p_leads_to_the_picker_and_back_to_another_worker_that_waits(task: LoadTask) -> None:
     async with at_start().run_test() as pilot:
         await planned(pilot)
         await until(pilot, lambda: FakeStandby.made)
         await pilot.press("p")
         await on(pilot, PickScreen)
-        assert FakeStandby.made[-1].closed
+        await pilot.press(*str(CHECKPOINT), "enter")
+        await planned(pilot)
+        await until(pilot, lambda: len(FakeStandby.made) == 2)
+        assert [standby.closed for standby in FakeStandby.made] == [True, False], "used memory counts in the plan"
+        await pilot.press("q")
+    assert FakeStandby.made[-1].closed
 
 
 @presses("ConfirmScreen.y", "ConfirmScreen.n")

@@ -44,8 +44,9 @@ class OptionsScreen(Dialog[Choices]):
             yield from _row("device", _select("device", _DEVICES, load.device))
             yield from _row("dtype of the loaded model", _select("dtype", (_AS_STORED, *CASTABLE), load.dtype))
             yield from _row("dtype that a model is built in", _select("init-dtype", CASTABLE, load.init_dtype))
-            size = "" if limit is None else format_bytes(limit).replace(" ", "")
-            field = Input(size, placeholder="none, or a size like 8GiB", id="limit", compact=True)
+            field = Input(
+                "" if limit is None else _size(limit), placeholder="none, or a size like 8GiB", id="limit", compact=True
+            )
             yield from _row("memory limit of the run", field)
             yield from _row("page cache before the run", _select("cache", _CACHES, self._before.cache))
             yield Static("", id="error")
@@ -103,6 +104,12 @@ def _row(label: str, field: Select[str] | Input) -> ComposeResult:
     with Horizontal(classes="row"):
         yield Label(label)
         yield field
+
+
+def _size(nbytes: int) -> str:
+    """As it may be typed: short where that says the same, or opening the options would change them."""
+    short = format_bytes(nbytes).replace(" ", "")
+    return short if parse_bytes(short) == nbytes else str(nbytes)
 
 
 def _select(name: str, values: tuple[str, ...], value: str | None) -> Select[str]:

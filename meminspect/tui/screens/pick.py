@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import unicodedata
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from rich.text import Text
 from textual.widgets import Footer, Input, OptionList, ProgressBar, Static
 from textual.widgets.option_list import Option
-from textual.worker import get_current_worker
+from textual.worker import WorkerError, get_current_worker
 
 from meminspect.errors import MeminspectError
 from meminspect.renderables.texts import safe
@@ -56,6 +57,7 @@ class PickScreen(BaseScreen):
         super().__init__()
         self._recent: list[Candidate] = []
         self._offered: list[Candidate] = []
+        self._finding: Worker[object] | None = None  # looks for what the text could become
 
     def compose(self) -> ComposeResult:
         """A field, and what it could be completed to."""
@@ -90,11 +92,22 @@ class PickScreen(BaseScreen):
         return self.query_one("#path", Input).value
 
     def on_input_changed(self) -> None:
-        """Offer what begins like that."""
+        """Offer what begins like that, once the file system has told."""
+        self.query_one("#error", Static).update("")
+        typed = self._typed
+        if typed:
+            self._finding = self.in_background(lambda: self._find(typed), "completing the path")
+        else:
+            self._offer(self._recent)
+
+    def _find(self, typed: str) -> None:
         from meminspect.tui.completion import complete
 
-        self.query_one("#error", Static).update("")
-        self._offer(complete(self._typed) if self._typed else self._recent)
+        self.app.call_from_thread(self._found, typed, complete(typed))
+
+    def _found(self, typed: str, candidates: list[Candidate]) -> None:
+        if typed == self._typed:  # else those of what is typed now are on their way
+            self._offer(candidates)
 
     def _offer(self, candidates: list[Candidate]) -> None:
         self._offered = candidates
@@ -134,8 +147,11 @@ class PickScreen(BaseScreen):
         if candidates.highlighted is None and candidates.option_count:
             candidates.highlighted = 0
 
-    def action_complete(self) -> None:
+    async def action_complete(self) -> None:
         """Type what all candidates have in common; where that is typed already, go to them."""
+        with contextlib.suppress(WorkerError):
+            if self._finding is not None:
+                await self._finding.wait()
         if not self._offered or not self._typed:
             self.action_to_list()
             return

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from textual.containers import Grid
 from textual.widgets import Footer, Static
 
-from meminspect.analysis.words import comparison
+from meminspect.analysis.words import comparison, names
 from meminspect.renderables.headline import title
 from meminspect.renderables.results import result_table
 from meminspect.renderables.texts import safe
@@ -55,7 +55,7 @@ class RaceScreen(WatchScreen):
 
     def __init__(self, captures: Sequence[Path], runs: Runs | None = None) -> None:
         super().__init__(captures, runs)
-        self._names = [spec.strategy for spec in runs.specs] if runs is not None else ["…"] * len(captures)
+        self._strategies = [spec.strategy for spec in runs.specs] if runs is not None else ["…"] * len(captures)
 
     def compose(self) -> ComposeResult:
         """From the answer down to the table."""
@@ -70,17 +70,19 @@ class RaceScreen(WatchScreen):
     def draw(self, views: tuple[RunView, ...]) -> None:
         """Show the runs as they are now."""
         scale = scale_for(views)
-        for index, view in enumerate(views):
+        named = zip(views, self._strategies, strict=True)
+        documents = [view.document(strategy, waits=self.running) for view, strategy in named]
+        for index, (view, name) in enumerate(zip(views, names(documents), strict=True)):
             panel = self.query_one(f"#panel-{index}", _Panel)
             panel.show(view, scale)
-            panel.border_title = title(view, self._names[index], waits=self.running)
-        named = zip(views, self._names, strict=True)
-        documents = [view.document(name, waits=self.running) for view, name in named]
+            panel.border_title = title(view, name, waits=self.running)
         self.query_one("#table", Static).update(result_table(documents, decimal=False))
         self.query_one("#headline", Static).update(self._answer(views))
 
     def _answer(self, views: tuple[RunView, ...]) -> Text:
         words = comparison([view.result for view in views if view.result is not None], decimal=False)
+        if words and len({(view.facts.get("checkpoint") or {}).get("path") for view in views if view.facts}) > 1:
+            words += "; they loaded different checkpoints"
         ended = sum(view.ended for view in views)
         if ended < len(views):
             words = f"{ended} of {len(views)} have run" + (f": so far {words}" if words else "")

@@ -288,7 +288,6 @@ class StartScreen(BaseScreen):
 
     def action_pick(self) -> None:
         """Choose another checkpoint."""
-        self.owner.close_standby()
         self.owner.open_picker()
 
 

@@ -57,6 +57,8 @@ class WatchScreen(BaseScreen):
         self._following.run(lambda: worker.is_cancelled, None if runs is None else runs.is_alive)
 
     def _pull(self) -> None:
+        if self._hidden:  # it would take its time from the load all the same
+            return
         views = self.views
         state = (self.running, *(view.ended for view in views))
         if views is not self._drawn or state != self._state:
@@ -68,6 +70,12 @@ class WatchScreen(BaseScreen):
         while self._runs is not None and self._runs.errors:
             capture, error = self._runs.errors.popitem()
             self.failed(error, f"running into {capture.name}")
+
+    @property
+    def _hidden(self) -> bool:
+        """Whether another screen fills the terminal; behind a dialog this one is seen."""
+        stack = self.app.screen_stack
+        return self in stack and any(not above.is_modal for above in stack[stack.index(self) + 1 :])
 
     def on_resize(self) -> None:
         """Draw for the new size."""

@@ -94,8 +94,15 @@ def _picture(view: RunView, scale: Scale, *, alone: bool) -> Picture:
         theory_bytes=view.theory_bytes,
         ceiling_bytes=view.ceiling_bytes,
         phases=view.phases,
-        peak_ns=view.peak_ns if view.peak_bytes else None,
+        peak_ns=_peak_ns(view),
         died_ns=view.load_ns if view.died else None,
         vram_total_bytes=gpus[0]["total_bytes"] if gpus else None,
         vram_note=f"vram: {note}" if note and alone else "",
     )
+
+
+def _peak_ns(view: RunView) -> int | None:
+    """Where the peak is; once the run has ended, where the sentence above the picture says that it was."""
+    if view.result is not None and view.result["peak_at"]["t_s"] is not None:
+        return int(view.result["peak_at"]["t_s"] * 1e9)
+    return view.peak_ns if view.peak_bytes else None

@@ -14,6 +14,7 @@ from meminspect.analysis.words import (
     comparison,
     completed,
     excess,
+    names,
     sentence,
     times,
 )
@@ -33,6 +34,7 @@ def a_run(**changes: Any) -> Run:
     run: Run = {
         "strategy": "naive",
         "outcome": "completed",
+        "repeat": {"index": 1, "of": 1},
         "message": "",
         "peak": {"rss_bytes": 7 * GIB, "heap_bytes": 6 * GIB, "file_bytes": GIB, "pinned_bytes": 0},
         "peak_at": {"t_s": 1.0, "phase": "copy", "tensor": "layers.0.wq"},
@@ -249,6 +251,20 @@ def test_given_no_time_of_residence_then_nobody_was_soonest() -> None:
     runs = [measured("a", GIB, GIB, None), measured("b", 2 * GIB, GIB, None)]
     assert comparison(runs, decimal=False) == "a took least heap, 1.00 GiB"
     assert "b was resident soonest" in comparison([runs[0], {**runs[1], "resident_s": 9.0}], decimal=False)
+
+
+def test_given_one_that_loaded_something_else_then_it_wins_nothing() -> None:
+    wrong = measured("a", 1, 1, 0.1)
+    wrong["tensors"] = {**wrong["tensors"], "mismatched": 1}
+    assert comparison([wrong], decimal=False) == ""
+    assert comparison([wrong, measured("b", GIB, GIB, 9.0)], decimal=False).startswith("b took least heap")
+
+
+def test_given_runs_of_one_strategy_then_they_are_told_apart() -> None:
+    runs = [measured("a", 2 * GIB, GIB, 1.0), measured("b", 3 * GIB, GIB, 2.0), measured("a", GIB, GIB, 3.0)]
+    assert names(runs) == ["a #1", "b", "a #2"]
+    assert comparison(runs, decimal=False).startswith("a #2 took least heap, 1.00 GiB; a #1 was resident soonest")
+    assert names([{**run, "repeat": {"index": 2, "of": 3}} for run in runs[:2]]) == ["a 2/3", "b 2/3"]
 
 
 def test_given_none_that_came_to_its_end_then_nothing_is_compared() -> None:

@@ -281,14 +281,14 @@ def test_steps_of_somebody_elses_capture_drive_no_terminal() -> None:
     [
         (RunView(Path("x")), True, "sharded waits"),
         (RunView(Path("x")), False, "sharded not run"),
-        (RunView(Path("x"), facts=FACTS), True, "naive … starting"),
-        (RunView(Path("x"), facts=FACTS, phase="import"), True, "naive … importing torch"),
-        (loading(), True, "naive 25 % 2.00 GiB"),
-        (loading(done_bytes=9 * GIB), True, "naive 100 % 2.00 GiB"),
-        (loading(facts={"spec": {"strategy": "naive"}}), True, "naive … reading"),
-        (ended(), False, "naive ✓ 5.00 GiB"),
-        (ended(outcome="oom_killed"), False, "naive ✗ oom killed 5.00 GiB"),
-        (ended(outcome="refused", peak={"rss_bytes": None}), False, "naive ✗ refused"),
+        (RunView(Path("x"), facts=FACTS), True, "sharded … starting"),
+        (RunView(Path("x"), facts=FACTS, phase="import"), True, "sharded … importing torch"),
+        (loading(), True, "sharded 25 % 2.00 GiB"),
+        (loading(done_bytes=9 * GIB), True, "sharded 100 % 2.00 GiB"),
+        (loading(facts={"spec": {"strategy": "naive"}}), True, "sharded … reading"),
+        (ended(), False, "sharded ✓ 5.00 GiB"),
+        (ended(outcome="oom_killed"), False, "sharded ✗ OOM-killed 5.00 GiB"),
+        (ended(outcome="refused", peak={"rss_bytes": None}), False, "sharded ✗ refused"),
     ],
 )
 def test_a_panels_title(view: RunView, waits: bool, words: str) -> None:

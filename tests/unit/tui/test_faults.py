@@ -55,6 +55,14 @@ def test_what_a_user_can_mend_is_said_with_what_to_do_and_not_written_down(
     assert not log.exists()
 
 
+def test_what_the_system_refuses_is_no_defect_of_ours(log: Path) -> None:
+    error = OSError(28, "No space left on device", "/mnt/full/a\x1b[31m")
+    assert fault_of(error, "writing it") == Fault(
+        "/mnt/full/a\\x1b[31m: No space left on device", "it happened while writing it"
+    )
+    assert not log.exists()
+
+
 def test_a_defect_is_written_down_with_its_traceback_and_told_where(log: Path) -> None:
     fault = fault_of(raised(ZeroDivisionError("by zero")), "drawing")
     assert fault == Fault("internal error while drawing: ZeroDivisionError: by zero", f"{PLEASE} with the end of {log}")
