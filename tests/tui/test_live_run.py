@@ -316,3 +316,30 @@ async def test_quitting_during_a_race_leaves_nothing_behind(task: LoadTask) -> N
     assert (app.return_value, app.fault) == (0, None)
     with CaptureReader(second.spec.capture) as capture:
         assert capture.fact("outcome")["outcome"] == "cancelled"
+
+
+async def test_a_race_behind_one_of_its_runs_takes_no_time_from_it_and_is_up_to_date_when_it_is_seen_again(
+    task: LoadTask,
+) -> None:
+    async with at_start().run_test(size=SIZE) as pilot:
+        run = await race_begun(pilot)
+        run.reaches(0.3)
+        race = watch(pilot)
+        await until(pilot, lambda: race.views[0].load_ns and race._drawn is race.views)
+        await pilot.press("enter")
+        await on(pilot, RunScreen)
+        await pilot.pause()
+        drawn_before, done_before = race._drawn, race.views[0].done_bytes
+
+        run.reaches(0.6)
+        await until(
+            pilot, lambda: watch(pilot).views[0].done_bytes > done_before and watch(pilot)._drawn is watch(pilot).views
+        )
+        await until(pilot, lambda: race.views[0].done_bytes > done_before)
+        await pilot.pause(0.1)
+        assert race._drawn is drawn_before
+
+        await pilot.press("escape")
+        await on(pilot, RaceScreen)
+        await until(pilot, lambda: race._drawn is race.views)
+        run.end()

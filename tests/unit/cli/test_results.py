@@ -1,0 +1,49 @@
+"""What `meminspect run` prints of its runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from meminspect.cli import results
+
+if TYPE_CHECKING:
+    import pytest
+
+GIB = 1 << 30
+BETTER = {"strategy": "mmap-assign", "peak": {"heap_bytes": 0, "file_bytes": 2 * GIB, "pinned_bytes": 0}}
+
+
+def a_run(strategy: str, **changes: Any) -> dict[str, Any]:
+    return {
+        "strategy": strategy,
+        "outcome": "oom_killed",
+        "message": "killed by the kernel's OOM killer",
+        "peak": {"rss_bytes": 6 * GIB, "heap_bytes": 6 * GIB, "file_bytes": 0, "pinned_bytes": 0},
+        "theory": {"floor_bytes": 2 * GIB, "peak_rss_bytes": 7 * GIB},
+        "bill": None,
+        "returned_s": None,
+        "resident_s": None,
+        "repeat": {"index": 1, "of": 1},
+        "capture": "/captures/run.meminspect",
+        **changes,
+    }
+
+
+def shown(capsys: pytest.CaptureFixture[str], *runs: dict[str, Any]) -> list[str]:
+    results.show(runs, decimal=False)
+    return capsys.readouterr().out.splitlines()
+
+
+def test_a_run_s_sentence_is_followed_by_what_would_do_better(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = shown(capsys, a_run("naive", better=BETTER))
+    assert lines[0] == "naive: killed by the kernel's OOM killer"
+    assert lines[1] == "  → mmap-assign: no heap, 2.00 GiB of reclaimable file pages"
+
+
+def test_what_was_tried_as_well_is_seen_in_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = shown(capsys, a_run("naive", better=BETTER), a_run("mmap-assign", better=None))
+    assert not any("→" in line for line in lines)
+
+
+def test_captures_of_before_there_was_advice_are_shown_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert shown(capsys, a_run("naive"))[0].startswith("naive: killed")
