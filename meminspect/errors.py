@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import enum
 
-__all__ = ["CaptureError", "CheckpointError", "ExitCode", "MeminspectError", "RunError", "UsageError", "reason"]
+__all__ = ["CaptureError", "CheckpointError", "ExitCode", "MeminspectError", "RunError", "UsageError"]
 
 
 class ExitCode(enum.IntEnum):
@@ -65,9 +65,3 @@ class RunError(MeminspectError):
     """The machinery around a run broke; what the run itself did is an outcome, not an exception."""
 
     exit_code = ExitCode.FAILED
-
-
-def reason(error: OSError) -> str:
-    """What the system refused, and for which file."""
-    words = error.strerror or str(error) or type(error).__name__
-    return f"{error.filename}: {words}" if error.filename else words

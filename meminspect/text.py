@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["NAME_LIMIT", "TEXT_LIMIT", "listed", "shown"]
+__all__ = ["NAME_LIMIT", "TEXT_LIMIT", "listed", "refused_by_system", "shown"]
 
 NAME_LIMIT: Final = 80
 TEXT_LIMIT: Final = 2000  # characters of a sentence
@@ -27,3 +27,9 @@ def listed(names: Iterable[str], limit: int = 3) -> str:
     every = list(names)
     text = ", ".join(shown(name) for name in every[:limit])
     return text if len(every) <= limit else f"{text} and {len(every) - limit:,} more"
+
+
+def refused_by_system(error: OSError) -> str:
+    """What the system refused, and for which file; not yet safe to print."""
+    words = error.strerror or str(error) or type(error).__name__
+    return f"{error.filename}: {words}" if error.filename else words

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 
 from meminspect.errors import UsageError
 
-__all__ = ["format_bytes", "format_count", "format_duration", "format_rate", "parse_bytes", "parse_count"]
+__all__ = [
+    "format_bytes",
+    "format_count",
+    "format_duration",
+    "format_moment",
+    "format_rate",
+    "parse_bytes",
+    "parse_count",
+]
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
@@ -49,6 +58,14 @@ def format_duration(seconds: float | None) -> str:
     return f"{minutes}:{rest:02d} min"
 
 
+def format_moment(iso: object) -> str:
+    """Format a moment in ISO 8601 as local time to the minute, ``2026-11-24 15:04``; ``–`` for what is none."""
+    try:
+        return datetime.datetime.fromisoformat(str(iso)).astimezone().strftime("%Y-%m-%d %H:%M")
+    except (ValueError, OverflowError, OSError):  # the latter where the clock's zone knows no such year
+        return "–"
+
+
 def format_count(count: int) -> str:
     """Format a count of things, as parameters: ``6.74 B``, ``124.44 M``, ``512``."""
     if count < 10**6:
@@ -87,6 +104,8 @@ def parse_count(text: str) -> int:
 
 def _whole(text: str, number: str, factor: int) -> int:
     value = int(number) * factor if number.isdecimal() else float(number) * factor
+    if factor == 1 and value != int(value):
+        raise UsageError(f"'{text}' is not a whole number", "is its unit missing?")
     if value >= _TOO_MUCH:
         raise UsageError(f"'{text[:40]}' is beyond all measure")
     return int(value)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Held", "RunFollower", "RunView"]
 
 _BATCH: Final = 20_000  # rows a look: a capture of an hour is shown while it is still being read
-_FACTS: Final = ("spec", "checkpoint", "machine", "theory", "plan", "recipe", "vram")
+_FACTS: Final = ("spec", "started", "checkpoint", "machine", "theory", "plan", "recipe", "vram")
 
 
 class Held(NamedTuple):

@@ -120,6 +120,11 @@ def recommend(candidates: Sequence[Candidate], *, decimal: bool = False) -> Reco
     if best.verdict == "does_not_fit":
         return Recommendation(None, f"no strategy fits: even {best.strategy_id} needs {needs}")
     saving = _saving(best, candidates, decimal=decimal)
+    if best.verdict == "tight" and not unreclaimable_bytes(best.theory.peak):
+        return Recommendation(
+            best.strategy_id,
+            f"it needs {needs}{saving}; but there is no room for all of them, so they are read from disk over and over",
+        )
     if best.verdict == "tight":
         return Recommendation(best.strategy_id, f"it needs {needs}{saving}, and nothing fits with room to spare")
     return Recommendation(best.strategy_id, f"it needs {needs}{saving}")

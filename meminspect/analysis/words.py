@@ -56,7 +56,8 @@ def sentence(run: Run, *, decimal: bool) -> str:
         return f"{name}: {run['message'] or OUTCOME_WORDS.get(outcome, outcome)}"
     floor = run["theory"]["floor_bytes"]
     times = f", {peak / floor:.2f} × the model" if floor else ""
-    words = f"{name} peaked at {format_bytes(peak, decimal=decimal)}{times}{_place(run['peak_at'])}"
+    size = format_bytes(peak, decimal=decimal)
+    words = f"{name} peaked at {size}{_under(run.get('limit'), decimal=decimal)}{times}{_place(run['peak_at'])}"
     wrong = run["tensors"]["mismatched"]
     lost = run["overhead"]["events_lost"]
     if lost:
@@ -64,6 +65,14 @@ def sentence(run: Run, *, decimal: bool) -> str:
     if wrong:
         words += f"; {wrong} tensors differ from the checkpoint"
     return f"{words}; {run['message']}" if run["message"] else words
+
+
+def _under(limit: Mapping[str, Any] | None, *, decimal: bool) -> str:
+    """The limit that it ran under, and whether that held."""
+    if not limit:
+        return ""
+    held = "" if limit["confined"] is not False else ", which did not hold: others had read the checkpoint before"
+    return f" under a limit of {format_bytes(limit['bytes'], decimal=decimal)}{held}"
 
 
 def _place(peak_at: Mapping[str, Any]) -> str:
@@ -155,7 +164,15 @@ def comparison(runs: Sequence[Run], *, decimal: bool) -> str:
         return ""
     thrifty, least = min(finished, key=lambda named: (named[1]["peak"]["heap_bytes"], named[1]["peak"]["rss_bytes"]))
     quick, soonest = min(finished, key=lambda named: named[1]["resident_s"] or math.inf)
-    words = f"{thrifty} took least heap, {format_bytes(least['peak']['heap_bytes'], decimal=decimal)}"
+    heap = format_bytes(least["peak"]["heap_bytes"], decimal=decimal)
+    as_little = [
+        name
+        for name, run in finished
+        if run is not least and format_bytes(run["peak"]["heap_bytes"], decimal=decimal) == heap
+    ]
+    words = f"{thrifty} took least heap, {heap}"
+    if as_little:
+        words += f", as did {' and '.join(as_little)}"
     if soonest["resident_s"] is None:
         return words
     after = f"was resident soonest, after {format_duration(soonest['resident_s'])}"

@@ -28,7 +28,7 @@ EXIT_CODES: Final[dict[ExitCode, str]] = {
     ExitCode.USAGE: "the command line makes no sense, or a file cannot be read",
     ExitCode.OUT_OF_MEMORY: "a run died of memory",
     ExitCode.FAILED: "a run or the program failed otherwise",
-    ExitCode.BUDGET_EXCEEDED: "a budget of `check` was exceeded",
+    ExitCode.BUDGET_EXCEEDED: "kept for budgets that are exceeded",
     ExitCode.INTERRUPTED: "interrupted",
 }
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from meminspect.errors import ExitCode, MeminspectError, reason
-from meminspect.text import shown
+from meminspect.errors import ExitCode, MeminspectError
+from meminspect.text import refused_by_system, shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,7 +40,7 @@ def failure_of(error: BaseException) -> Failure:
     if isinstance(error, (click.Abort, KeyboardInterrupt)):
         return Failure("interrupted", "interrupted", "", ExitCode.INTERRUPTED)
     if isinstance(error, OSError):
-        return Failure("system", _line(reason(error)), "", ExitCode.FAILED)
+        return Failure("system", _line(refused_by_system(error)), "", ExitCode.FAILED)
     message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     hint = "this is a defect of meminspect: please report it with the lines above"

@@ -88,7 +88,7 @@ def _lines(label: str) -> Show:
 
     def show(progress: RunProgress, total: int, stage: str) -> None:
         nonlocal last
-        if stage != last:
+        if stage and stage != last:
             last = stage
             done = f", {min(100, 100 * progress.done_bytes // total)} % done" if total and progress.done_bytes else ""
             output.status(f"{label}: {stage}{done}")

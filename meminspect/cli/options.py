@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "as_count",
+    "as_limit",
     "as_size",
     "checkpoint_options",
     "decimal_option",
@@ -40,6 +41,13 @@ def as_count(_: click.Context, param: click.Parameter, text: str | None) -> int 
 def as_size(_: click.Context, param: click.Parameter, text: str | None) -> int | None:
     """Callback of an option that takes bytes, as 8GiB."""
     return _quantity(parse_bytes, param, text)
+
+
+def as_limit(_: click.Context, param: click.Parameter, text: str | None) -> int | None:
+    """Callback of an option that takes a limit on a process's memory."""
+    from meminspect.engine.limits import parse_limit
+
+    return _quantity(parse_limit, param, text)
 
 
 def _quantity(parse: Callable[[str], int], param: click.Parameter, text: str | None) -> int | None:

@@ -50,7 +50,7 @@ _OF_MEMORY = ("oom_killed", "out_of_memory")
 @click.option(
     "--limit",
     metavar="SIZE",
-    callback=options.as_size,
+    callback=options.as_limit,
     help="Give the worker so much memory, as 8GiB, in a cgroup of its own; the checkpoint is read from cold.",
 )
 @click.option("--force", is_flag=True, help="Run although it is predicted not to fit.")

@@ -13,13 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from meminspect.errors import RunError
+from meminspect.errors import RunError, UsageError
 from meminspect.sampling.cgroups import MemoryGroup, memory_group
+from meminspect.units import format_bytes, parse_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["LimitedGroup", "limited_group"]
+__all__ = ["LimitedGroup", "limited_group", "parse_limit"]
+
+_LEAST_BYTES: Final = 64 << 20  # an interpreter alone takes about this much: less says nothing of any strategy
 
 _PREFIX: Final = "meminspect-run-"  # and the supervisor's process id: a name whose process is gone is stale
 _MEMBERS: Final = "cgroup.procs"
@@ -55,6 +58,18 @@ class LimitedGroup:
             "cgroup_peak_bytes": self.group.peak_bytes(),
             "cgroup_file_bytes": file_bytes,
         }
+
+
+def parse_limit(text: str) -> int:
+    """Parse a limit in bytes: ``8GiB``.
+
+    Raises:
+        UsageError: it is not a size, or too small for any process.
+    """
+    nbytes = parse_bytes(text)
+    if nbytes < _LEAST_BYTES:
+        raise UsageError(f"{format_bytes(nbytes)} leaves a process no room", "write it like 8GiB, 512MiB or 16GB")
+    return nbytes
 
 
 @contextlib.contextmanager

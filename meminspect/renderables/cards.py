@@ -49,7 +49,7 @@ def machine_card(machine: Machine, *, decimal: bool) -> Text:
     parts = [
         f"{format_bytes(machine.ram_total_bytes, decimal=decimal)} RAM",
         f"{format_bytes(machine.usable_bytes, decimal=decimal)} usable",
-        "no memory limit" if limit is None else f"memory limit {format_bytes(limit, decimal=decimal)}",
+        "no cgroup limit" if limit is None else f"cgroup limit {format_bytes(limit, decimal=decimal)}",
     ]
     parts += [
         f"{gpu.name or 'GPU'} with {format_bytes(gpu.free_bytes, decimal=decimal)} free"
@@ -77,9 +77,9 @@ def percent(fraction: float | None) -> str:
     """Whole percents, where 0 and 100 are said of nothing and of everything only."""
     if fraction is None:
         return "unknown share"
-    if fraction <= 0:
-        return "0 %"
-    return f"{min(max(int(100 * fraction), 1), 100 if fraction >= 1 else 99)} %"
+    if 0 < fraction < 0.01:
+        return "< 1 %"
+    return f"{min(int(100 * fraction), 100)} %"
 
 
 def _dtypes(subject: Subject) -> str:

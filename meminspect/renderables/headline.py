@@ -11,18 +11,20 @@ from rich.text import Text
 from meminspect.analysis.words import OUTCOME_WORDS, PHASE_WORDS, advice, completed, excess, sentence, times
 from meminspect.renderables.texts import safe
 from meminspect.text import shown
-from meminspect.units import format_bytes, format_duration, format_rate
+from meminspect.units import format_bytes, format_duration, format_moment, format_rate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from meminspect.analysis.follow import RunView
 
-__all__ = ["headline", "starting", "title"]
+__all__ = ["headline", "provenance", "starting", "title"]
 
 _SEPARATOR: Final = " · "
 _BAR_WIDTH: Final = 24
 _STEP_WIDTH: Final = 36
+_NAME_LIMIT: Final = 18
+_YEAR: Final = len("2026-")
 
 
 def headline(view: RunView, width: int) -> list[Text]:
@@ -61,9 +63,9 @@ def _progress(view: RunView, width: int) -> Text:
         return Text(format_duration(seconds))
     share = min(view.done_bytes / view.work_bytes, 1.0)
     rate = view.done_bytes / seconds if seconds > 0 else None
-    parts = [f"{int(100 * share)} % of {format_bytes(view.work_bytes)} of work", format_duration(seconds)]
+    pace = f", {format_rate(rate)}" if rate else ""
+    parts = [f"{int(100 * share)} % of {format_bytes(view.work_bytes)} of work{pace}", format_duration(seconds)]
     if rate:
-        parts.append(format_rate(rate))
         left_s = max(view.work_bytes - view.done_bytes, 0) / rate
         parts.append(f"{format_duration(left_s)} left" if share < 1 else "done")
     words = _SEPARATOR.join(parts)
@@ -147,3 +149,15 @@ def title(view: RunView, name: str, *, waits: bool) -> Text:
     if view.load_ns is None or not view.work_bytes:
         return safe(f"{name} … {PHASE_WORDS.get(view.phase, view.phase)}")
     return safe(f"{name} {min(100, 100 * view.done_bytes // view.work_bytes)} % {format_bytes(view.peak_bytes)}")
+
+
+def provenance(view: RunView) -> Text:
+    """What tells a run from others of its strategy: the checkpoint, when it began, and the page cache."""
+    path, started = (view.facts.get("checkpoint") or {}).get("path"), (view.facts.get("started") or {}).get("wall")
+    cache = (view.result or {"cache": {"state": None}})["cache"]["state"]
+    parts = [
+        shown(str(path).rstrip("/").rpartition("/")[2], _NAME_LIMIT) if path else "",
+        format_moment(started)[_YEAR:] if started else "",
+        f"{cache} cache" if cache else "",
+    ]
+    return safe(_SEPARATOR.join(filter(None, parts)), "quiet")

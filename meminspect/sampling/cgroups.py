@@ -34,15 +34,16 @@ class _Names(NamedTuple):
     file: str  # in memory.stat, with the groups below: page cache, shared memory included
     shared: str  # the latter alone
     settings: tuple[str, ...]  # what limits memory, and what keeps swap from being a way out
-    refused: tuple[str, str]  # the file that counts how often the limit stood in the way, and its line, if it has any
+    refusals: tuple[tuple[str, str], ...]  # files that count how often the limit stood in the way, with their line
 
 
 _NAMES: Final = {
     1: _Names("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file", "hierarchical_memory_limit",
               "memory.oom_control", "memory.max_usage_in_bytes", "total_cache", "total_shmem",
-              ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes"), ("memory.failcnt", "")),
+              ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes"),
+              (("memory.failcnt", ""), ("memory.memsw.failcnt", ""))),
     2: _Names("memory.max", "memory.current", "inactive_file", "", "memory.events", "memory.peak", "file", "shmem",
-              ("memory.max", "memory.swap.max"), ("memory.events", "oom")),
+              ("memory.max", "memory.swap.max"), (("memory.events", "oom"),)),
 }  # fmt: skip
 
 
@@ -91,9 +92,8 @@ class MemoryGroup:
 
     def met_limit(self) -> bool:
         """Whether its own limit has ever kept it from more; as far as the kernel tells."""
-        file, line = _NAMES[self.version].refused
-        path = self.folder / file
-        return bool(_number_after(path, line) if line else _number(path))
+        counters = [(self.folder / file, line) for file, line in _NAMES[self.version].refusals]
+        return any(_number_after(path, line) if line else _number(path) for path, line in counters)
 
     def set_limit(self, nbytes: int) -> None:
         """Let the group have so much memory, and no swap instead.

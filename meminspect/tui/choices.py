@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from meminspect.engine.spec import RunSpec
 from meminspect.strategies import LoadOptions
@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = ["Cache", "Choices"]
+
+# Under a limit the checkpoint is read from cold unless something else is chosen: see `engine.supervisor`.
+_CACHE_WORDS: Final = {None: "page cache as it is", "cold": "cold page cache", "warm": "warm page cache"}
 
 Cache = Literal["cold", "warm"]
 
@@ -32,7 +35,7 @@ class Choices(NamedTuple):
                 load.dtype or "dtype as stored",
                 *(() if load.init_dtype == "float32" else (f"built in {load.init_dtype}",)),
                 "no limit" if self.limit_bytes is None else f"limit {format_bytes(self.limit_bytes)}",
-                "page cache as it is" if self.cache is None else f"{self.cache} page cache",
+                _CACHE_WORDS[self.cache or ("cold" if self.limit_bytes is not None else None)],
             )
         )
 

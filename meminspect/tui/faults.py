@@ -6,8 +6,8 @@ import datetime
 import traceback
 from typing import TYPE_CHECKING, NamedTuple
 
-from meminspect.errors import MeminspectError, reason
-from meminspect.text import TEXT_LIMIT, shown
+from meminspect.errors import MeminspectError
+from meminspect.text import TEXT_LIMIT, refused_by_system, shown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,7 +32,7 @@ def fault_of(error: BaseException, doing: str) -> Fault:
     if isinstance(error, MeminspectError):
         return Fault(shown(error.message, TEXT_LIMIT), shown(error.hint, TEXT_LIMIT))
     if isinstance(error, OSError):
-        return Fault(shown(reason(error), TEXT_LIMIT), f"it happened while {shown(doing, TEXT_LIMIT)}")
+        return Fault(shown(refused_by_system(error), TEXT_LIMIT), f"it happened while {shown(doing, TEXT_LIMIT)}")
     return log_fault(error, doing)
 
 

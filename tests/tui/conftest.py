@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,11 @@ from meminspect.sampling.page_cache import Residency
 from meminspect.strategies import LoadOptions
 from meminspect.strategies.task import task_for
 from meminspect.synthesis import SynthesisSpec, architecture_for, synthesise
+from meminspect.tui.runs import Runs
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from meminspect.strategies import LoadTask
 
 CHECKPOINT = Path("llama-1.3b")
@@ -58,12 +62,15 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def engine(monkeypatch: pytest.MonkeyPatch) -> type[FakeSession]:
-    """Sessions that write captures of runs that never took place."""
+def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[FakeSession]]:
+    """Sessions that write captures of runs that never took place; the last of them before the folder is left."""
     FakeSession.begun, FakeStandby.made = [], []
     monkeypatch.setattr("meminspect.tui.runs.Session", FakeSession)
     monkeypatch.setattr("meminspect.engine.session.Standby", FakeStandby)
-    return FakeSession
+    yield FakeSession
+    for runs in [thread for thread in threading.enumerate() if isinstance(thread, Runs)]:
+        runs.cancel()
+        runs.join()
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import pkgutil
+import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -313,6 +314,13 @@ async def test_the_mouse_does_the_same(task: LoadTask) -> None:
 
 
 @presses("_PathInput.tab", "_PathInput.enter", "PickScreen.escape")
+async def test_tab_stays_where_nothing_begins_like_that(task: LoadTask) -> None:
+    async with MeminspectApp().run_test() as pilot:
+        await on(pilot, PickScreen)
+        await pilot.press(*"/no/such", "tab", "q")
+        assert pilot.app.screen.query_one("#path", Input).value == "/no/suchq"
+
+
 async def test_a_path_is_completed_and_opened(task: LoadTask) -> None:
     async with MeminspectApp().run_test() as pilot:
         await on(pilot, PickScreen)
@@ -546,6 +554,30 @@ async def test_captures_are_opened_and_compared(task: LoadTask) -> None:
         await on(pilot, RaceScreen)
         await drawn(pilot)
         assert len(watch(pilot).views) == 2
+
+
+async def test_the_history_is_in_the_order_of_time_whatever_the_files_are_called(task: LoadTask) -> None:
+    for minute, name in ((2, "a"), (1, "b"), (3, "c")):
+        path = captures.write(Path(f"captures/20261120-120000-{name}.meminspect"), task, Story("naive"))
+        with sqlite3.connect(path) as database:
+            wall = f"2026-11-24T12:0{minute}:00+00:00"
+            database.execute("UPDATE facts SET value = ? WHERE name = 'started'", (json.dumps({"wall": wall}),))
+    async with at_start().run_test(size=(80, 24)) as pilot:
+        await planned(pilot)
+        await pilot.press("h")
+        await on(pilot, HistoryScreen)
+
+        def shown_now() -> list[str]:
+            table = pilot.app.screen.query_one(DataTable)
+            return [str(table.get_row_at(row)[1]) for row in range(table.row_count)]
+
+        await until(pilot, lambda: shown_now() == ["11-24 12:03", "11-24 12:02", "11-24 12:01"])
+        await pilot.press("space")
+        await pilot.resize_terminal(120, 40)
+        await until(pilot, lambda: shown_now()[0] == "2026-11-24 12:03")
+        table = pilot.app.screen.query_one(DataTable)
+        assert [str(table.get_row_at(row)[0]) for row in range(3)] == ["◉", " ", " "]
+        assert "theory" in [str(column.value) for column in table.columns]
 
 
 # What goes wrong

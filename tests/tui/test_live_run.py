@@ -318,6 +318,21 @@ async def test_quitting_during_a_race_leaves_nothing_behind(task: LoadTask) -> N
         assert capture.fact("outcome")["outcome"] == "cancelled"
 
 
+async def test_from_a_run_that_is_over_the_next_of_its_race_cannot_be_cancelled(task: LoadTask) -> None:
+    async with at_start().run_test(size=SIZE) as pilot:
+        (await race_begun(pilot)).end()
+        second = await session(pilot, 2)
+        await until(pilot, lambda: watch(pilot).views[0].ended)
+        await pilot.press("enter")
+        await drawn(pilot)
+        await until(pilot, lambda: "cancel" not in offered(pilot))
+        await pilot.press("x")
+        assert not second.cancelled
+        await pilot.press("escape")
+        await on(pilot, RaceScreen)
+        await until(pilot, lambda: "cancel" in offered(pilot))
+
+
 async def test_a_race_behind_one_of_its_runs_takes_no_time_from_it_and_is_up_to_date_when_it_is_seen_again(
     task: LoadTask,
 ) -> None:

@@ -176,11 +176,11 @@ async def test_the_buttons_of_the_options(task: LoadTask, button: str, *, takes:
 async def test_what_is_wrong_with_a_limit_goes_when_it_is_right(task: LoadTask) -> None:
     async with at_start().run_test(size=SIZE) as pilot:
         await planned(pilot)
-        await pilot.press("o", "tab", "tab", "tab", "0")
-        await until(pilot, lambda: "a limit of nothing leaves no room" in told(pilot, "#error"))
+        await pilot.press("o", "tab", "tab", "tab", "3")
+        await until(pilot, lambda: "3 B leaves a process no room" in told(pilot, "#error"))
         await pilot.press("enter")
         assert isinstance(pilot.app.screen, OptionsScreen)
-        await pilot.press("backspace", *"3GiB")
+        await pilot.press(*"GiB")
         await until(pilot, lambda: told(pilot, "#error") == "")
 
 

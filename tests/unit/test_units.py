@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,6 +15,7 @@ from meminspect.units import (
     format_bytes,
     format_count,
     format_duration,
+    format_moment,
     format_rate,
     parse_bytes,
     parse_count,
@@ -173,3 +175,12 @@ def test_what_is_no_count_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_count(text)
     assert "1.3B" in caught.value.hint
+
+
+def test_a_moment_is_told_to_the_minute_in_local_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    assert format_moment("2026-11-24T12:34:56+01:00") == "2026-11-24 11:34"
+    assert [format_moment(text) for text in ("", None, "\x1b[2J", 5)] == ["–"] * 4
+    monkeypatch.undo()
+    time.tzset()

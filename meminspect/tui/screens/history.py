@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import datetime
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
 from rich.text import Text
 from textual.widgets import DataTable, Footer, Static
 from textual.worker import get_current_worker
 
 from meminspect.renderables.texts import safe
-from meminspect.text import shown
 from meminspect.tui.screens.base import BaseScreen
 from meminspect.tui.sizes import MOST_PANELS
 
@@ -23,8 +21,17 @@ if TYPE_CHECKING:
 __all__ = ["HistoryScreen"]
 
 _MOST: Final = 200
-_COLUMNS: Final = ("", "when", "checkpoint", "strategy", "peak", "outcome", "theory", "resident")
-_NAME_WIDTH: Final = 18  # so that the peak is seen in 80 columns
+_COLUMNS: Final = ("", "when", "checkpoint", "strategy", "peak", "outcome", "resident", "theory")
+_NARROW: Final = 100  # columns of a terminal below which names are short, the year is known, and theory is left out
+_NAME_WIDTHS: Final = (11, 18)
+_YEAR: Final = len("2026-")
+
+
+class _Row(NamedTuple):
+    """What the table says of a capture."""
+
+    started: str  # in UTC, to sort by; empty where nobody knows
+    cells: dict[str, Text]  # by column
 
 
 class _Captures(DataTable[Text]):
@@ -47,6 +54,7 @@ class HistoryScreen(BaseScreen):
         super().__init__()
         self._marked: list[Path] = []
         self._captures: list[Path] = []
+        self._rows: dict[Path, _Row] = {}
 
     def compose(self) -> ComposeResult:
         """A table, or why it is empty."""
@@ -57,10 +65,7 @@ class HistoryScreen(BaseScreen):
 
     def on_mount(self) -> None:
         """Begin to read."""
-        table = self.query_one(DataTable)
-        for column in _COLUMNS:
-            table.add_column(column, key=column)
-        table.focus()
+        self.query_one(DataTable).focus()
         self.in_background(self._read, "reading earlier captures")
 
     def _read(self) -> None:
@@ -74,23 +79,61 @@ class HistoryScreen(BaseScreen):
             if worker.is_cancelled:
                 return
             try:
-                cells = _cells(capture)
+                row = _row(capture)
             except Exception:  # noqa: BLE001 - whatever a file may hold, the others are shown
-                cells = _damaged(capture)
-            self.app.call_from_thread(self._fill, capture, cells)
+                row = _damaged(capture)
+            self.app.call_from_thread(self._fill, capture, row)
+        self.app.call_from_thread(self._sort)
 
     def _found(self, captures: list[Path], folder: Path) -> None:
         self._captures = captures
         title = f"Earlier captures in {folder}" if captures else f"No captures yet in {folder}: a run leaves one there"
         self.query_one("#title", Static).update(safe(title, "answer"))
-        table = self.query_one(DataTable)
-        for capture in captures:
-            table.add_row(*("…" if column else " " for column in _COLUMNS), key=str(capture))
+        self._draw()
 
-    def _fill(self, capture: Path, cells: list[Text]) -> None:
+    def _fill(self, capture: Path, row: _Row) -> None:
+        self._rows[capture] = row
         table = self.query_one(DataTable)
-        for column, cell in zip(_COLUMNS[1:], cells, strict=True):
-            table.update_cell(str(capture), column, cell, update_width=True)
+        for column in self._columns[1:]:
+            table.update_cell(str(capture), column, self._cell(capture, column), update_width=True)
+
+    def _sort(self) -> None:
+        """By the time that they began: of those that were planned together, as a race's, names do not tell."""
+        in_time = sorted(self._captures, key=lambda capture: self._rows[capture].started, reverse=True)
+        if in_time != self._captures:
+            self._captures = in_time
+            self._draw()
+
+    def on_resize(self) -> None:
+        """More columns find room, or fewer."""
+        super().on_resize()
+        if [str(column.value) for column in self.query_one(DataTable).columns] != list(self._columns):
+            self._draw()
+
+    @property
+    def _columns(self) -> tuple[str, ...]:
+        return _COLUMNS[:-1] if self.app.size.width < _NARROW else _COLUMNS
+
+    def _cell(self, capture: Path, column: str) -> Text:
+        if not column:
+            return Text("◉" if capture in self._marked else " ")
+        if capture not in self._rows:
+            return Text("…")
+        cell, narrow = self._rows[capture].cells[column].copy(), self.app.size.width < _NARROW
+        if column == "checkpoint":
+            cell.truncate(_NAME_WIDTHS[not narrow], overflow="ellipsis")
+        return cell[_YEAR:] if column == "when" and narrow and len(cell) > _YEAR else cell
+
+    def _draw(self) -> None:
+        """Fill the table anew; the cursor stays on its capture."""
+        table, chosen = self.query_one(DataTable), self._under_cursor
+        table.clear(columns=True)
+        for column in self._columns:
+            table.add_column(column, key=column)
+        for capture in self._captures:
+            table.add_row(*(self._cell(capture, column) for column in self._columns), key=str(capture))
+        if chosen in self._captures:
+            table.move_cursor(row=self._captures.index(chosen))
 
     @property
     def _under_cursor(self) -> Path | None:
@@ -117,7 +160,7 @@ class HistoryScreen(BaseScreen):
             self.notify(f"at most {MOST_PANELS} can be compared", severity="warning")
         else:
             self._marked.append(capture)
-        self.query_one(DataTable).update_cell(str(capture), "", "◉" if capture in self._marked else " ")
+        self.query_one(DataTable).update_cell(str(capture), "", self._cell(capture, ""))
 
     def action_compare(self) -> None:
         """Show the marked captures beside each other."""
@@ -131,37 +174,33 @@ class HistoryScreen(BaseScreen):
         self.dismiss()
 
 
-def _cells(capture: Path) -> list[Text]:
-    """What the table says of a capture."""
+def _row(capture: Path) -> _Row:
     from meminspect.analysis.run import run_document
     from meminspect.analysis.words import OUTCOME_WORDS
     from meminspect.capture.store import CaptureReader
-    from meminspect.units import format_bytes, format_duration
+    from meminspect.units import format_bytes, format_duration, format_moment
 
     with CaptureReader(capture) as reader:
         run = run_document(reader)
-        started, checkpoint = reader.fact("started"), reader.fact("checkpoint")
+        started, checkpoint = (reader.fact("started") or {}).get("wall"), reader.fact("checkpoint") or {}
     outcome = run["outcome"] or "under way"
     theory = run["theory"] or {}
-    return [
-        safe(_when(started)),
-        safe(shown(((checkpoint or {}).get("path") or "–").rstrip("/").rpartition("/")[2], _NAME_WIDTH)),
-        safe(run["strategy"] or "–"),
-        Text(format_bytes(run["peak"]["rss_bytes"]), justify="right"),
-        safe(OUTCOME_WORDS.get(outcome, outcome), "" if outcome in ("completed", "under way") else "trouble"),
-        Text(format_bytes(theory.get("peak_rss_bytes")), justify="right"),
-        Text(format_duration(run["resident_s"]), justify="right"),
-    ]
+    return _Row(
+        str(started or ""),
+        {
+            "when": safe(format_moment(started)),
+            "checkpoint": safe((checkpoint.get("path") or "–").rstrip("/").rpartition("/")[2]),
+            "strategy": safe(run["strategy"] or "–"),
+            "peak": Text(format_bytes(run["peak"]["rss_bytes"]), justify="right"),
+            "outcome": safe(
+                OUTCOME_WORDS.get(outcome, outcome), "" if outcome in ("completed", "under way") else "trouble"
+            ),
+            "resident": Text(format_duration(run["resident_s"]), justify="right"),
+            "theory": Text(format_bytes(theory.get("peak_rss_bytes")), justify="right"),
+        },
+    )
 
 
-def _damaged(capture: Path) -> list[Text]:
-    nothing = Text("–")
-    name = safe(shown(capture.name, _NAME_WIDTH), "quiet")
-    return [nothing, name, nothing, nothing, safe("damaged", "trouble"), nothing, nothing]
-
-
-def _when(started: dict[str, str] | None) -> str:
-    if started is None:
-        return "–"
-    moment = datetime.datetime.fromisoformat(started["wall"]).astimezone()
-    return moment.strftime("%Y-%m-%d %H:%M")
+def _damaged(capture: Path) -> _Row:
+    cells = dict.fromkeys(_COLUMNS[1:], Text("–"))
+    return _Row("", {**cells, "checkpoint": safe(capture.name, "quiet"), "outcome": safe("damaged", "trouble")})

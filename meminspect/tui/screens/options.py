@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, cast
 from textual.containers import Horizontal, VerticalScroll
 from textual.widgets import Button, Input, Label, Select, Static
 
+from meminspect.engine.limits import parse_limit
 from meminspect.errors import UsageError
 from meminspect.renderables.texts import safe
 from meminspect.strategies import CASTABLE, LoadOptions
@@ -82,9 +83,7 @@ class OptionsScreen(Dialog[Choices]):
     def _choices(self) -> Choices | None:
         text = self.query_one("#limit", Input).value.strip()
         try:
-            limit = parse_bytes(text) if text else None
-            if limit == 0:
-                raise UsageError("a limit of nothing leaves no room", "leave it empty for no limit")
+            limit = parse_limit(text) if text else None
         except UsageError as error:
             self.query_one("#error", Static).update(safe(f"memory limit: {error.message}: {error.hint}", "trouble"))
             return None

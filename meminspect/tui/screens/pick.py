@@ -148,17 +148,17 @@ class PickScreen(BaseScreen):
             candidates.highlighted = 0
 
     async def action_complete(self) -> None:
-        """Type what all candidates have in common; where that is typed already, go to them."""
+        """Type what all candidates have in common; where that is typed already, go to them, if there are any."""
         with contextlib.suppress(WorkerError):
             if self._finding is not None:
                 await self._finding.wait()
-        if not self._offered or not self._typed:
+        if not self._typed:
             self.action_to_list()
             return
         common = os.path.commonprefix([candidate.path for candidate in self._offered])  # noqa: RUF071 - letters
         if len(common) > len(self._typed):
             self._type(common)
-        else:
+        elif self._offered:
             self.action_to_list()
 
     def _type(self, text: str) -> None:

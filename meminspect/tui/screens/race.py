@@ -8,7 +8,7 @@ from textual.containers import Grid
 from textual.widgets import Footer, Static
 
 from meminspect.analysis.words import comparison, names
-from meminspect.renderables.headline import title
+from meminspect.renderables.headline import provenance, title
 from meminspect.renderables.results import result_table
 from meminspect.renderables.texts import safe
 from meminspect.tui.screens.watch import WatchScreen
@@ -76,6 +76,8 @@ class RaceScreen(WatchScreen):
             panel = self.query_one(f"#panel-{index}", _Panel)
             panel.show(view, scale)
             panel.border_title = title(view, name, waits=self.running)
+            if self._runs is None:
+                panel.border_subtitle = provenance(view)
         self.query_one("#table", Static).update(result_table(documents, decimal=False))
         self.query_one("#headline", Static).update(self._answer(views))
 

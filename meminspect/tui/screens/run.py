@@ -56,14 +56,6 @@ class RunScreen(WatchScreen):
         ("e", "export", "export"),
         ("escape", "leave", "back"),
     ]
-    LEGEND: ClassVar = (
-        ("█ solid", "heap", "heap above the baseline: cannot be taken back"),
-        ("░ light", "file", "pages of mapped files: can be reclaimed and read again"),
-        ("█ dim", "heap", "reached only for a moment within that column"),
-        ("·····", "theory", "the peak that the theory predicts from the headers"),
-        ("─────", "ceiling", "what this machine, or the limit, lets the process have"),
-        ("✗", "trouble", "where the run died"),
-    )
 
     def __init__(self, capture: Path, runs: Runs | None = None) -> None:
         super().__init__([capture], runs)
@@ -87,7 +79,7 @@ class RunScreen(WatchScreen):
             with TabPane("recipe", id="recipe"), VerticalScroll(id="steps"):
                 yield Static("", id="code")
             with TabPane("log", id="log"):
-                yield RichLog(id="lines", wrap=True, max_lines=10_000)
+                yield RichLog(id="lines", wrap=True, min_width=20, max_lines=10_000)
         yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:

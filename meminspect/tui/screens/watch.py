@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from textual.worker import get_current_worker
 
@@ -28,6 +28,17 @@ class WatchScreen(BaseScreen):
         captures: what to follow.
         runs: what writes them; None for captures of earlier runs.
     """
+
+    LEGEND: ClassVar = (
+        ("█ solid", "heap", "heap above the baseline: cannot be taken back"),
+        ("░ light", "file", "pages of mapped files: can be reclaimed and read again"),
+        ("█ dim", "heap", "reached only for a moment within that column"),
+        ("▾", "answer", "the peak"),
+        ("·····", "theory", "the peak that the theory predicts from the headers"),
+        ("─────", "ceiling", "what this machine, or the limit, lets the process have"),
+        ("▲", "ceiling", "it is higher than the picture"),
+        ("✗", "trouble", "where the run died"),
+    )
 
     def __init__(self, captures: Sequence[Path], runs: Runs | None = None) -> None:
         super().__init__()
@@ -96,9 +107,9 @@ class WatchScreen(BaseScreen):
         raise NotImplementedError
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """What is over cannot be cancelled."""
+        """What is over cannot be cancelled, nor from here what is not to be seen."""
         if action == "cancel":
-            return self.running
+            return self.running and not all(view.ended for view in self.views)
         return super().check_action(action, parameters)
 
     def action_cancel(self) -> None:

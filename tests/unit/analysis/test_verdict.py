@@ -105,6 +105,13 @@ def test_a_tight_one_is_recommended_with_a_warning() -> None:
     )
 
 
+def test_pages_that_find_no_room_are_said_to_be_read_over_and_over() -> None:
+    recommendation = recommend([Candidate("x", theory(0, 2000), "tight"), Candidate("naive", theory(300), "tight")])
+
+    assert recommendation.strategy_id == "x"
+    assert recommendation.why.endswith("there is no room for all of them, so they are read from disk over and over")
+
+
 def test_what_does_not_fit_is_never_recommended() -> None:
     recommendation = recommend(
         [Candidate("x", theory(200), "does_not_fit"), Candidate("y", theory(300), "does_not_fit")]

@@ -247,6 +247,23 @@ def test_given_the_same_heap_then_the_lower_total_took_less() -> None:
     assert comparison(runs, decimal=False).startswith("b took least heap")
 
 
+def test_given_one_that_took_as_little_as_can_be_told_apart_then_it_is_named_too() -> None:
+    runs = [measured("a", GIB + 1, GIB, 3.0), measured("b", GIB, GIB, 1.0), measured("c", 2 * GIB, GIB, 2.0)]
+    assert comparison(runs, decimal=False) == (
+        "b took least heap, 1.00 GiB, as did a, and was resident soonest, after 1.00 s"
+    )
+
+
+def test_given_a_limit_then_it_is_said_and_whether_it_held() -> None:
+    limit = {"bytes": 8 * GIB, "confined": True}
+    assert sentence(a_run(limit=limit), decimal=False).startswith(
+        "naive peaked at 7.00 GiB under a limit of 8.00 GiB, 3.50 × the model, in 'copy'"
+    )
+    loose = sentence(a_run(limit={**limit, "confined": False}), decimal=False)
+    assert "under a limit of 8.00 GiB, which did not hold: others had read the checkpoint before, 3.50 ×" in loose
+    assert "did not hold" not in sentence(a_run(limit={**limit, "confined": None}), decimal=False)
+
+
 def test_given_no_time_of_residence_then_nobody_was_soonest() -> None:
     runs = [measured("a", GIB, GIB, None), measured("b", 2 * GIB, GIB, None)]
     assert comparison(runs, decimal=False) == "a took least heap, 1.00 GiB"

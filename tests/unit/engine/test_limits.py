@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from meminspect.engine import limits
-from meminspect.engine.limits import limited_group
-from meminspect.errors import RunError
+from meminspect.engine.limits import limited_group, parse_limit
+from meminspect.errors import RunError, UsageError
 from meminspect.sampling.cgroups import MemoryGroup, memory_group
 
 if TYPE_CHECKING:
@@ -110,3 +110,13 @@ def test_given_a_group_whose_supervisor_is_gone_when_the_next_is_made_then_it_is
             assert not stale.exists()
     finally:
         ours.rmdir()
+
+
+def test_a_limit_has_room_for_a_process() -> None:
+    assert parse_limit("1.5GiB") == 3 * GIB // 2
+    assert parse_limit("64MiB") == 64 << 20
+    for text in ("0", "8", "63MiB"):
+        with pytest.raises(UsageError, match="leaves a process no room"):
+            parse_limit(text)
+    with pytest.raises(UsageError, match="is not a whole number"):
+        parse_limit("1.5")

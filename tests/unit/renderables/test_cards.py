@@ -27,7 +27,7 @@ def subject(tmp_path: Path) -> Subject:
 
 @pytest.mark.parametrize(
     ("fraction", "words"),
-    [(0.0, "0 %"), (1e-9, "1 %"), (0.385, "38 %"), (0.9999, "99 %"), (1.0, "100 %"), (None, "unknown share")],
+    [(0.0, "0 %"), (1e-9, "< 1 %"), (0.385, "38 %"), (0.9999, "99 %"), (1.0, "100 %"), (None, "unknown share")],
 )
 def test_only_nothing_is_0_percent_and_only_everything_is_100(fraction: float | None, words: str) -> None:
     assert percent(fraction) == words
@@ -60,5 +60,5 @@ def test_a_machine_is_said_in_one_line() -> None:
     machine = Machine(24 * GIB, 23 * GIB, 8 * GIB, 7 * GIB, 0, (gpu,), None, "6.1", None)
 
     assert machine_card(machine, decimal=False).plain == (
-        "this machine: 24.00 GiB RAM · 7.00 GiB usable · memory limit 8.00 GiB · H100 with 79.00 GiB free"
+        "this machine: 24.00 GiB RAM · 7.00 GiB usable · cgroup limit 8.00 GiB · H100 with 79.00 GiB free"
     )

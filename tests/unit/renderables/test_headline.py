@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from meminspect.analysis.follow import Held, RunView
 from meminspect.capture.records import Reading
-from meminspect.renderables.headline import headline, starting, title
+from meminspect.renderables.headline import headline, provenance, starting, title
 from meminspect.renderables.palette import STYLES
 
 if TYPE_CHECKING:
@@ -108,12 +108,12 @@ def test_before_the_load_it_is_one_line_of_what_is_being_done(changes: dict[str,
 
 @pytest.mark.parametrize(
     ("width", "bar", "baseline"),
-    [(120, "━━━━━━╌╌╌╌╌╌╌╌╌╌╌╌╌╌╌╌╌╌ ", " · baseline 300.00 MiB"), (80, "━━━━╌╌╌╌╌╌╌╌╌╌╌╌╌ ", ""), (62, "", "")],
+    [(120, "━━━━━━╌╌╌╌╌╌╌╌╌╌╌╌╌╌╌╌╌╌ ", " · baseline 300.00 MiB"), (80, "━━━━╌╌╌╌╌╌╌╌╌╌╌╌╌╌ ", ""), (62, "", "")],
 )
 def test_while_it_loads_it_is_what_how_far_and_how_much(width: int, bar: str, baseline: str) -> None:
     assert plain(headline(loading(), width)) == [
         "naive · reading layers.0.attention.wq.weight",
-        f"{bar}25 % of 4.00 GiB of work · 2.00 s · 512.00 MiB/s · 6.00 s left",
+        f"{bar}25 % of 4.00 GiB of work, 512.00 MiB/s · 2.00 s · 6.00 s left",
         f"█ heap 1.00 GiB · ░ file 512.00 MiB · peak 2.00 GiB of 5.00 GiB predicted{baseline}",
     ]
 
@@ -152,9 +152,9 @@ def test_given_neither_theory_nor_work_then_only_what_is_known_is_said() -> None
         ({"load_ns": 0, "done_bytes": 0}, "╌" * 24 + " 0 % of 4.00 GiB of work · 0 µs"),
         ({"load_ns": 0}, "━" * 6 + "╌" * 18 + " 25 % of 4.00 GiB of work · 0 µs"),
         ({"done_bytes": 0}, "╌" * 24 + " 0 % of 4.00 GiB of work · 2.00 s"),
-        ({"done_bytes": 4 * GIB - 1}, "━" * 24 + " 99 % of 4.00 GiB of work · 2.00 s · 2.00 GiB/s · 0 µs left"),
-        ({"done_bytes": 4 * GIB}, "━" * 24 + " 100 % of 4.00 GiB of work · 2.00 s · 2.00 GiB/s · done"),
-        ({"done_bytes": 8 * GIB}, "━" * 24 + " 100 % of 4.00 GiB of work · 2.00 s · 4.00 GiB/s · done"),
+        ({"done_bytes": 4 * GIB - 1}, "━" * 24 + " 99 % of 4.00 GiB of work, 2.00 GiB/s · 2.00 s · 0 µs left"),
+        ({"done_bytes": 4 * GIB}, "━" * 24 + " 100 % of 4.00 GiB of work, 2.00 GiB/s · 2.00 s · done"),
+        ({"done_bytes": 8 * GIB}, "━" * 24 + " 100 % of 4.00 GiB of work, 4.00 GiB/s · 2.00 s · done"),
     ],
 )
 def test_progress_at_its_edges(changes: dict[str, Any], words: str) -> None:
@@ -309,3 +309,12 @@ def test_a_title_drives_no_terminal() -> None:
         loading(facts=hostile, result=result(outcome="\x1b[2J")),
     ):
         assert title(view, "\x1b[2J", waits=True).plain.isprintable()
+
+
+def test_runs_of_one_strategy_are_told_apart_by_what_they_loaded_when_and_from_where() -> None:
+    facts = {**FACTS, "checkpoint": {"path": "/ck/llama-7b/"}, "started": {"wall": "2026-11-24T12:00:00"}}
+    assert provenance(RunView(Path("x"))).plain == ""
+    assert provenance(loading(facts=facts)).plain == "llama-7b · 11-24 12:00"
+    assert provenance(loading(facts=facts, result=result(cache={"state": "cold"}))).plain.endswith(" · cold cache")
+    hostile = {**FACTS, "checkpoint": {"path": "\x1b[2J"}, "started": {"wall": "\x1b[2J"}}
+    assert provenance(loading(facts=hostile)).plain.isprintable()

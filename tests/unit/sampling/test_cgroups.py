@@ -341,7 +341,11 @@ def test_given_no_account_of_swap_when_a_limit_is_set_then_the_kernel_is_asked_n
 
 @pytest.mark.parametrize(
     ("version", "file", "never", "once"),
-    [(1, "memory.failcnt", "0\n", "3\n"), (2, "memory.events", "max 9\noom 0\noom_kill 1\n", "max 9\noom 1\n")],
+    [
+        (1, "memory.failcnt", "0\n", "3\n"),
+        (1, "memory.memsw.failcnt", "0\n", "3\n"),
+        (2, "memory.events", "max 9\noom 0\noom_kill 1\n", "max 9\noom 1\n"),
+    ],
 )
 def test_whether_a_limit_stood_in_the_way_is_the_kernel_s_word(
     tmp_path: Path, version: int, file: str, never: str, once: str
