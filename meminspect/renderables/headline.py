@@ -158,6 +158,6 @@ def provenance(view: RunView) -> Text:
     parts = [
         shown(str(path).rstrip("/").rpartition("/")[2], _NAME_LIMIT) if path else "",
         format_moment(started)[_YEAR:] if started else "",
-        f"{cache} cache" if cache else "",
+        cache or "",
     ]
     return safe(_SEPARATOR.join(filter(None, parts)), "quiet")

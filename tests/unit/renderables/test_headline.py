@@ -315,6 +315,6 @@ def test_runs_of_one_strategy_are_told_apart_by_what_they_loaded_when_and_from_w
     facts = {**FACTS, "checkpoint": {"path": "/ck/llama-7b/"}, "started": {"wall": "2026-11-24T12:00:00"}}
     assert provenance(RunView(Path("x"))).plain == ""
     assert provenance(loading(facts=facts)).plain == "llama-7b · 11-24 12:00"
-    assert provenance(loading(facts=facts, result=result(cache={"state": "cold"}))).plain.endswith(" · cold cache")
+    assert provenance(loading(facts=facts, result=result(cache={"state": "cold"}))).plain.endswith(" · cold")
     hostile = {**FACTS, "checkpoint": {"path": "\x1b[2J"}, "started": {"wall": "\x1b[2J"}}
     assert provenance(loading(facts=hostile)).plain.isprintable()
