@@ -154,7 +154,7 @@ def title(view: RunView, name: str, *, waits: bool) -> Text:
 def provenance(view: RunView) -> Text:
     """What tells a run from others of its strategy: the checkpoint, when it began, and the page cache."""
     path, started = (view.facts.get("checkpoint") or {}).get("path"), (view.facts.get("started") or {}).get("wall")
-    cache = (view.result or {"cache": {"state": None}})["cache"]["state"]
+    cache = None if view.result is None else view.result["cache"]["state"]
     parts = [
         shown(str(path).rstrip("/").rpartition("/")[2], _NAME_LIMIT) if path else "",
         format_moment(started)[_YEAR:] if started else "",

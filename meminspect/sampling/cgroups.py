@@ -221,9 +221,9 @@ def _number_after(path: Path, name: str) -> int | None:
 
 
 def _numbers(path: Path) -> dict[str, int]:
-    """The lines "name number" of a file; none where it cannot be read."""
+    """The lines "name number" of a file, without others; none where it cannot be read."""
     try:
         lines = path.read_text().splitlines()
     except OSError:
         return {}
-    return {name: int(value) for name, _, value in (line.partition(" ") for line in lines)}
+    return {name: int(value) for name, _, value in (line.partition(" ") for line in lines) if value.isdecimal()}

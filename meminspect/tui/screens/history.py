@@ -94,7 +94,7 @@ class HistoryScreen(BaseScreen):
     def _fill(self, capture: Path, row: _Row) -> None:
         self._rows[capture] = row
         table = self.query_one(DataTable)
-        for column in self._columns[1:]:
+        for column in [str(key.value) for key in table.columns if key.value]:  # a new size may not have drawn its own
             table.update_cell(str(capture), column, self._cell(capture, column), update_width=True)
 
     def _sort(self) -> None:
