@@ -123,7 +123,7 @@ def recommend(candidates: Sequence[Candidate], *, decimal: bool = False) -> Reco
     if best.verdict == "tight" and not unreclaimable_bytes(best.theory.peak):
         return Recommendation(
             best.strategy_id,
-            f"it needs {needs}{saving}; but its pages find no room all at once, so they are read from disk over and over",
+            f"it needs {needs}{saving}; but its pages find no room at once and are read from disk over and over",
         )
     if best.verdict == "tight":
         return Recommendation(best.strategy_id, f"it needs {needs}{saving}, and nothing fits with room to spare")

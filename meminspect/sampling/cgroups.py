@@ -23,6 +23,8 @@ __all__ = [
 # Version 1 says "no limit" as the largest number of whole pages, which differs with the size of a page.
 _UNLIMITED: Final = 1 << 62
 
+_BREATH_BYTES: Final = 4 << 20  # what a charge asks for at most: a huge page, and what processors hold in advance
+
 
 class _Names(NamedTuple):
     limit: str
@@ -34,16 +36,14 @@ class _Names(NamedTuple):
     file: str  # in memory.stat, with the groups below: page cache, shared memory included
     shared: str  # the latter alone
     settings: tuple[str, ...]  # what limits memory, and what keeps swap from being a way out
-    refusals: tuple[tuple[str, str], ...]  # files that count how often the limit stood in the way, with their line
 
 
 _NAMES: Final = {
     1: _Names("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file", "hierarchical_memory_limit",
               "memory.oom_control", "memory.max_usage_in_bytes", "total_cache", "total_shmem",
-              ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes"),
-              (("memory.failcnt", ""), ("memory.memsw.failcnt", ""))),
+              ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes")),
     2: _Names("memory.max", "memory.current", "inactive_file", "", "memory.events", "memory.peak", "file", "shmem",
-              ("memory.max", "memory.swap.max"), (("memory.events", "oom"),)),
+              ("memory.max", "memory.swap.max")),
 }  # fmt: skip
 
 
@@ -92,8 +92,11 @@ class MemoryGroup:
 
     def met_limit(self) -> bool:
         """Whether its own limit has ever kept it from more; as far as the kernel tells."""
-        counters = [(self.folder / file, line) for file, line in _NAMES[self.version].refusals]
-        return any(_number_after(path, line) if line else _number(path) for path, line in counters)
+        if self.version == 2:
+            return bool(_number_after(self.folder / "memory.events", "oom"))
+        # Version 1 counts no such moments reliably (failcnt stays 0 on recent kernels): it has come within a breath.
+        limit, peak = _number(self.folder / _NAMES[1].limit), self.peak_bytes()
+        return limit is not None and peak is not None and peak >= limit - _BREATH_BYTES
 
     def set_limit(self, nbytes: int) -> None:
         """Let the group have so much memory, and no swap instead.

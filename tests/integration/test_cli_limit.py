@@ -78,7 +78,9 @@ def test_given_either_state_when_the_other_is_asked_for_then_the_run_begins_in_i
     from_cold = home.meminspect("run", "--ckpt", checkpoint, "-s", "mmap-assign", "--warm", "--json")
     from_warm = home.meminspect("run", "--ckpt", checkpoint, "-s", "mmap-assign", "--cold", "--json")
 
-    assert (from_cold.run["cache"]["state"], from_warm.run["cache"]["state"]) == ("warm", "cold")
+    # Between the reading and the load the kernel may take a few pages again, and the run says so.
+    assert from_cold.run["cache"]["state"] in ("warm", "mixed")
+    assert from_warm.run["cache"]["state"] == "cold"
     assert (from_cold.run["message"], from_warm.run["message"]) == ("", "")
     assert from_cold.run["io"]["read_bytes"] < 50e6 < 200e6 < from_warm.run["io"]["read_bytes"]
     with CaptureReader(Path(from_warm.run["capture"])) as capture:

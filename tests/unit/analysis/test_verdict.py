@@ -109,7 +109,7 @@ def test_pages_that_find_no_room_are_said_to_be_read_over_and_over() -> None:
     recommendation = recommend([Candidate("x", theory(0, 2000), "tight"), Candidate("naive", theory(300), "tight")])
 
     assert recommendation.strategy_id == "x"
-    assert recommendation.why.endswith("its pages find no room all at once, so they are read from disk over and over")
+    assert recommendation.why.endswith("its pages find no room at once and are read from disk over and over")
 
 
 def test_what_does_not_fit_is_never_recommended() -> None:

@@ -340,24 +340,26 @@ def test_given_no_account_of_swap_when_a_limit_is_set_then_the_kernel_is_asked_n
 
 
 @pytest.mark.parametrize(
-    ("version", "file", "never", "once"),
+    ("version", "files", "never", "once"),
     [
-        (1, "memory.failcnt", "0\n", "3\n"),
-        (1, "memory.memsw.failcnt", "0\n", "3\n"),
-        (2, "memory.events", "max 9\noom 0\noom_kill 1\n", "max 9\noom 1\n"),
+        (
+            1,
+            {"memory.limit_in_bytes": GIB},
+            {"memory.max_usage_in_bytes": GIB // 2},
+            {"memory.max_usage_in_bytes": GIB},
+        ),
+        (2, {}, {"memory.events": "max 9\noom 0\noom_kill 1\n"}, {"memory.events": "max 9\noom 1\n"}),
     ],
 )
 def test_whether_a_limit_stood_in_the_way_is_the_kernel_s_word(
-    tmp_path: Path, version: int, file: str, never: str, once: str
+    tmp_path: Path, version: int, files: dict[str, object], never: dict[str, object], once: dict[str, object]
 ):
     group = MemoryGroup(tmp_path, tmp_path, version)
     assert not group.met_limit()
-
-    (tmp_path / file).write_text(never)
-    assert not group.met_limit()
-
-    (tmp_path / file).write_text(once)
-    assert group.met_limit()
+    for state, met in (({**files, **never}, False), (once, True)):
+        for name, content in state.items():
+            (tmp_path / name).write_text(str(content))
+        assert group.met_limit() is met
 
 
 @pytest.mark.parametrize(
