@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 # which others pay for the pages of libraries; `mmap-assign` needs nothing that the kernel cannot take back.
 LIMIT = 400 << 20
 
+# Some kernels (DAMON with its action `pageout`) take idle pages of files again at any moment, also between the reading
+# and the load. Such a run says "mixed", as it should; once in so many the state has to be the one that was asked for.
+_TRIES = 3
+
 
 @pytest.fixture(scope="module")
 def variants(tmp_path_factory: pytest.TempPathFactory) -> Variants:
@@ -75,12 +79,14 @@ def warmed(checkpoint: Path) -> None:
 def test_given_either_state_when_the_other_is_asked_for_then_the_run_begins_in_it_and_measures_so(
     checkpoint: Path, home: Home
 ) -> None:
-    from_cold = home.meminspect("run", "--ckpt", checkpoint, "-s", "mmap-assign", "--warm", "--json")
+    for _ in range(_TRIES):
+        assert all(evict(file.path) for file in read_checkpoint(checkpoint).files)
+        from_cold = home.meminspect("run", "--ckpt", checkpoint, "-s", "mmap-assign", "--warm", "--json")
+        if from_cold.run["cache"]["state"] == "warm":
+            break
     from_warm = home.meminspect("run", "--ckpt", checkpoint, "-s", "mmap-assign", "--cold", "--json")
 
-    # Between the reading and the load the kernel may take a few pages again, and the run says so.
-    assert from_cold.run["cache"]["state"] in ("warm", "mixed")
-    assert from_warm.run["cache"]["state"] == "cold"
+    assert (from_cold.run["cache"]["state"], from_warm.run["cache"]["state"]) == ("warm", "cold")
     assert (from_cold.run["message"], from_warm.run["message"]) == ("", "")
     assert from_cold.run["io"]["read_bytes"] < 50e6 < 200e6 < from_warm.run["io"]["read_bytes"]
     with CaptureReader(Path(from_warm.run["capture"])) as capture:

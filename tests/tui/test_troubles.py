@@ -368,3 +368,41 @@ async def test_an_export_from_a_folder_that_is_gone_is_told(task: LoadTask, monk
         await on(pilot, RunScreen)
     monkeypatch.undo()
     assert app.fault is None
+
+
+async def test_a_defect_in_a_thread_is_told_and_logged_and_the_app_goes_on(
+    task: LoadTask, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = captures.write(Path("run.meminspect"), task, Story("naive"))
+
+    def breaks(*_: object) -> None:
+        raise ZeroDivisionError("of ours")
+
+    monkeypatch.setattr("meminspect.tui.following.RunFollower.poll", breaks)
+    app = MeminspectApp(captures=[path])
+    async with app.run_test() as pilot:
+        await on(pilot, MessageScreen)
+        told = "\n".join(str(static.render()) for static in app.screen.query("Static"))
+        assert "internal error while reading the capture: ZeroDivisionError: of ours" in told
+        await pilot.press("enter")
+        await on(pilot, RunScreen)
+    (log,) = home.rglob("app.log")
+    assert "Traceback" in log.read_text()
+
+
+async def test_a_defect_in_drawing_ends_the_app_with_a_line_and_a_log(
+    task: LoadTask, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = captures.write(Path("run.meminspect"), task, Story("naive"))
+    monkeypatch.setattr("meminspect.tui.widgets.run_chart.draw", lambda *_: 1 / 0)
+    app = MeminspectApp(captures=[path])
+
+    with pytest.raises(ZeroDivisionError):  # as the test's driver of the app hands it on
+        async with app.run_test() as pilot:
+            await until(pilot, lambda: app.fault is not None)
+
+    assert app.fault is not None
+    assert app.fault.message.startswith("internal error while drawing the screen: ZeroDivisionError")
+    (log,) = home.rglob("app.log")
+    assert "Traceback" in log.read_text()
+    assert "Traceback" not in "".join(capsys.readouterr())

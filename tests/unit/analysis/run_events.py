@@ -55,3 +55,7 @@ def release(t_ms: float, of: Event) -> Event:
 
 def sample(t_ms: float, at: Reading, **more: int) -> Sample:
     return Sample(int(t_ms * MS), at.heap_bytes, at.file_bytes, at.pinned_bytes, 0, at.high_water_bytes, **more)
+
+
+def report(t_ms: float, name: str, detail: str) -> Event:
+    return Event(int(t_ms * MS), EventKind.REPORT, name=name, detail=detail)
