@@ -23,7 +23,7 @@ __all__ = [
 # Version 1 says "no limit" as the largest number of whole pages, which differs with the size of a page.
 _UNLIMITED: Final = 1 << 62
 
-_BREATH_BYTES: Final = 4 << 20  # what a charge asks for at most: a huge page, and what processors hold in advance
+_BREATH_BYTES: Final = 4 << 20  # more than a single charge ever asks for: a huge page of 2 MiB
 
 
 class _Names(NamedTuple):

@@ -10,7 +10,7 @@ import captures
 import pytest
 from captures import Story
 from conftest import CHECKPOINT
-from screens import FakeSession, drawn, offered, on, planned, session, told, until
+from screens import FakeSession, drawn, offered, on, planned, session, settled, told, until
 from textual.widgets import Button, DataTable, Input, Select, TabbedContent
 from textual.widgets._footer import FooterKey
 
@@ -42,7 +42,8 @@ def at_start() -> MeminspectApp:
 
 
 async def click_key(pilot: Pilot[Any], words: str) -> None:
-    """Click a key of the footer by its words."""
+    """Click a key of the footer by its words, once it stands still: a footer is made anew whenever its keys change."""
+    await settled(pilot)
     key = next(key for key in pilot.app.screen.query(FooterKey) if key.description == words)
     assert await pilot.click(key)
 
