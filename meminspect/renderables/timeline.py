@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from meminspect.renderables.axes import ByteAxis
     from meminspect.renderables.canvas import Cell
 
-__all__ = ["ASCII", "UNICODE", "Glyphs", "Picture", "axis_for", "draw"]
+__all__ = ["ASCII", "UNICODE", "Glyphs", "Picture", "axis_for", "draw", "is_near"]
 
 _HEADROOM: Final = 16  # the axis goes a sixteenth beyond what it must show
 _NEAR: Final = (8, 5)  # a ceiling further away than this ratio would squash the data
@@ -57,9 +57,14 @@ def axis_for(peaks: Iterable[int], ceiling_bytes: int | None) -> int:
     """
     highest = max(peaks, default=0)
     ceiling = ceiling_bytes or 0
-    if not highest or ceiling * _NEAR[1] <= highest * _NEAR[0]:
+    if not highest or is_near(ceiling, highest):
         highest = max(highest, ceiling)
     return max(highest + highest // _HEADROOM, 1)
+
+
+def is_near(nbytes: int, highest_bytes: int) -> bool:
+    """Whether a line may be shown to scale without squashing what reaches so high."""
+    return nbytes * _NEAR[1] <= highest_bytes * _NEAR[0]
 
 
 def draw(picture: Picture, width: int, height: int, *, glyphs: Glyphs = UNICODE) -> list[list[Segment]]:

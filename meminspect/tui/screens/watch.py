@@ -36,7 +36,7 @@ class WatchScreen(BaseScreen):
         ("▾", "answer", "the peak"),
         ("·····", "theory", "the peak that the theory predicts from the headers"),
         ("─────", "ceiling", "what this machine, or the limit, lets the process have"),
-        ("▲", "ceiling", "it is higher than the picture"),
+        ("▲", "ceiling", "theory or ceiling, where it is higher than the picture"),
         ("✗", "trouble", "where the run died"),
     )
 

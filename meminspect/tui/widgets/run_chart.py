@@ -8,7 +8,7 @@ from textual.geometry import Size
 from textual.strip import Strip
 from textual.widget import Widget
 
-from meminspect.renderables.timeline import Picture, axis_for, draw
+from meminspect.renderables.timeline import Picture, axis_for, draw, is_near
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -34,9 +34,17 @@ def scale_for(views: Iterable[RunView]) -> Scale:
     ended = max((view.load_ns or 0 for view in every if view.resident or view.ended), default=0)
     going = max((view.load_ns or 0 for view in every if not view.resident and not view.ended), default=0)
     span = max(ended, _round_up(going) if going else 0) or _UNKNOWN_SPAN_NS
-    peaks = [max(view.peak_bytes, view.theory_bytes or 0) for view in every]
+    peaks = [_highest_bytes(view) for view in every]
     ceilings = [view.ceiling_bytes for view in every if view.ceiling_bytes is not None]
     return Scale(span, axis_for(peaks, min(ceilings, default=None)))
+
+
+def _highest_bytes(view: RunView) -> int:
+    """What a run's picture must show: theory too, unless the run died so far below it that it would be squashed."""
+    theory_bytes = view.theory_bytes or 0
+    if view.died and not is_near(theory_bytes, view.peak_bytes):
+        return view.peak_bytes
+    return max(view.peak_bytes, theory_bytes)
 
 
 def _round_up(nanoseconds: int) -> int:

@@ -78,3 +78,12 @@ def test_the_height_holds_the_lowest_ceiling_where_it_is_near() -> None:
     assert scale_for([limited(5000 + 1000)]).axis_bytes == axis_for([4000], 5000) > 5000
     assert scale_for([limited(10**9), limited(5000 + 1000)]).axis_bytes == axis_for([4000], 5000)
     assert scale_for([limited(10**9)]).axis_bytes == axis_for([4000], None), "far away, it would squash the data"
+
+
+@pytest.mark.parametrize(("theory", "seen"), [(16 * S, True), (17 * S, False)])
+def test_a_run_that_died_far_below_what_it_would_have_needed_fills_its_picture(theory: int, seen: bool) -> None:
+    changes = {"peak_bytes": 10 * S, "facts": {"theory": {"peak_rss_bytes": theory}}, "baseline": BASE}
+    killed = going(S, outcome={"outcome": "oom_killed"}, result={}, **changes)
+    assert (scale_for([killed]).axis_bytes >= theory) is seen
+    assert scale_for([killed]).axis_bytes >= 10 * S
+    assert scale_for([going(S, **changes)]).axis_bytes >= theory, "while it goes on it may still get there"
