@@ -46,12 +46,19 @@ class _Planner(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        result = func(*args, **(kwargs or {}))
+        # A fill on meta fills nothing, and makes torch import its compiler for it: over a second.
+        fills = getattr(func, "__module__", None) == nn.init.__name__
+        result = _filled(args, kwargs or {}) if fills else func(*args, **(kwargs or {}))
         if isinstance(result, torch.Tensor) and result.untyped_storage()._cdata not in self._seen:
             self._seen.add(result.untyped_storage()._cdata)
             self.made[_plain(func), self._calls[_plain(func)]] = result
         self._calls[_plain(func)] += 1
         return result
+
+
+def _filled(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What a function of `torch.nn.init` returns: the tensor that it is given first."""
+    return args[0] if args else kwargs["tensor"]
 
 
 def _plain(func: Any) -> Any:
