@@ -37,6 +37,7 @@ class EventKind(enum.IntEnum):
     RELEASE = 4  # the memory that an earlier operation materialised is gone
     READING = 5  # the worker's own reading of its memory, without a tensor
     REPORT = 6  # a fact of the run, as JSON, under a name
+    BATCH = 7  # many operations at once, as JSON: see `capture.batches`
 
 
 class Operation(enum.IntEnum):

@@ -4,8 +4,8 @@ One process writes, one reads, neither waits: a reader that falls behind loses t
 and a writer that is killed leaves every finished record to be read. Each record carries a checksum, so that one whose
 bytes have not all become visible yet is left for the next look rather than misread.
 
-Layout, little-endian: a 64-byte header (magic, capacity, bytes ever written, bytes ever read, records lost) and
-`capacity` bytes of data, in which records wrap around. A record is a 4-byte length, a 4-byte CRC-32 of the rest, the
+Layout, little-endian: a header (magic, capacity, bytes ever written, bytes ever read, records lost, and at 64 the mark:
+a length and a text) and `capacity` bytes of data, in which records wrap around. A record is a 4-byte length, a 4-byte CRC-32 of the rest, the
 fixed part and the two texts, padded to 8 bytes.
 """
 
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["CAPACITY", "RingReader", "RingWriter", "create_ring", "pack", "unpack"]
 
 CAPACITY: Final = 32 << 20  # 200,000 events: what a load of tiny tensors may be ahead of its reader
-_HEADER_BYTES: Final = 64
+_HEADER_BYTES: Final = 4096
+_MARK_AT: Final = 64
+_MARK_BYTES: Final = _HEADER_BYTES - _MARK_AT - 2
 _MAGIC: Final = 0x31474E49_524D454D  # "MEMRING1"
 _MAGIC_SLOT, _CAPACITY_SLOT, _WRITTEN, _READ, _LOST = range(5)
 
@@ -88,7 +90,7 @@ class _Ring:
         size = os.fstat(descriptor).st_size
         # Populated at once: pages that a record touches first would otherwise show up as the load's memory.
         self._map = mmap.mmap(descriptor, size, mmap.MAP_SHARED | mmap.MAP_POPULATE)
-        self._slots = memoryview(self._map)[:_HEADER_BYTES].cast("Q")
+        self._slots = memoryview(self._map)[:_MARK_AT].cast("Q")
         if self._slots[_MAGIC_SLOT] != _MAGIC or self._slots[_CAPACITY_SLOT] != size - _HEADER_BYTES:
             raise RunError("the event ring is not one of ours", "this is a bug in meminspect")
         self._capacity = size - _HEADER_BYTES
@@ -124,9 +126,20 @@ class RingWriter(_Ring):
             self._map[_HEADER_BYTES : _HEADER_BYTES + len(record) - len(head)] = record[len(head) :]
         self._slots[_WRITTEN] = written + len(record)
 
+    def mark(self, name: str) -> None:
+        """Say what is being worked on that no record tells yet, in case that it is never written; empty for nothing."""
+        text = name.encode("utf-8", "surrogatepass")[:_MARK_BYTES]
+        self._map[_MARK_AT : _MARK_AT + 2 + len(text)] = len(text).to_bytes(2, "little") + text
+
 
 class RingReader(_Ring):
     """The supervisor's end."""
+
+    @property
+    def mark(self) -> str:
+        """What the writer was last working on; empty for nothing."""
+        length = int.from_bytes(self._map[_MARK_AT : _MARK_AT + 2], "little")
+        return self._map[_MARK_AT + 2 : _MARK_AT + 2 + length].decode("utf-8", "replace")
 
     def drain(self) -> Iterator[Event]:
         """Yield every whole record that has not been read; stop at the first that is not wholly visible."""

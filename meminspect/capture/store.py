@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from meminspect.capture.batches import expanded
 from meminspect.capture.records import Event, EventKind, LogLine, Operation, Pool, Reading, Sample
 from meminspect.capture.schema import APPLICATION_ID, DDL, VERSION
 from meminspect.errors import CaptureError
@@ -34,6 +35,8 @@ _EVENTS: Final = (
     "heap_bytes, file_bytes, pinned_bytes, high_water_bytes, name, detail "
     "FROM events WHERE seq > ? ORDER BY seq LIMIT ?"
 )
+_ADD_SAMPLE: Final = f"INSERT INTO samples VALUES ({', '.join('?' * len(Sample._fields))})"  # noqa: S608 - only '?'
+_ADD_EVENT: Final = f"INSERT INTO events VALUES ({', '.join('?' * 16)})"  # noqa: S608 - only '?'
 _ALL: Final = -1  # what LIMIT takes for none
 _OBJECTS: Final = frozenset(  # facts whose keys everybody asks for
     ("spec", "started", "checkpoint", "machine", "theory", "plan", "vram", "baseline", "returned", "resident", "cache",
@@ -92,18 +95,17 @@ class CaptureWriter:
             return
         try:
             with self._transaction():
-                self._db.executemany(
-                    f"INSERT INTO samples VALUES ({', '.join('?' * len(Sample._fields))})",  # noqa: S608 - only '?'
-                    [(sample.t_ns - self._started_ns, *sample[1:]) for sample in samples],
-                )
-                self._db.executemany(
-                    "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    [self._event_row(event) for event in events],
-                )
-                self._db.executemany(
-                    "INSERT INTO log VALUES (?, ?, ?)",
-                    [(self._since_start(line.t_ns), line.stream, line.text) for line in log],
-                )
+                if samples:
+                    self._db.executemany(
+                        _ADD_SAMPLE, [(sample.t_ns - self._started_ns, *sample[1:]) for sample in samples]
+                    )
+                if events:
+                    self._db.executemany(_ADD_EVENT, [self._event_row(event) for event in events])
+                if log:
+                    self._db.executemany(
+                        "INSERT INTO log VALUES (?, ?, ?)",
+                        [(self._since_start(line.t_ns), line.stream, line.text) for line in log],
+                    )
         except sqlite3.Error as error:
             raise CaptureError(f"cannot write to the capture: {error}") from error
 
@@ -198,11 +200,18 @@ class CaptureReader:
         return [Sample(*row) for row in rows]
 
     def events(self, after_seq: int = 0, limit: int = _ALL) -> list[tuple[int, Event]]:
-        """Sequence number and event of everything later than a sequence number, in order; the first so many."""
+        """Sequence number and event of everything later than a sequence number, in order.
+
+        A batch's operations come one by one, under the number of the batch.
+
+        Args:
+            after_seq: the number.
+            limit: the first so many records; of a batch all or nothing.
+        """
         rows = self._rows(_EVENTS, after_seq, limit)
         try:
-            return [(row[0], _event(row)) for row in rows]
-        except (KeyError, ValueError) as error:
+            return [(row[0], event) for row in rows for event in expanded(_event(row))]
+        except (KeyError, ValueError, TypeError, IndexError, ZeroDivisionError) as error:
             raise CaptureError(f"{self.path} is damaged: an event is of an unknown kind") from error
 
     def log(self, after_lines: int = 0) -> list[LogLine]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Recording", "WorkerState"]
 
-_INTERVAL_S: Final = 0.03  # a SIGKILL of the supervisor loses at most this and one commit
+_INTERVAL_S: Final = 0.08  # a SIGKILL of the supervisor loses at most this and one commit
 
 
 class WorkerState:
@@ -27,12 +27,13 @@ class WorkerState:
         self.phase = ""
         self.reports: dict[str, Any] = {}
         self.last_words = ""  # the last line on stderr
+        self.mark = ""  # the tensor being worked on that no event tells of yet
         self._in_flight: dict[int, str] = {}
 
     @property
     def tensor(self) -> str | None:
         """The tensor that was last begun and has not ended."""
-        return next(reversed(self._in_flight.values()), None)
+        return next(reversed(self._in_flight.values()), None) or self.mark or None
 
     def apply(self, event: Event) -> None:
         """Take one event into account."""
@@ -78,6 +79,7 @@ class Recording(threading.Thread):
     def _carry(self) -> None:
         samples = self._sampler.take()
         events = list(self._worker.ring.drain())
+        self.state.mark = self._worker.ring.mark
         for event in events:
             self.state.apply(event)
             if event.kind is EventKind.REPORT:

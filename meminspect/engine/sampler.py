@@ -1,4 +1,8 @@
-"""Watches the worker from outside, in a thread of its own that neither drawing nor a commit can delay."""
+"""Watches the worker from outside, in a thread of its own that neither drawing nor a commit can delay.
+
+A wake-up finds the caches swept by the load, so that every step in it costs four times what it does in a loop. So most
+samples come from the kernel's shortest text, and all are kept as they are until somebody takes them, many at a time.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +11,10 @@ import os
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from meminspect.capture.records import Sample
-from meminspect.sampling.procfs import ProcessGone, ProcessMemory
+from meminspect.sampling.procfs import ProcessGone, ProcessMemory, parse_sizes, parse_status
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,9 +23,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Sampler"]
 
-_INTERVAL_S: Final = 0.005
-_SLOW_EVERY: Final = 4  # I/O, faults and the device change slower than memory and cost more to read
+_INTERVAL_S: Final = 0.01  # the peak is the kernel's mark: samples only draw the way there
+_WHOLE_EVERY: Final = 8  # what changes slower, or matters less, and costs more to read
 _NICE: Final = -10  # where we may: a CPU-bound loader must not starve its observer
+
+
+class _Raw(NamedTuple):
+    """A sample as the kernel has written it."""
+
+    t_ns: int
+    sizes: bytes  # of `ProcessMemory.sizes`, or of `ProcessMemory.status` where the sample is a whole one
+    others: tuple[int | None, ...] | None = None  # of a whole sample: reads, faults and the device
 
 
 class Sampler(threading.Thread):
@@ -44,20 +56,36 @@ class Sampler(threading.Thread):
         self._memory = ProcessMemory(pid)
         self._vram_used_bytes = vram_used_bytes
         self._group = group
-        self._samples: deque[Sample] = deque()
-        self._stop_requested = threading.Event()
+        self._pinned_bytes = self._swap_bytes = 0  # as the last whole sample had them
+        self._taken: deque[_Raw] = deque()
+        self._stopping = False
 
     def take(self) -> list[Sample]:
         """Remove and return what has been sampled since the last call."""
         samples = []
         with contextlib.suppress(IndexError):
             while True:
-                samples.append(self._samples.popleft())
+                raw = self._taken.popleft()
+                with contextlib.suppress(ProcessGone):  # a zombie's books, in which there is nothing left
+                    samples.append(self._sample(raw))
         return samples
+
+    def _sample(self, raw: _Raw) -> Sample:
+        if raw.others is None:
+            heap_bytes, shared_bytes = parse_sizes(raw.sizes)
+            # What it shares is files' pages, but for the little of other kinds that the last whole sample told of.
+            pinned_bytes = min(self._pinned_bytes, shared_bytes)
+            self.last_rss_bytes = heap_bytes + shared_bytes
+            return Sample(
+                raw.t_ns, heap_bytes, shared_bytes - pinned_bytes, pinned_bytes, self._swap_bytes, self.last_rss_bytes
+            )
+        reading, self._swap_bytes = parse_status(raw.sizes)
+        self._pinned_bytes, self.last_rss_bytes = reading.pinned_bytes, reading.rss_bytes
+        return Sample(raw.t_ns, *reading[:3], self._swap_bytes, reading.high_water_bytes, *raw.others)
 
     def stop(self) -> None:
         """End the thread."""
-        self._stop_requested.set()
+        self._stopping = True
         self.join()
 
     def run(self) -> None:
@@ -76,27 +104,21 @@ class Sampler(threading.Thread):
     def _loop(self) -> None:
         due = time.monotonic()
         last_ns = time.monotonic_ns()
-        while not self._stop_requested.is_set():
-            sample = self._sample(slow=self.count % _SLOW_EVERY == 0)
-            self._samples.append(sample)
+        while not self._stopping:
+            t_ns = time.monotonic_ns()  # before the reading: what it tells had happened by its end, not by its start
+            whole = self.count % _WHOLE_EVERY == 0
+            raw = _Raw(t_ns, self._memory.status(), self._others()) if whole else _Raw(t_ns, self._memory.sizes())
+            self._taken.append(raw)
             self.count += 1
-            self.max_gap_ns = max(self.max_gap_ns, sample.t_ns - last_ns)
-            last_ns = sample.t_ns
+            self.max_gap_ns = max(self.max_gap_ns, t_ns - last_ns)
+            last_ns = t_ns
             # A missed deadline is not made up for: a burst of samples would say nothing new.
             due = max(due + _INTERVAL_S, time.monotonic())
-            self._stop_requested.wait(max(0.0, due - time.monotonic()))
+            time.sleep(max(0.0, due - time.monotonic()))
 
-    def _sample(self, *, slow: bool) -> Sample:
-        t_ns = time.monotonic_ns()  # before the reading: whatever it tells had happened by its end, not by its start
-        reading, swap_bytes = self._memory.reading_and_swap()
-        self.last_rss_bytes = reading.rss_bytes
-        if not slow:
-            return Sample(t_ns, *reading[:3], swap_bytes, reading.high_water_bytes)
+    def _others(self) -> tuple[int | None, int | None, int | None, int | None]:
         minor, major = self._memory.faults() or (None, None)
         charged = None if self._group is None else self._group.file_bytes()
         if charged is not None:
             self.group_file_bytes = max(self.group_file_bytes or 0, charged)
-        return Sample(
-            t_ns, *reading[:3], swap_bytes, reading.high_water_bytes,
-            self._memory.storage_read_bytes(), minor, major, self._vram_used_bytes(),
-        )  # fmt: skip
+        return self._memory.storage_read_bytes(), minor, major, self._vram_used_bytes()

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-__all__ = ["ProcessGone", "ProcessMemory"]
+__all__ = ["ProcessGone", "ProcessMemory", "parse_sizes", "parse_status"]
 
 _KIB: Final = 1024
+_PAGE_BYTES: Final = os.sysconf("SC_PAGESIZE")
 _MOST_BYTES: Final = 64 << 10  # a user in hundreds of groups has a long status
 _RESET_HIGH_WATER: Final = b"5"  # man 5 proc, /proc/pid/clear_refs
 
@@ -43,6 +44,7 @@ class ProcessMemory:
             self._status: int | None = os.open(f"{self._folder}/status", os.O_RDONLY | os.O_CLOEXEC)
         except (FileNotFoundError, ProcessLookupError) as error:
             raise ProcessGone from error
+        self._statm = self._open("statm")
         self._stat = self._open("stat")
         self._io = self._open("io")
         self._clear_refs = self._open("clear_refs", os.O_WRONLY)
@@ -61,16 +63,23 @@ class ProcessMemory:
         Raises:
             ProcessGone: the process has ended.
         """
-        return self._parse(self._read(self._status))
+        return _reading(self._read(self._status))
 
-    def reading_and_swap(self) -> tuple[Reading, int]:
-        """Pools and high-water mark, and swapped-out bytes.
+    def sizes(self) -> bytes:
+        """The kernel's shortest text on memory, for `parse_sizes`.
 
         Raises:
             ProcessGone: the process has ended.
         """
-        status = self._read(self._status)
-        return self._parse(status), _kib_after(status, b"\nVmSwap:", 0)
+        return self._read(self._statm)
+
+    def status(self) -> bytes:
+        """The kernel's whole text, for `parse_status`.
+
+        Raises:
+            ProcessGone: the process has ended.
+        """
+        return self._read(self._status)
 
     def reset_high_water(self) -> bool:
         """Make the high-water mark start again from the present RSS; False where the kernel does not let us.
@@ -117,10 +126,10 @@ class ProcessMemory:
 
     def close(self) -> None:
         """Close the descriptors."""
-        for descriptor in (self._status, self._stat, self._io, self._clear_refs):
+        for descriptor in (self._status, self._statm, self._stat, self._io, self._clear_refs):
             if descriptor is not None:
                 os.close(descriptor)
-        self._status = self._stat = self._io = self._clear_refs = None
+        self._status = self._statm = self._stat = self._io = self._clear_refs = None
 
     def _open(self, name: str, flags: int = os.O_RDONLY) -> int | None:
         try:
@@ -140,21 +149,42 @@ class ProcessMemory:
             raise ProcessGone
         return text
 
-    @staticmethod
-    def _parse(status: bytes) -> Reading:
-        # The lines stand in this order (fs/proc/task_mmu.c, task_mem), so each search starts at the one before.
-        # A line's start belongs to the label: the first line is the process's name, which may be anything.
-        high_at = status.find(b"\nVmHWM:")
-        if high_at < 0:
-            raise ProcessGone  # a zombie has no memory left to count
-        anon_at = status.find(b"\nRssAnon:", high_at)
-        file_at = status.find(b"\nRssFile:", anon_at)
-        return Reading(
-            _kib_after(status, b"\nRssAnon:", anon_at),
-            _kib_after(status, b"\nRssFile:", file_at),
-            _kib_after(status, b"\nRssShmem:", file_at),
-            _kib_after(status, b"\nVmHWM:", high_at),
-        )
+
+def parse_sizes(statm: bytes) -> tuple[int, int]:
+    """Heap, and all that is shared or of files, of what `ProcessMemory.sizes` has returned (`man 5 proc`, statm).
+
+    Raises:
+        ProcessGone: it is a zombie's, which has no memory left to count.
+    """
+    _, resident, shared, _ = statm.split(b" ", 3)
+    if resident == b"0":
+        raise ProcessGone
+    return (int(resident) - int(shared)) * _PAGE_BYTES, int(shared) * _PAGE_BYTES
+
+
+def parse_status(status: bytes) -> tuple[Reading, int]:
+    """Pools and high-water mark, and swapped-out bytes, of what `ProcessMemory.status` has returned.
+
+    Raises:
+        ProcessGone: it is a zombie's, which has no memory left to count.
+    """
+    return _reading(status), _kib_after(status, b"\nVmSwap:", 0)
+
+
+def _reading(status: bytes) -> Reading:
+    # The lines stand in this order (fs/proc/task_mmu.c, task_mem), so each search starts at the one before.
+    # A line's start belongs to the label: the first line is the process's name, which may be anything.
+    high_at = status.find(b"\nVmHWM:")
+    if high_at < 0:
+        raise ProcessGone
+    anon_at = status.find(b"\nRssAnon:", high_at)
+    file_at = status.find(b"\nRssFile:", anon_at)
+    return Reading(
+        _kib_after(status, b"\nRssAnon:", anon_at),
+        _kib_after(status, b"\nRssFile:", file_at),
+        _kib_after(status, b"\nRssShmem:", file_at),
+        _kib_after(status, b"\nVmHWM:", high_at),
+    )
 
 
 def _kib_after(text: bytes, label: bytes, start: int) -> int:

@@ -10,7 +10,7 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from meminspect.capture.ring import RingWriter
 from meminspect.sampling.page_cache import cached_fraction
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from meminspect.strategies import LoadTask, Strategy
 
 __all__ = ["main"]
+
+_MANY: Final = 5_000  # tensors: beyond it, an event for each tiny one would cost as much as the load
+_TINY_BYTES: Final = 64 << 10
 
 
 def main(spec: int, ring: int, lifeline: int) -> None:
@@ -81,6 +84,7 @@ def _run(wanted: dict[str, Any], recorder: Recorder) -> None:
     strategy = find(wanted["strategy"])
     options = LoadOptions(**wanted["options"])
     task = task_for(read_checkpoint(Path(wanted["checkpoint"])), options)
+    recorder.tiny_bytes = _TINY_BYTES if len(task.checkpoint.tensors) > _MANY else 0
     recorder.phase("warm-up")
     recorder.enabled = False
     tiny = task_for(read_checkpoint(Path(wanted["tiny"])), options)

@@ -1,7 +1,11 @@
 """Turns what happens in the worker into event records, with the memory readings that belong to them.
 
-The high-water mark is the process's, not a tensor's: it is reset, and called exact, only around an operation that no
-other overlaps. Every reset is preceded by a reading, so that no peak is forgotten.
+The high-water mark is the process's, not a tensor's: it is reset, and called exact, only where one operation stands
+alone between two readings. Every reset is preceded by a reading, so that no peak is forgotten.
+
+What watching may cost decides what is written. A reading takes some 40 µs between two tensors, when the load has
+swept the caches: one every 20 ms is enough. What takes no time (a name that changes hands, a mapping, a release) and,
+in checkpoints of very many, tiny tensors are gathered into one record for many (`capture.batches`).
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from array import array
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
+from meminspect.capture.batches import Batch
 from meminspect.capture.records import Event, EventKind, Operation, Pool, Reading
 from meminspect.capture.ring import pack
 
@@ -21,18 +26,15 @@ if TYPE_CHECKING:
     from meminspect.capture.ring import RingWriter
     from meminspect.sampling.procfs import ProcessMemory
 
-__all__ = ["SMALL_BYTES", "Recorder"]
+__all__ = ["READING_GAP_NS", "SMALL_BYTES", "Recorder"]
 
 SMALL_BYTES: Final = 1 << 20
 """Below this a tensor gets no reading of its own: the kernel's counters are no finer than some 256 KiB."""
 
+READING_GAP_NS: Final = 20_000_000
+"""No tensor's end is read sooner after the last reading: at 40 µs each that is 0.2 % of the load."""
 
-def _moves_memory(operation: Operation, pool: Pool, nbytes: int) -> bool:
-    """Whether an operation is worth two readings: a name changing hands, or a mapping not yet touched, is not."""
-    nothing_yet = operation is Operation.ASSIGN or (operation is Operation.MATERIALISE and pool is Pool.FILE)
-    return nbytes >= SMALL_BYTES and not nothing_yet
-
-
+_BATCH_AGE_NS: Final = 20_000_000  # what has been gathered is written by then, for whoever watches live
 _VITAL: Final = (EventKind.PHASE, EventKind.READING, EventKind.REPORT)
 """What the run's result hangs on: these find room in the ring when tensors' events no longer do."""
 
@@ -40,11 +42,16 @@ _VITAL: Final = (EventKind.PHASE, EventKind.READING, EventKind.REPORT)
 class Recorder:
     """Writes events to the ring. Safe to call from several threads and from weakref callbacks.
 
-    `enabled` is False during the warm-up: the hooks run, but nothing is recorded.
+    Attributes:
+        enabled: False during the warm-up: the hooks run, but nothing is recorded.
+        tiny_bytes: operations on fewer bytes are gathered.
+        charged_ns: spent on behalf of recording so far; the hooks' own calls, about 1 µs each, come on top.
     """
 
     def __init__(self, ring: RingWriter, memory: ProcessMemory) -> None:
         self.enabled = False
+        self.tiny_bytes = 0
+        self.charged_ns = 0
         self._ring = ring
         self._memory = memory
         # Re-entrant: a release may strike, through the garbage collector, while an event is being written.
@@ -52,25 +59,21 @@ class Recorder:
         self._waiting: deque[tuple[bytes, bool]] = deque()
         self._writing = False
         self._next_id = 0
-        # id → whether the mark was reset at its begin and no other operation has overlapped it since
-        self._in_flight: dict[int, bool] = {}
+        self._in_flight: set[int] = set()
+        self._begun_since_reset = 2  # operations since the mark was last reset: a mark is one's own if it is 1
+        self._last_reading_ns = 0
+        self._batch: Batch | None = None
         self._event_ns = array("d")
-        self.charged_ns = 0
-        self.phase_name = ""
+        self._phase = ""
 
     @property
     def hooks_s(self) -> float:
-        """Seconds spent on behalf of recording so far; the hooks' own function calls, about 1 µs each, come on top."""
+        """Seconds spent on behalf of recording so far."""
         return self.charged_ns / 1e9
-
-    def charge(self, started_ns: int, charged_before_ns: int) -> None:
-        """Account for all that has happened since a moment, together with what was charged for parts of it."""
-        if self.enabled:
-            self.charged_ns = charged_before_ns + time.monotonic_ns() - started_ns
 
     @property
     def events(self) -> int:
-        """Events recorded so far."""
+        """Events recorded so far; an operation that is gathered is one."""
         return len(self._event_ns)
 
     @property
@@ -80,11 +83,16 @@ class Recorder:
 
     def phase(self, name: str) -> None:
         """A phase begins, and the one before ends; the same phase again is not news."""
-        if name != self.phase_name:
-            started_ns, charged_ns = time.monotonic_ns(), self.charged_ns
-            self.phase_name = name
-            self._record(EventKind.PHASE, name=name, read=True, reset=not self._in_flight)
-            self.charge(started_ns, charged_ns)
+        if name == self._phase:
+            return
+        started_ns = time.monotonic_ns()
+        with self._lock:
+            self._phase = name
+            if not self.enabled:
+                return
+            reading = self._read(started_ns, reset=not self._in_flight)
+            self._write(Event(started_ns, EventKind.PHASE, reading=reading, name=name))
+            self._charge(started_ns)
 
     def begin(
         self,
@@ -98,47 +106,85 @@ class Recorder:
         offset: int = -1,
     ) -> int:
         """An operation on a tensor is about to begin; returns the id for `end` and `release`."""
-        started_ns, charged_ns = time.monotonic_ns(), self.charged_ns
+        if not self.enabled:
+            return 0
+        started_ns = time.monotonic_ns()
         with self._lock:
-            self._next_id += 1
-            id_ = self._next_id
-            read = not self._in_flight and _moves_memory(operation, pool, nbytes)
-            for other in self._in_flight:
-                self._in_flight[other] = False
-            reset = self._record(
-                EventKind.BEGIN, operation, pool, id_, nbytes, file, offset, name=name, detail=detail,
-                read=read, reset=read,
-            )  # fmt: skip
-            self._in_flight[id_] = reset
-        self.charge(started_ns, charged_ns)
+            self._next_id = id_ = self._next_id + 1
+            self._begun_since_reset += 1
+            if nbytes < self.tiny_bytes:
+                self._gather(started_ns, operation, pool, id_, name, nbytes, detail, file, offset)
+                self._ring.mark(name)  # should it die here
+                return id_
+            self._in_flight.add(id_)
+            if self._batch is not None:
+                self._flush(started_ns)
+            self._put(
+                Event(
+                    started_ns, EventKind.BEGIN, operation, pool, id_, nbytes, file, offset, False, None, name, detail
+                )
+            )
+            self._charge(started_ns)
         return id_
 
     def end(self, id_: int, operation: Operation, pool: Pool, name: str, nbytes: int) -> None:
         """The operation is done."""
-        started_ns, charged_ns = time.monotonic_ns(), self.charged_ns
+        if id_ not in self._in_flight:
+            return
+        started_ns = time.monotonic_ns()
         with self._lock:
-            alone = self._in_flight.pop(id_, False)
-            read = not self._in_flight and _moves_memory(operation, pool, nbytes)
-            self._record(EventKind.END, operation, pool, id_, nbytes, name=name, read=read, exact=read and alone)
-        self.charge(started_ns, charged_ns)
+            self._in_flight.discard(id_)
+            due = nbytes >= SMALL_BYTES and started_ns - self._last_reading_ns >= READING_GAP_NS
+            reading, alone = None, False
+            if due and not self._in_flight:
+                alone = self._begun_since_reset == 1
+                reading = self._read(started_ns, reset=True)
+            if self._batch is not None:
+                self._flush(started_ns)
+            self._put(Event(started_ns, EventKind.END, operation, pool, id_, nbytes, -1, -1, alone, reading, name))
+            self._charge(started_ns)
+
+    def done(
+        self,
+        operation: Operation,
+        pool: Pool,
+        name: str,
+        nbytes: int,
+        *,
+        detail: str = "",
+        file: int = -1,
+        offset: int = -1,
+    ) -> int:
+        """An operation that takes no time is done; returns the id for `release`."""
+        if not self.enabled:
+            return 0
+        started_ns = time.monotonic_ns()
+        with self._lock:
+            self._next_id = id_ = self._next_id + 1
+            self._gather(started_ns, operation, pool, id_, name, nbytes, detail, file, offset)
+        return id_
 
     def release(self, id_: int, pool: Pool, name: str, nbytes: int) -> None:
         """The memory that operation `id_` materialised is gone."""
-        started_ns, charged_ns = time.monotonic_ns(), self.charged_ns
-        self._record(EventKind.RELEASE, Operation.MATERIALISE, pool, id_, nbytes, name=name)
-        self.charge(started_ns, charged_ns)
+        if not self.enabled:
+            return
+        started_ns = time.monotonic_ns()
+        with self._lock:
+            self._gather(started_ns, Operation.RELEASE, pool, id_, name, nbytes)
 
     def reading(self, name: str, *, reset: bool = False) -> tuple[Reading, bool]:
         """Record and return the worker's memory under a name, and whether the mark has been reset after it."""
         with self._lock:
             reading = self._memory.reading()
             was_reset = reset and self._memory.reset_high_water()
+            self._begun_since_reset = 0 if was_reset else 2
             self._write(Event(time.monotonic_ns(), EventKind.READING, reading=reading, name=name))
         return reading, was_reset
 
     def report(self, name: str, value: object) -> None:
         """Record a fact of the run."""
-        self._write(Event(time.monotonic_ns(), EventKind.REPORT, name=name, detail=json.dumps(value)))
+        with self._lock:
+            self._write(Event(time.monotonic_ns(), EventKind.REPORT, name=name, detail=json.dumps(value)))
 
     def books(self) -> dict[str, int | None]:
         """What the worker has caused to be read from storage, and its page faults, so far."""
@@ -149,44 +195,64 @@ class Recorder:
             "major_faults": major,
         }
 
-    def _record(
+    def charge_since(self, started_ns: int) -> None:
+        """Account for what a hook has done beside recording since a moment."""
+        if self.enabled:
+            self.charged_ns += time.monotonic_ns() - started_ns
+
+    def _charge(self, started_ns: int) -> None:
+        spent_ns = time.monotonic_ns() - started_ns
+        self._event_ns.append(spent_ns)
+        self.charged_ns += spent_ns
+
+    def _read(self, started_ns: int, *, reset: bool) -> Reading:
+        self._last_reading_ns = started_ns
+        reading = self._memory.reading()
+        if reset:
+            self._begun_since_reset = 0 if self._memory.reset_high_water() else 2
+        return reading
+
+    def _gather(
         self,
-        kind: EventKind,
-        operation: Operation = Operation.NONE,
-        pool: Pool = Pool.NONE,
-        id_: int = 0,
-        nbytes: int = 0,
+        started_ns: int,
+        operation: Operation,
+        pool: Pool,
+        id_: int,
+        name: str,
+        nbytes: int,
+        detail: str = "",
         file: int = -1,
         offset: int = -1,
-        *,
-        name: str = "",
-        detail: str = "",
-        exact: bool = False,
-        read: bool = False,
-        reset: bool = False,
-    ) -> bool:
-        """Write an event; returns whether the high-water mark has been reset for it."""
-        if not self.enabled:
-            return False
-        started_ns = time.monotonic_ns()
-        with self._lock:
-            reading = self._memory.reading() if read else None
-            was_reset = read and reset and self._memory.reset_high_water()
-            self._write(
-                Event(started_ns, kind, operation, pool, id_, nbytes, file, offset, exact, reading, name, detail)
-            )
-        self._event_ns.append(time.monotonic_ns() - started_ns)
-        return was_reset
+    ) -> None:
+        """Put one operation into the batch."""
+        if self._batch is None:
+            self._batch = Batch(started_ns)
+        self._batch.add(operation, pool, id_, name, nbytes, detail, file, offset)
+        if self._batch.full or started_ns - self._batch.since_ns > _BATCH_AGE_NS:
+            self._flush(started_ns)
+        self._charge(started_ns)
+
+    def _flush(self, t_ns: int) -> None:
+        """Write what has been gathered until a moment."""
+        batch, self._batch = self._batch, None
+        if batch is not None:
+            self._put(batch.event(t_ns))
+            self._ring.mark("")
 
     def _write(self, event: Event) -> None:
-        with self._lock:
-            vital = event.kind in _VITAL
-            self._waiting.append((pack(event), vital))
-            if self._writing:  # we have struck in the middle of a write, which takes this one along
-                return
-            self._writing = True
-            try:
-                while self._waiting:
-                    self._ring.write(*self._waiting.popleft())
-            finally:
-                self._writing = False
+        """Write an event behind all that was gathered before it."""
+        self._flush(event.t_ns)
+        self._put(event)
+
+    def _put(self, event: Event) -> None:
+        record, vital = pack(event), event.kind in _VITAL
+        if self._writing:  # we have struck in the middle of a write, which takes this one along
+            self._waiting.append((record, vital))
+            return
+        self._writing = True
+        try:
+            self._ring.write(record, vital)
+            while self._waiting:
+                self._ring.write(*self._waiting.popleft())
+        finally:
+            self._writing = False

@@ -7,6 +7,7 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from meminspect.capture.batches import expanded
 from meminspect.capture.records import Event, EventKind, Operation, Pool
 from meminspect.checkpoint import read_checkpoint
 from meminspect.engine.worker_process import WorkerProcess
@@ -58,7 +59,8 @@ def run_worker(strategy: str, checkpoint: Path, tiny: Path, options: LoadOptions
     with WorkerProcess(sys.executable) as worker:
         worker.start(wanted)
         status = worker.wait()
-        events, lost = list(worker.ring.drain()), worker.ring.lost
+        events = [event for record in worker.ring.drain() for event in expanded(record)]
+        lost = worker.ring.lost
         log = [line.text for line in worker.take_log()]
     return WorkerRun(strategy, task, status, events, lost, log)
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from meminspect.capture.records import Pool
 from meminspect.worker.hooks.tracker import replaced
 
 if TYPE_CHECKING:
@@ -42,9 +41,8 @@ def watch(tracker: Tracker) -> Iterator[None]:
             tensor = tracker.at_offset(file, index.start or 0) if file >= 0 else None
             if tensor is None:
                 return getitem(self, index)
-            id_ = tracker.begin(Pool.FILE, tensor)
             part: torch.UntypedStorage = getitem(self, index)
-            tracker.end(id_, Pool.FILE, tensor.name, part)
+            tracker.mapped(tensor, part)
             return part
 
         return call

@@ -178,8 +178,7 @@ def _report_assigned(tracker: Tracker, module: nn.Module, prefix: str, state_dic
     for name in (*module._parameters, *module._buffers):
         tensor = state_dict.get(prefix + name)
         if tensor is not None:
-            id_ = tracker.recorder.begin(Operation.ASSIGN, Pool.NONE, prefix + name, tensor.nbytes)
-            tracker.recorder.end(id_, Operation.ASSIGN, Pool.NONE, prefix + name, tensor.nbytes)
+            tracker.recorder.done(Operation.ASSIGN, Pool.NONE, prefix + name, tensor.nbytes)
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

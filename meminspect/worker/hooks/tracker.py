@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import time
 import weakref
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Tracker", "describe", "replaced"]
 
 
+@functools.lru_cache(maxsize=4096)  # a model has few shapes, and many tensors of each
 def describe(dtype: str, shape: tuple[int, ...]) -> str:
     """A tensor's type and shape as events carry it: ``float16 [4096, 4096]``."""
     return f"{dtype.removeprefix('torch.')} {list(shape)}"
@@ -46,6 +48,18 @@ def replaced(owner: Any, name: str, make: Callable[[Any], Any]) -> Iterator[None
             setattr(owner, name, original)
 
 
+class _Live(weakref.ref["torch.UntypedStorage"]):
+    """What is in memory at an address, until it is gone."""
+
+    __slots__ = ("address", "id", "name", "nbytes", "pool")
+
+    id: int
+    pool: Pool
+    name: str
+    nbytes: int
+    address: int
+
+
 class Tracker:
     """Names memory by its address and reports when it comes and goes."""
 
@@ -53,7 +67,7 @@ class Tracker:
         self.recorder = recorder
         self._names: dict[int, str] = {}  # address of a storage → tensor
         self._owner: dict[int, int] = {}  # the same address → event id of what has it now
-        self._live: dict[int, weakref.ref[torch.UntypedStorage]] = {}  # by event id: a dead ref calls nobody
+        self._live: dict[int, _Live] = {}  # by event id: a dead ref calls nobody
         self._by_inode: dict[tuple[int, int], int] = {}
         self._by_key: dict[tuple[int, str], StoredTensor] = {}
         self._by_offset: dict[tuple[int, int], StoredTensor] = {}
@@ -90,36 +104,43 @@ class Tracker:
 
     def begin(self, pool: Pool, tensor: StoredTensor) -> int:
         """A stored tensor is about to be materialised; returns the event's id."""
-        recorder = self.recorder
-        started_ns, charged_ns = time.monotonic_ns(), recorder.charged_ns
-        id_ = recorder.begin(
-            Operation.MATERIALISE, pool, tensor.name, tensor.storage.nbytes,
-            detail=describe(tensor.dtype, tensor.shape), file=tensor.storage.file, offset=tensor.file_offset,
+        storage = tensor.storage
+        return self.recorder.begin(
+            Operation.MATERIALISE, pool, tensor.name, storage.nbytes,
+            detail=describe(tensor.dtype, tensor.shape), file=storage.file, offset=storage.offset + tensor.offset,
         )  # fmt: skip
-        recorder.charge(started_ns, charged_ns)
-        return id_
 
     def end(self, id_: int, pool: Pool, name: str, storage: torch.UntypedStorage) -> None:
         """Materialising is done: from now on the storage has a name, and its end will be reported."""
-        recorder = self.recorder
-        started_ns, charged_ns = time.monotonic_ns(), recorder.charged_ns
-        nbytes = storage.nbytes()
-        recorder.end(id_, Operation.MATERIALISE, pool, name, nbytes)
+        self.recorder.end(id_, Operation.MATERIALISE, pool, name, storage.nbytes())
+        self._follow(id_, pool, name, storage)
+
+    def mapped(self, tensor: StoredTensor, storage: torch.UntypedStorage) -> None:
+        """A stored tensor has been mapped, which takes no time and no memory yet."""
+        id_ = self.recorder.done(
+            Operation.MATERIALISE, Pool.FILE, tensor.name, tensor.storage.nbytes,
+            detail=describe(tensor.dtype, tensor.shape), file=tensor.storage.file, offset=tensor.file_offset,
+        )  # fmt: skip
+        self._follow(id_, Pool.FILE, tensor.name, storage)
+
+    def _follow(self, id_: int, pool: Pool, name: str, storage: torch.UntypedStorage) -> None:
+        started_ns = time.monotonic_ns()
         address = storage.data_ptr()
         if address:
             self._names[address] = name
             self._owner[address] = id_
-        if not recorder.enabled:
-            return
+        if self.recorder.enabled:
+            live = self._live[id_] = _Live(storage, self._released)
+            live.id, live.pool, live.name, live.nbytes, live.address = id_, pool, name, storage.nbytes(), address
+            self.recorder.charge_since(started_ns)
 
-        def released(_: object, live: dict[int, Any] = self._live) -> None:
-            del live[id_]
-            if self._owner.get(address) == id_:  # whatever comes to this address next is not this tensor
-                del self._owner[address], self._names[address]
-            recorder.release(id_, pool, name, nbytes)
-
-        self._live[id_] = weakref.ref(storage, released)
-        recorder.charge(started_ns, charged_ns)
+    def _released(self, gone: _Live) -> None:
+        started_ns = time.monotonic_ns()
+        del self._live[gone.id]
+        if self._owner.get(gone.address) == gone.id:  # whatever comes to this address next is not this tensor
+            del self._owner[gone.address], self._names[gone.address]
+        self.recorder.charge_since(started_ns)
+        self.recorder.release(gone.id, gone.pool, gone.name, gone.nbytes)
 
     def name_of(self, tensor: torch.Tensor) -> str:
         """The name of the tensor that this memory belongs to; empty when it is none we know."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from meminspect.sampling import page_cache
-from meminspect.sampling.procfs import ProcessGone, ProcessMemory
+from meminspect.sampling.procfs import ProcessGone, ProcessMemory, parse_status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -106,7 +106,7 @@ def test_given_memory_that_came_and_went_when_read_then_the_mark_keeps_it_until_
 
 
 def test_given_a_process_when_read_with_swap_then_the_pools_are_the_same_reading(own: ProcessMemory):
-    reading, swap_bytes = own.reading_and_swap()
+    reading, swap_bytes = parse_status(own.status())
 
     assert abs(reading.heap_bytes - own.reading().heap_bytes) <= MIB
     assert swap_bytes >= 0
@@ -162,7 +162,7 @@ def test_given_a_zombie_when_read_then_it_is_gone():
         with pytest.raises(ProcessGone):
             memory.reading()
         with pytest.raises(ProcessGone):
-            memory.reading_and_swap()
+            parse_status(memory.status())
         with pytest.raises(ProcessGone), ProcessMemory(pid) as zombie:
             zombie.reading()
 
@@ -173,7 +173,7 @@ def test_given_a_reaped_process_when_read_then_it_is_gone_even_if_its_number_is_
         kill_unreaped(pid)
         os.waitpid(pid, 0)
 
-        for ask in (memory.reading, memory.reading_and_swap, memory.faults, memory.storage_read_bytes):
+        for ask in (memory.reading, lambda: parse_status(memory.status()), memory.faults, memory.storage_read_bytes):
             with pytest.raises(ProcessGone):
                 ask()
 

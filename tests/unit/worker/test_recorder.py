@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+import itertools
 import json
 from typing import Any
 
 import pytest
 from worker_doubles import BIG, Recording
 
+from meminspect.capture.batches import expanded
 from meminspect.capture.records import Event, EventKind, Operation, Pool
 from meminspect.capture.ring import pack
 from meminspect.worker import recorder as recorder_module
-from meminspect.worker.recorder import SMALL_BYTES
+from meminspect.worker.recorder import READING_GAP_NS, SMALL_BYTES
 
 MATERIALISE, HEAP = Operation.MATERIALISE, Pool.HEAP
 
@@ -27,14 +29,30 @@ def test_an_operation_is_written_as_it_begins_ends_and_is_released_under_one_id(
     assert begun.t_ns <= ended.t_ns <= released.t_ns
 
 
-def test_a_big_tensor_alone_has_an_exact_mark_from_its_begin_to_its_end(recording: Recording) -> None:
+def test_a_big_tensor_alone_between_two_readings_has_an_exact_mark(recording: Recording) -> None:
     recorder, memory = recording.recorder, recording.memory
+    recorder.reading("baseline", reset=True)
     recorder.end(recorder.begin(MATERIALISE, HEAP, "a", BIG), MATERIALISE, HEAP, "a", BIG)
-    begun, ended = recording.events()
-    assert (begun.reading is not None, begun.exact) == (True, False)
+    _, begun, ended = recording.events()
+    assert (begun.reading, begun.exact) == (None, False)  # before it there was nothing since the last one
     assert (ended.reading is not None, ended.exact) == (True, True)
-    assert memory.resets == 1
-    assert memory.readings == 2
+    assert (memory.readings, memory.resets) == (2, 2)
+
+
+def test_of_tensors_that_follow_fast_upon_each_other_not_every_one_is_read(
+    recording: Recording, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a clock that is moved by hand
+    now_ns = [READING_GAP_NS]
+    monkeypatch.setattr(recorder_module.time, "monotonic_ns", lambda: now_ns[0])
+    recorder = recording.recorder
+    for name in "abc":
+        recorder.end(recorder.begin(MATERIALISE, HEAP, name, BIG), MATERIALISE, HEAP, name, BIG)
+        now_ns[0] += READING_GAP_NS // 2
+    # then the first and the third are, and the third's mark is not its own
+    ends = recording.events(EventKind.END)
+    assert [event.reading is not None for event in ends] == [True, False, True]
+    assert not ends[2].exact
 
 
 def test_a_small_tensor_costs_no_reading(recording: Recording) -> None:
@@ -47,15 +65,20 @@ def test_a_small_tensor_costs_no_reading(recording: Recording) -> None:
 
 def test_overlapping_tensors_are_never_exact_and_never_reset_the_mark_of_each_other(recording: Recording) -> None:
     recorder, memory = recording.recorder, recording.memory
+    recorder.reading("baseline", reset=True)
     first = recorder.begin(MATERIALISE, HEAP, "a", BIG)
     second = recorder.begin(MATERIALISE, HEAP, "b", BIG)
     recorder.end(first, MATERIALISE, HEAP, "a", BIG)
+    assert memory.resets == 1  # the second is still in flight
     recorder.end(second, MATERIALISE, HEAP, "b", BIG)
-    assert [event.exact for event in recording.events()] == [False] * 4
-    assert memory.resets == 1  # that of the first, before the second began
+    assert [event.exact for event in recording.events()] == [False] * 5
 
 
-def test_after_an_overlap_the_next_one_alone_is_exact_again(recording: Recording) -> None:
+def test_after_an_overlap_the_next_one_alone_is_exact_again(
+    recording: Recording, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = itertools.count(READING_GAP_NS, READING_GAP_NS)
+    monkeypatch.setattr(recorder_module.time, "monotonic_ns", lambda: next(clock))
     recorder = recording.recorder
     overlapping = [recorder.begin(MATERIALISE, HEAP, name, BIG) for name in "ab"]
     for id_ in overlapping:
@@ -68,8 +91,56 @@ def test_a_phase_within_an_operation_does_not_reset_its_mark(recording: Recordin
     recorder, memory = recording.recorder, recording.memory
     id_ = recorder.begin(MATERIALISE, HEAP, "a", BIG)
     recorder.phase("copy")
-    assert memory.resets == 1
+    assert memory.resets == 0
     recorder.end(id_, MATERIALISE, HEAP, "a", BIG)
+
+
+def test_what_takes_no_time_is_written_together_and_before_whatever_comes_next(recording: Recording) -> None:
+    recorder = recording.recorder
+    mapped = recorder.done(MATERIALISE, Pool.FILE, "a", BIG, detail="float16 [2]", file=1, offset=64)
+    recorder.done(Operation.ASSIGN, Pool.NONE, "a", BIG)
+    recorder.release(mapped, Pool.FILE, "a", BIG)
+    assert recording.records() == []  # nothing yet
+    recorder.begin(MATERIALISE, HEAP, "b", BIG)
+    batch, begun = recording.records()
+    assert (batch.kind, begun.name) == (EventKind.BATCH, "b")
+    made, _, assigned, _, released = expanded(batch)
+    assert (made.name, made.detail, made.file, made.offset, made.id) == ("a", "float16 [2]", 1, 64, mapped)
+    assert (assigned.operation, released.kind, released.id) == (Operation.ASSIGN, EventKind.RELEASE, mapped)
+    assert batch.t_ns <= begun.t_ns
+
+
+def test_of_tiny_tensors_the_one_in_hand_is_marked_though_no_record_tells_of_it(recording: Recording) -> None:
+    recorder = recording.recorder
+    recorder.tiny_bytes = 100
+    recorder.end(recorder.begin(MATERIALISE, HEAP, "a", 99), MATERIALISE, HEAP, "a", 99)
+    recorder.begin(MATERIALISE, HEAP, "größe", 99)
+    assert recording.records() == []
+    assert recording.mark == "größe"
+    recorder.phase("copy")  # which writes them
+    assert recording.mark == ""
+    assert [event.name for event in recording.events(EventKind.BEGIN)] == ["a", "größe"]
+
+
+def test_a_release_that_strikes_between_the_steps_of_gathering_leaves_the_batch_whole(recording: Recording) -> None:
+    recorder, struck = recording.recorder, []
+
+    class Name(str):
+        """The first time that its length is asked for, the collector strikes."""
+
+        __slots__ = ()
+
+        def __len__(self) -> int:
+            if not struck:
+                struck.append("now")
+                recorder.release(7, HEAP, "gone", BIG)
+            return super().__len__()
+
+    recorder.done(Operation.ASSIGN, Pool.NONE, Name("a"), BIG)
+    assert struck
+    assert [(event.name, event.kind) for event in recording.events()] == [
+        ("a", EventKind.BEGIN), ("a", EventKind.END), ("gone", EventKind.RELEASE),
+    ]  # fmt: skip
 
 
 def test_the_same_phase_again_is_not_news(recording: Recording) -> None:
@@ -95,8 +166,8 @@ def test_every_reset_is_preceded_by_a_reading_that_is_written(recording: Recordi
     recorder.reading("baseline", reset=True)
     recorder.reading("steady")
     written = [event.reading for event in recording.events() if event.reading is not None]
-    assert [reading.heap_bytes for reading in written] == [1, 2, 3, 4, 5]  # none was taken and kept to itself
-    assert memory.resets == 3
+    assert [reading.heap_bytes for reading in written] == [1, 2, 3]  # none was taken and kept to itself
+    assert memory.resets == 2
 
 
 def test_a_report_is_json_and_recording_accounts_for_its_cost(recording: Recording) -> None:

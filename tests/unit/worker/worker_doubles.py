@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
+from meminspect.capture.batches import expanded
 from meminspect.capture.records import Event, EventKind, Reading
 from meminspect.capture.ring import CAPACITY, RingReader, RingWriter, create_ring
 from meminspect.worker.recorder import Recorder
@@ -43,5 +45,16 @@ class Recording:
         self.recorder.enabled = True
 
     def events(self, *kinds: EventKind) -> list[Event]:
-        """What has been written since the last look."""
-        return [event for event in self._reader.drain() if not kinds or event.kind in kinds]
+        """What has been recorded since the last look; what was being gathered is written first."""
+        self.recorder._flush(time.monotonic_ns())
+        events = [event for record in self.records() for event in expanded(record)]
+        return [event for event in events if not kinds or event.kind in kinds]
+
+    def records(self) -> list[Event]:
+        """The records in the ring since the last look, as they are."""
+        return list(self._reader.drain())
+
+    @property
+    def mark(self) -> str:
+        """The ring's mark."""
+        return self._reader.mark
