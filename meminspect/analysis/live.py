@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from meminspect.capture.records import EventKind, Operation, Pool
 from meminspect.theory.ledger import BillLine, Item
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from meminspect.capture.records import Event
 
 __all__ = ["Place", "bill", "place_at", "tensors_materialised"]
+
+_WORTH_A_LINE_BYTES: Final = 1 << 20
 
 LedgerRow = tuple[str, str, str, str, str, int]  # phase, operation, pool, item, tensor, bytes
 
@@ -110,7 +112,12 @@ class _Replay:
 
 
 def bill(
-    events: Sequence[Event], ledger: Iterable[LedgerRow], t_ns: int, baseline_ns: int, peak_rss_bytes: int
+    events: Sequence[Event],
+    ledger: Iterable[LedgerRow],
+    t_ns: int,
+    baseline_ns: int,
+    peak_rss_bytes: int,
+    retained_bytes: int = 0,
 ) -> tuple[BillLine, ...]:
     """What the peak was made of: the tensors that the events show in memory, under the items that theory files them.
 
@@ -121,6 +128,7 @@ def bill(
             where most was in memory.
         baseline_ns: the moment of the baseline.
         peak_rss_bytes: the measured peak above the baseline.
+        retained_bytes: what the allocator said that it kept of freed memory.
 
     Returns:
         Lines that sum to the measurement; the last, signed, is what no event explains.
@@ -139,6 +147,8 @@ def bill(
             sums[item, pool] += part
             left -= part
         sums[next(iter(items)), pool] += left
+    if retained_bytes >= _WORTH_A_LINE_BYTES:
+        sums[Item.RETAINED, Pool.HEAP] += retained_bytes
     lines = [BillLine(item, pool.name.lower(), nbytes) for (item, pool), nbytes in sums.items() if nbytes]
     lines.sort(key=lambda line: -line.nbytes)
     explained = sum(line.nbytes for line in lines)

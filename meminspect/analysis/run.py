@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from meminspect.analysis.live import bill, place_at, tensors_materialised
+from meminspect.analysis.steady import steady_document
 from meminspect.analysis.window import samples_between, window
 
 if TYPE_CHECKING:
@@ -112,29 +113,28 @@ def _peak_at(cut: Window | None, events: Sequence[Event]) -> dict[str, Any]:
 
 def _steady(
     cut: Window | None, steady: Mapping[str, Any] | None, samples: Sequence[Sample], *, on_device: bool
-) -> dict[str, int | None]:
-    if cut is None or steady is None:
-        more = ("rss_bytes", "vram_used_bytes", "retained_heap_bytes", "trimmed_heap_bytes")
-        return {**_NO_POOLS, **dict.fromkeys(more)}
-    base = cut.baseline.reading
-    inside = samples_between(samples, cut.baseline.t_ns, cut.end_ns)
-    pools = {key: steady["steady"][key] - getattr(base, key) for key in _POOL_KEYS}
-    trimmed = steady["trimmed"]["heap_bytes"] - base.heap_bytes
-    return {
-        **_NO_POOLS,
-        **pools,
-        "rss_bytes": sum(pools.values()),
-        "vram_used_bytes": _vram_at_the_end(inside) if on_device else None,
-        "retained_heap_bytes": pools["heap_bytes"] - trimmed,
-        "trimmed_heap_bytes": trimmed,
-    }
+) -> dict[str, Any]:
+    vram_bytes = None
+    if cut is not None and on_device and steady is not None:
+        vram_bytes = _vram_at_the_end(samples_between(samples, cut.baseline.t_ns, cut.end_ns))
+    baseline = None if cut is None else cut.baseline.reading
+    return {**_NO_POOLS, "vram_used_bytes": vram_bytes, **steady_document(steady, baseline)}
 
 
 def _bill(cut: Window | None, events: Sequence[Event], capture: CaptureReader) -> list[dict[str, Any]] | None:
     if cut is None:
         return None
-    lines = bill(events, capture.ledger(), cut.highest.t_ns, cut.baseline.t_ns, cut.peak_rss_bytes)
+    lines = bill(
+        events, capture.ledger(), cut.highest.t_ns, cut.baseline.t_ns, cut.peak_rss_bytes, _retained_at_peak(capture)
+    )
     return [{"item": line.item, "pool": line.pool or None, "bytes": line.nbytes} for line in lines]
+
+
+def _retained_at_peak(capture: CaptureReader) -> int:
+    """What the allocator kept at the peak of memory that was freed during the load; 0 also where nobody asked it."""
+    before = (capture.fact("baseline") or {}).get("retained_bytes")
+    at_peak = (capture.fact("window") or {}).get("retained_at_peak_bytes")
+    return 0 if before is None or at_peak is None else max(0, at_peak - before)
 
 
 def _tensors(

@@ -5,8 +5,8 @@ and a writer that is killed leaves every finished record to be read. Each record
 bytes have not all become visible yet is left for the next look rather than misread.
 
 Layout, little-endian: a header (magic, capacity, bytes ever written, bytes ever read, records lost, and at 64 the mark:
-a length and a text) and `capacity` bytes of data, in which records wrap around. A record is a 4-byte length, a 4-byte CRC-32 of the rest, the
-fixed part and the two texts, padded to 8 bytes.
+a length and a text) and `capacity` bytes of data, in which records wrap around. A record is a 4-byte length, a 4-byte
+CRC-32 of the rest, the fixed part and the two texts, padded to 8 bytes.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ _ADD_EVENT: Final = f"INSERT INTO events VALUES ({', '.join('?' * 16)})"  # noqa
 _ALL: Final = -1  # what LIMIT takes for none
 _OBJECTS: Final = frozenset(  # facts whose keys everybody asks for
     ("spec", "started", "checkpoint", "machine", "theory", "plan", "vram", "baseline", "returned", "resident", "cache",
-     "io", "hooks", "tensors", "steady", "supervision", "limit", "better", "outcome")
+     "window", "io", "hooks", "tensors", "steady", "supervision", "limit", "better", "outcome")
 )  # fmt: skip
 _KINDS: Final = {kind.name.lower(): kind for kind in EventKind}
 _OPERATIONS: Final = {operation.name.lower(): operation for operation in Operation}

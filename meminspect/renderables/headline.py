@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.cells import cell_len
 from rich.text import Text
 
+from meminspect.analysis.steady import retained
 from meminspect.analysis.words import OUTCOME_WORDS, PHASE_WORDS, advice, completed, excess, sentence, times
 from meminspect.renderables.texts import safe
 from meminspect.text import shown
@@ -93,9 +94,7 @@ def _baseline(view: RunView) -> list[str]:
 
 def _ended(view: RunView, run: dict[str, Any], width: int) -> list[Text]:
     lines = [safe(f"{sentence(run, decimal=False)}.", "answer" if completed(run) else "trouble")]
-    words = excess(run, decimal=False)
-    if words:
-        lines.append(safe(words))
+    lines += [safe(words) for words in (excess(run, decimal=False), retained(run, decimal=False)) if words]
     better = advice(run, decimal=False)
     if better:
         lines.append(Text.assemble(("→ ", "answer"), safe(f"{better} (i: recipe)")))

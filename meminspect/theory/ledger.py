@@ -26,6 +26,7 @@ class Item:
     DUPLICATE: Final = "duplicate state dict"  # the checkpoint's tensors beside the model's
     SHARD: Final = "shard"  # the same, one file at a time
     STAGING: Final = "staging"  # a source that is dropped as soon as its copy is made
+    RETAINED: Final = "retained by the allocator"  # freed, and not given back to the kernel
     ALLOCATOR: Final = "allocator rounding"
     UNEXPLAINED: Final = "unexplained"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import json
 import os
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from meminspect.capture.ring import RingWriter
 from meminspect.sampling.page_cache import cached_fraction
 from meminspect.sampling.procfs import ProcessMemory
+from meminspect.worker import allocator
 from meminspect.worker.ballast import populate
 from meminspect.worker.lifeline import die_with, prefer_as_victim
 from meminspect.worker.recorder import Recorder
@@ -41,7 +41,7 @@ def main(spec: int, ring: int, lifeline: int) -> None:
     die_with(lifeline)
     prefer_as_victim()
     os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_DATASETS_OFFLINE="1")
-    recorder = Recorder(RingWriter(ring), ProcessMemory("self"))
+    recorder = Recorder(RingWriter(ring), ProcessMemory("self"), allocator.free_bytes)
     recorder.enabled = True
     try:
         _import(recorder)
@@ -97,14 +97,15 @@ def _run(wanted: dict[str, Any], recorder: Recorder) -> None:
     recorder.enabled = True
     cached_before, books_before = _cached_fraction(task), recorder.books()
     baseline, resets = recorder.reading("baseline", reset=True)
-    recorder.report("baseline", {**baseline._asdict(), "resets": resets})
+    recorder.report("baseline", {**baseline._asdict(), "resets": resets, "retained_bytes": allocator.free_bytes()})
 
     started_ns = time.monotonic_ns()
     model = load()
     recorder.report("returned", {"t_ns": time.monotonic_ns(), "started_ns": started_ns})
     _finish(model, recorder)
     recorder.report("resident", {"t_ns": time.monotonic_ns(), "started_ns": started_ns})
-    recorder.report("window", recorder.reading("resident", reset=True)[0]._asdict())
+    window, _ = recorder.reading("resident", reset=True)
+    recorder.report("window", {**window._asdict(), "retained_at_peak_bytes": recorder.retained_at_peak_bytes})
     recorder.report("io", {"before": books_before, "after": recorder.books()})
     recorder.report("cache", {"fraction_before": cached_before, "fraction_after": _cached_fraction(task)})
 
@@ -153,11 +154,14 @@ def _report_steady(model: nn.Module, recorder: Recorder) -> None:
 
     gc.collect()
     steady, _ = recorder.reading("steady")
-    _trim()
-    trimmed, _ = recorder.reading("trimmed")
+    retained_bytes = allocator.free_bytes()
+    trimmed = recorder.reading("trimmed")[0] if allocator.trim() else None
     recorder.report(
-        "steady", {"live_bytes": live_bytes(model), "steady": steady._asdict(), "trimmed": trimmed._asdict()}
-    )
+        "steady",
+        {"live_bytes": live_bytes(model), "steady": steady._asdict(), "retained_bytes": retained_bytes,
+         "trimmed": None if trimmed is None else trimmed._asdict(),
+         "fixed_mmap_threshold": "MALLOC_MMAP_THRESHOLD_" in os.environ},
+    )  # fmt: skip
 
 
 def _cached_fraction(task: LoadTask) -> float | None:
@@ -174,13 +178,7 @@ def _cached_fraction(task: LoadTask) -> float | None:
 def _settle() -> None:
     """Give back what imports and warm-up have freed, so that the load does not seem to cost less than it does."""
     gc.collect()
-    _trim()
-
-
-def _trim() -> None:
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "malloc_trim"):  # glibc's
-        libc.malloc_trim(0)
+    allocator.trim()
 
 
 def _failure(error: BaseException) -> dict[str, str]:

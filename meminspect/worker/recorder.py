@@ -23,6 +23,8 @@ from meminspect.capture.records import Event, EventKind, Operation, Pool, Readin
 from meminspect.capture.ring import pack
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from meminspect.capture.ring import RingWriter
     from meminspect.sampling.procfs import ProcessMemory
 
@@ -46,14 +48,25 @@ class Recorder:
         enabled: False during the warm-up: the hooks run, but nothing is recorded.
         tiny_bytes: operations on fewer bytes are gathered.
         charged_ns: spent on behalf of recording so far; the hooks' own calls, about 1 µs each, come on top.
+        retained_at_peak_bytes: what the allocator kept of freed memory when the highest mark was read; None if unknown.
+
+    Args:
+        ring: where events go.
+        memory: the worker's own.
+        free_bytes: asks the allocator what it keeps of freed memory.
     """
 
-    def __init__(self, ring: RingWriter, memory: ProcessMemory) -> None:
+    def __init__(
+        self, ring: RingWriter, memory: ProcessMemory, free_bytes: Callable[[], int | None] = lambda: None
+    ) -> None:
         self.enabled = False
         self.tiny_bytes = 0
         self.charged_ns = 0
+        self.retained_at_peak_bytes: int | None = None
         self._ring = ring
         self._memory = memory
+        self._free_bytes = free_bytes
+        self._peak_bytes = 0  # the highest mark since the last `reading` that has reset it
         # Re-entrant: a release may strike, through the garbage collector, while an event is being written.
         self._lock = threading.RLock()
         self._waiting: deque[tuple[bytes, bool]] = deque()
@@ -175,9 +188,11 @@ class Recorder:
     def reading(self, name: str, *, reset: bool = False) -> tuple[Reading, bool]:
         """Record and return the worker's memory under a name, and whether the mark has been reset after it."""
         with self._lock:
-            reading = self._memory.reading()
+            reading = self._read(time.monotonic_ns(), reset=False)
             was_reset = reset and self._memory.reset_high_water()
             self._begun_since_reset = 0 if was_reset else 2
+            if was_reset:
+                self._peak_bytes = reading.rss_bytes
             self._write(Event(time.monotonic_ns(), EventKind.READING, reading=reading, name=name))
         return reading, was_reset
 
@@ -208,6 +223,9 @@ class Recorder:
     def _read(self, started_ns: int, *, reset: bool) -> Reading:
         self._last_reading_ns = started_ns
         reading = self._memory.reading()
+        if reading.high_water_bytes > self._peak_bytes:
+            self._peak_bytes = reading.high_water_bytes
+            self.retained_at_peak_bytes = self._free_bytes()
         if reset:
             self._begun_since_reset = 0 if self._memory.reset_high_water() else 2
         return reading

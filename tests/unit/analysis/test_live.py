@@ -80,6 +80,15 @@ def test_a_bill_files_what_is_in_memory_under_the_theorys_items_and_the_rest_as_
     assert found[-1].item == Item.UNEXPLAINED
 
 
+def test_what_the_allocator_keeps_is_a_line_where_it_is_worth_one() -> None:
+    mib = 1 << 20
+    kept = bill(naive_run(), NAIVE_LEDGER, int(21.5 * MS), 10 * MS, 640 + 3 * mib, 2 * mib)
+    assert lines(kept)[Item.RETAINED, "heap"] == 2 * mib
+    assert lines(kept)[Item.UNEXPLAINED, ""] == mib
+    little = bill(naive_run(), NAIVE_LEDGER, int(21.5 * MS), 10 * MS, 640, mib - 1)
+    assert (Item.RETAINED, "heap") not in lines(little)
+
+
 def test_what_has_been_released_is_on_no_bill() -> None:
     events = sorted([*naive_run(), phase(22.4, "later", reading(heap=440))], key=lambda event: event.t_ns)
     assert (Item.DUPLICATE, "heap") not in lines(bill(events, NAIVE_LEDGER, int(22.5 * MS), 10 * MS, 440))

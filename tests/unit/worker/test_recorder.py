@@ -2,16 +2,19 @@ from __future__ import annotations
 
 import itertools
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from worker_doubles import BIG, Recording
 
 from meminspect.capture.batches import expanded
-from meminspect.capture.records import Event, EventKind, Operation, Pool
+from meminspect.capture.records import Event, EventKind, Operation, Pool, Reading
 from meminspect.capture.ring import pack
 from meminspect.worker import recorder as recorder_module
-from meminspect.worker.recorder import READING_GAP_NS, SMALL_BYTES
+from meminspect.worker.recorder import READING_GAP_NS, SMALL_BYTES, Recorder
+
+if TYPE_CHECKING:
+    from meminspect.sampling.procfs import ProcessMemory
 
 MATERIALISE, HEAP = Operation.MATERIALISE, Pool.HEAP
 
@@ -29,7 +32,11 @@ def test_an_operation_is_written_as_it_begins_ends_and_is_released_under_one_id(
     assert begun.t_ns <= ended.t_ns <= released.t_ns
 
 
-def test_a_big_tensor_alone_between_two_readings_has_an_exact_mark(recording: Recording) -> None:
+def test_a_big_tensor_alone_between_two_readings_has_an_exact_mark(
+    recording: Recording, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = itertools.count(READING_GAP_NS, READING_GAP_NS)
+    monkeypatch.setattr(recorder_module.time, "monotonic_ns", lambda: next(clock))
     recorder, memory = recording.recorder, recording.memory
     recorder.reading("baseline", reset=True)
     recorder.end(recorder.begin(MATERIALISE, HEAP, "a", BIG), MATERIALISE, HEAP, "a", BIG)
@@ -120,6 +127,23 @@ def test_of_tiny_tensors_the_one_in_hand_is_marked_though_no_record_tells_of_it(
     recorder.phase("copy")  # which writes them
     assert recording.mark == ""
     assert [event.name for event in recording.events(EventKind.BEGIN)] == ["a", "größe"]
+
+
+def test_what_the_allocator_keeps_is_asked_when_the_highest_mark_is_read(
+    recording: Recording, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given an allocator that keeps more and more, and a mark that rises once after the baseline
+    clock, kept = itertools.count(READING_GAP_NS, READING_GAP_NS), itertools.count(100)
+    monkeypatch.setattr(recorder_module.time, "monotonic_ns", lambda: next(clock))
+    marks = iter([9000, 10, 30, 20])
+    monkeypatch.setattr(recording.memory, "reading", lambda: Reading(5, 0, 0, next(marks)))
+    recorder = Recorder(recording.writer, cast("ProcessMemory", recording.memory), lambda: next(kept))
+    recorder.enabled = True
+    recorder.reading("baseline", reset=True)
+    for name in "abc":
+        recorder.end(recorder.begin(MATERIALISE, HEAP, name, BIG), MATERIALISE, HEAP, name, BIG)
+    assert recorder.retained_at_peak_bytes == 102  # asked at 9000, which was before the baseline, at 10 and at 30
+    assert next(kept) == 103
 
 
 def test_a_release_that_strikes_between_the_steps_of_gathering_leaves_the_batch_whole(recording: Recording) -> None:
