@@ -10,12 +10,14 @@ from meminspect.text import shown
 from meminspect.units import format_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from meminspect.engine.limits import LimitedGroup
     from meminspect.sampling.cgroups import MemoryGroup
     from meminspect.sampling.kernel_log import OomKill
     from meminspect.sampling.machine import Machine
 
-__all__ = ["Ceiling", "Ceilings"]
+__all__ = ["Ceiling", "Ceilings", "recorded_ceiling"]
 
 _NAME_WIDTH: Final = 40
 _ULIMITS: Final = {"ulimit -v": resource.RLIMIT_AS, "ulimit -d": resource.RLIMIT_DATA}
@@ -50,7 +52,8 @@ class Ceiling:
         if self.kind == "limit":
             return f"its limit of {size}"
         if self.kind == "cgroup":
-            return f"the limit of {size} of the cgroup {shown(self.name or '/', _NAME_WIDTH, keep_end=True)}"
+            name = "" if self.name is None else f" {shown(self.name, _NAME_WIDTH, keep_end=True)}"
+            return f"the limit of {size} of the cgroup{name}"
         if self.kind == "ulimit":
             return f"the limit of {size} that {self.name} sets"
         return f"the {size} of RAM that the machine has, {format_bytes(self.available_bytes)} of it free before the run"
@@ -120,3 +123,19 @@ class Ceilings:
         owner = [group for group in lineage if group.limit_bytes() == limit_bytes][-1]  # the outermost that has it
         name = "/" + str(owner.folder.relative_to(owner.top)).removeprefix(".")
         return Ceiling("cgroup", limit_bytes, name)
+
+
+def recorded_ceiling(spec: Mapping[str, Any], machine: Mapping[str, Any]) -> Ceiling | None:
+    """The tightest that a capture tells of.
+
+    Args:
+        spec: its specification.
+        machine: MACHINE of the JSON contract.
+    """
+    limit, around, ram = spec.get("limit_bytes"), machine.get("memory_limit_bytes"), machine.get("ram_total_bytes")
+    found = [
+        None if limit is None else Ceiling("limit", limit),
+        None if around is None else Ceiling("cgroup", around),
+        None if ram is None else Ceiling("ram", ram, available_bytes=machine.get("ram_available_bytes")),
+    ]
+    return min((one for one in found if one is not None), key=lambda one: one.nbytes or 0, default=None)

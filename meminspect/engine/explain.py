@@ -78,7 +78,9 @@ def explain(status: int, state: WorkerState, circumstances: Circumstances) -> di
     cause = _cause(status, state, circumstances)
     evidence = None if circumstances.evidence is None else circumstances.evidence.text
     if "resident" in state.reports and cause.outcome != "cancelled":  # what comes after is ours
-        return outcome_document("completed", _not_verified(cause.words), evidence=evidence, exit_status=status)
+        return outcome_document(
+            "completed", _not_verified(cause.words + cause.because), evidence=evidence, exit_status=status
+        )
     in_use = state.in_use(circumstances.held)
     message = cause.words + _place(state) + _use(state, in_use, circumstances.ceiling, cause)
     return outcome_document(
@@ -87,14 +89,14 @@ def explain(status: int, state: WorkerState, circumstances: Circumstances) -> di
     )  # fmt: skip
 
 
-def explain_lost(message: str, state: WorkerState) -> dict[str, Any]:
+def explain_lost(message: str, state: WorkerState, ceiling: Ceiling | None) -> dict[str, Any]:
     """The outcome of a run whose supervisor is gone, from what its capture holds."""
     if "resident" in state.reports:
         return outcome_document("completed", "" if "finished" in state.reports else _not_verified(message))
     in_use = state.in_use()
     return outcome_document(
-        "failed", message + _place(state) + _use(state, in_use, None, None),
-        died_at={"phase": state.phase or None, "tensor": state.tensor}, in_use=in_use,
+        "failed", message + _place(state) + _use(state, in_use, ceiling, None),
+        died_at={"phase": state.phase or None, "tensor": state.tensor}, in_use=in_use, ceiling=ceiling,
     )  # fmt: skip
 
 

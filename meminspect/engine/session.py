@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from meminspect.capture.store import CaptureReader
 from meminspect.engine.cancellation import CANCEL
+from meminspect.engine.ceiling import recorded_ceiling
 from meminspect.engine.explain import explain_lost
 from meminspect.engine.worker_state import WorkerState
 from meminspect.errors import CaptureError, RunError
@@ -179,12 +180,12 @@ def conclude(capture: CaptureReader, said: str = "") -> bool:
     """As `recover`, for a capture that is open; where it is not ours to write, this reader alone sees the outcome."""
     if capture.fact("outcome") is not None or _alive((capture.fact("spec") or {}).get("supervisor_pid")):
         return True
-    state = WorkerState()
+    state, ceiling = WorkerState(), recorded_ceiling(capture.fact("spec") or {}, capture.fact("machine") or {})
     for _, event in capture.events():
         state.apply(event)
     for sample in capture.samples():
         state.sampled(sample)
-    capture.finish(explain_lost(said or "the supervisor was killed, and the worker ended with it", state))
+    capture.finish(explain_lost(said or "the supervisor was killed, and the worker ended with it", state, ceiling))
     return capture.fact("outcome") is not None
 
 
