@@ -5,7 +5,7 @@
 | OOM kill           | oom_killed    | 3    | test_cli_limit (its limit), test_cli_run_troubles (a cgroup around it)  |
 | allocation failure | out_of_memory | 3    | test_cli_run_troubles                                                   |
 | Python exception   | failed        | 4    | test_cli_run_troubles (a file that shrinks, a shard that vanishes)      |
-| signal             | signalled     | 4    | here: SIGKILL in every phase, SIGSEGV, SIGTERM                          |
+| signal             | signalled     | 4    | here: SIGTERM, SIGSEGV or SIGKILL, in every phase                       |
 | time-out           | timed_out     | 4    | here                                                                    |
 | cancelled          | cancelled     | 130  | here: Ctrl-C                                                            |
 | parent gone        | cancelled     | –    | here: the command is killed in every phase                              |
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-SAYS = {"worker": "SIGKILL", "supervisor": "the supervisor was killed", "command": "cancelled"}
+SIGNALS = {"import": signal.SIGTERM, "build": signal.SIGSEGV}  # to the worker; SIGKILL in the other phases
+SAYS = {"worker": "killed by SIG", "supervisor": "the supervisor was killed", "command": "cancelled"}
 AFTER = {"read": {"copy"}}  # so short here that what was aimed at may be over
 LOSS_NS = 100_000_000
 
@@ -88,7 +89,8 @@ def test_given_a_run_when_one_process_is_killed_then_none_is_left_and_the_captur
     processes = family(run)
 
     killed_ns = time.monotonic_ns()
-    processes[victim].kill()
+    signal_ = SIGNALS.get(phase, signal.SIGKILL) if victim == "worker" else signal.SIGKILL
+    processes[victim].send_signal(signal_)
 
     until(lambda: all(gone(process) for name, process in processes.items() if name != "command"))
     run.command.wait(DEADLINE_S)
@@ -104,6 +106,10 @@ def test_given_a_run_when_one_process_is_killed_then_none_is_left_and_the_captur
     assert outcome["outcome"] == expected[victim], outcome
     assert killed_ns - last_ns < LOSS_NS
     assert SAYS[victim] in outcome["message"]
+    if victim == "worker":
+        assert signal_.name in outcome["message"]
+        assert ("no OOM kill was counted" in outcome["message"]) is (signal_ is signal.SIGKILL)
+        assert outcome["evidence"] is None
     assert ("whoever had started it is gone" in outcome["message"]) is (victim == "command")
     if expected[victim] == "completed":
         assert "the verification after it, which is meminspect's doing" in outcome["message"]
@@ -149,17 +155,6 @@ def told_by(capture: Path) -> dict[str, Any]:
     with CaptureReader(capture) as reader:
         outcome: dict[str, Any] = reader.fact("outcome")
     return outcome
-
-
-@pytest.mark.parametrize("signal_", [signal.SIGSEGV, signal.SIGTERM])
-def test_given_a_signal_then_it_is_named_with_the_place(run: Run, signal_: signal.Signals) -> None:
-    until(lambda: phase_of(run.capture) == "build")
-    family(run)["worker"].send_signal(signal_)
-
-    assert run.command.wait(DEADLINE_S) == 4
-    outcome = told_by(run.capture)
-    assert (outcome["outcome"], outcome["evidence"]) == ("signalled", None)
-    assert outcome["message"].startswith(f"killed by {signal_.name} in phase '")
 
 
 def test_given_a_time_limit_when_it_is_over_then_the_run_has_timed_out_at_a_place(
