@@ -15,6 +15,7 @@ __all__ = [
     "format_rate",
     "parse_bytes",
     "parse_count",
+    "parse_duration",
 ]
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
@@ -24,6 +25,9 @@ _TOO_MUCH = 2.0**63  # what no file system and no address space holds
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 _DECIMAL = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgtpe])(i?))?b?\s*", re.IGNORECASE)
+_DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|sec|min|m|h)?\s*", re.IGNORECASE)
+_SECONDS = {"ms": 0.001, "s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+_LONGEST_S = 10 * 24 * 3600.0  # a time that anybody would wait for; in ms it fits what `poll` takes
 _COUNTS = ((10**12, "T"), (10**9, "B"), (10**6, "M"))
 _COUNT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmbt]?)\s*", re.IGNORECASE)
 
@@ -100,6 +104,24 @@ def parse_count(text: str) -> int:
         raise UsageError(f"'{text}' is not a count", "write it like 1.3B, 124M or 7000000000")
     number, prefix = match.groups()
     return _whole(text, number, {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}[prefix.lower()])
+
+
+def parse_duration(text: str) -> float:
+    """Parse ``90s``, ``1.5 min``, ``1h``, ``250ms`` or plain seconds.
+
+    Raises:
+        UsageError: the text is not a time, or one that is over at once or never.
+    """
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise UsageError(f"'{text}' is not a time", "write it like 90s, 10min or 1h")
+    number, unit = match.groups()
+    seconds = float(number) * _SECONDS[(unit or "s").lower()]
+    if seconds < 0.001:
+        raise UsageError(f"'{text}' leaves a run no time", "write it like 90s, 10min or 1h")
+    if seconds > _LONGEST_S:
+        raise UsageError(f"'{text[:40]}' is longer than 10 days", "leave it out for no limit")
+    return seconds
 
 
 def _whole(text: str, number: str, factor: int) -> int:

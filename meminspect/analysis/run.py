@@ -37,6 +37,7 @@ def run_document(capture: CaptureReader) -> dict[str, Any]:
         "outcome": outcome["outcome"],
         "message": outcome["message"],
         "died_at": outcome["died_at"],
+        **{key: outcome.get(key) for key in ("in_use", "ceiling", "evidence")},
         "returned_s": _elapsed(capture.fact("returned")),
         "resident_s": _elapsed(capture.fact("resident")),
         "cache": _cache(capture.fact("cache")),

@@ -12,7 +12,7 @@ from meminspect.checkpoint import read_checkpoint
 from meminspect.cli import output
 from meminspect.errors import UsageError
 from meminspect.strategies import CASTABLE, LoadOptions
-from meminspect.units import parse_bytes, parse_count
+from meminspect.units import parse_bytes, parse_count, parse_duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +23,7 @@ __all__ = [
     "as_count",
     "as_limit",
     "as_size",
+    "as_time",
     "checkpoint_options",
     "decimal_option",
     "json_option",
@@ -31,6 +32,7 @@ __all__ = [
 ]
 
 Verb = TypeVar("Verb", bound="Callable[..., Any]")
+Quantity = TypeVar("Quantity", int, float)
 
 
 def as_count(_: click.Context, param: click.Parameter, text: str | None) -> int | None:
@@ -50,7 +52,12 @@ def as_limit(_: click.Context, param: click.Parameter, text: str | None) -> int 
     return _quantity(parse_limit, param, text)
 
 
-def _quantity(parse: Callable[[str], int], param: click.Parameter, text: str | None) -> int | None:
+def as_time(_: click.Context, param: click.Parameter, text: str | None) -> float | None:
+    """Callback of an option that takes a time, as 10min."""
+    return _quantity(parse_duration, param, text)
+
+
+def _quantity(parse: Callable[[str], Quantity], param: click.Parameter, text: str | None) -> Quantity | None:
     """Parse, and put the option's name before a refusal."""
     if text is None:
         return None

@@ -53,6 +53,12 @@ _OF_MEMORY = ("oom_killed", "out_of_memory")
     callback=options.as_limit,
     help="Give the worker so much memory, as 8GiB, in a cgroup of its own; the checkpoint is read from cold.",
 )
+@click.option(
+    "--timeout",
+    metavar="TIME",
+    callback=options.as_time,
+    help="End a run that takes longer, as 90s, 10min or 1h; imports, warm-up and verification count.",
+)
 @click.option("--force", is_flag=True, help="Run although it is predicted not to fit.")
 @click.option(
     "--out",
@@ -72,6 +78,7 @@ def command(
     cold: bool,
     warm: bool,
     limit: int | None,
+    timeout: float | None,
     force: bool,
     out: Path | None,
     decimal: bool,
@@ -87,8 +94,9 @@ def command(
     task = task_for(checkpoint, load_options)
     subject = read_subject(checkpoint, task.architecture, task.note)
     asked = RunSpec(
-        checkpoint.path, chosen[0], Path(), load_options, force=force, cache=cache, limit_bytes=limit, repeat_of=repeat
-    )
+        checkpoint.path, chosen[0], Path(), load_options, force=force, cache=cache, limit_bytes=limit,
+        timeout_s=timeout, repeat_of=repeat,
+    )  # fmt: skip
     specs = list(_specs(asked, chosen, out))
     for warning in subject.document["warnings"]:
         output.status(f"note: {warning}")

@@ -1,10 +1,25 @@
-"""The user's wish to end a run, as it reaches the supervisor: a descriptor that becomes readable, or hangs up."""
+"""The wish to end a run, as it reaches the supervisor: something is written to a descriptor, or it hangs up."""
 
 from __future__ import annotations
 
+import enum
+import math
 import select
+from typing import Final
 
-__all__ = ["Cancellation"]
+__all__ = ["CANCEL", "Cancellation", "Ending"]
+
+CANCEL: Final = "cancel\n"
+"""What is written by whoever ends a run on purpose; that it is something is all that matters."""
+
+
+class Ending(enum.Enum):
+    """What has put an end to a run's worker."""
+
+    ITSELF = enum.auto()
+    TIMED_OUT = enum.auto()
+    CANCELLED = enum.auto()
+    ABANDONED = enum.auto()  # whoever had started the run is gone without a word
 
 
 class Cancellation:
@@ -15,14 +30,29 @@ class Cancellation:
 
     def requested(self) -> bool:
         """Whether the run is to end."""
-        return bool(self._ready(0))
+        return self.wish() is not None
 
-    def comes_before_end_of(self, pidfd: int) -> bool:
-        """Wait for the end of a process; True when the wish came first."""
-        return pidfd not in self._ready(None, pidfd)
+    def wish(self) -> Ending | None:
+        """CANCELLED or ABANDONED where the run is to end, else None."""
+        return self._wish_in(self._ready(0))
 
-    def _ready(self, timeout_ms: int | None, *others: int) -> set[int]:
+    def end_of(self, pidfd: int, timeout_s: float | None = None) -> Ending:
+        """Wait for the end of a process, for the wish to end it, or for so long."""
+        ready = self._ready(None if timeout_s is None else math.ceil(timeout_s * 1000), pidfd)
+        if pidfd in ready:
+            return Ending.ITSELF
+        return self._wish_in(ready) or Ending.TIMED_OUT
+
+    @staticmethod
+    def _wish_in(ready: dict[int, int]) -> Ending | None:
+        """A pipe's other end that is gone makes it hang up; a word that was sent before is still there to be read."""
+        if not ready:
+            return None
+        told = any(events & select.POLLIN for events in ready.values())
+        return Ending.CANCELLED if told else Ending.ABANDONED
+
+    def _ready(self, timeout_ms: int | None, *others: int) -> dict[int, int]:
         poll = select.poll()
         for descriptor in (*self._descriptors, *others):
             poll.register(descriptor, select.POLLIN | select.POLLHUP)
-        return {descriptor for descriptor, _ in poll.poll(timeout_ms)}
+        return dict(poll.poll(timeout_ms))

@@ -2,81 +2,195 @@
 
 from __future__ import annotations
 
+import re
 import signal
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from meminspect.text import shown
-from meminspect.units import format_bytes
+from meminspect.engine.cancellation import Ending
+from meminspect.text import TEXT_LIMIT, shown
+from meminspect.units import format_bytes, format_duration
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from meminspect.engine.recording import WorkerState
+    from meminspect.capture.records import Reading
+    from meminspect.engine.ceiling import Ceiling
+    from meminspect.engine.oom import Evidence
+    from meminspect.engine.worker_state import InUse, WorkerState
 
-__all__ = ["explain"]
+__all__ = ["GONE", "Circumstances", "explain", "explain_lost", "outcome_document"]
+
+GONE: Final = "whoever had started it is gone (the command or the app ended)"
+
+_OURS: Final = "the load was over; the verification after it, which is meminspect's doing and not the strategy's"
+_SOMEBODY: Final = (
+    "no OOM kill was counted, so somebody else sent it (a user, a batch system, earlyoom or systemd-oomd)"
+)
+_NOBODY_KNOWS: Final = "neither the kernel's log nor a counter of OOM kills can be read here, so who sent it is unknown"
+
+# torch's CPU allocator (c10/core/impl/alloc_cpu.cpp), its mappings (aten/src/ATen/MapAllocator.cpp), numpy's arrays.
+_ASKED: Final = re.compile(r"(?:tried to allocate|unable to mmap) (\d+) bytes")
 
 
-def explain(
-    status: int,
-    state: WorkerState,
-    *,
-    cancelled: bool,
-    oom_kills: int,
-    last_rss_bytes: int | None,
-    limit_bytes: int | None = None,
-) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """What is known of a worker's end beside what it told itself.
+
+    Args:
+        ending: who put an end to it.
+        evidence: that the kernel's OOM killer took it, if it ended by SIGKILL.
+        can_tell: an OOM kill would have left a trace.
+        ceiling: the limit that mattered; None if unknown.
+        timeout_s: how long it was allowed to take.
+        held: what somebody else saw it hold at the very end.
+    """
+
+    ending: Ending = Ending.ITSELF
+    evidence: Evidence | None = None
+    can_tell: bool = True
+    ceiling: Ceiling | None = None
+    timeout_s: float | None = None
+    held: Reading | None = None
+
+
+class _Cause(NamedTuple):
+    """Why a run ended: in the sentence, `because` comes last."""
+
+    outcome: str
+    words: str
+    because: str = ""
+
+
+def explain(status: int, state: WorkerState, circumstances: Circumstances) -> dict[str, Any]:
     """The outcome of a run whose worker has been waited for.
 
     Args:
         status: exit status, negative for a signal.
         state: what the worker's events told.
-        cancelled: we killed it because the user asked to.
-        oom_kills: how many processes the kernel's OOM killer took while it ran; 0 also where nobody knows.
-        last_rss_bytes: its last sampled RSS.
-        limit_bytes: its own limit, where that kept it from more; None where nothing but the machine did.
+        circumstances: what else is known.
 
     Returns:
-        ``outcome``, ``message``, ``died_at`` (phase and tensor, None for a run that completed) and ``exit_status``.
+        As `outcome_document`.
     """
-    outcome, message = _cause(status, state.reports, cancelled=cancelled, oom_kills=oom_kills)
-    if outcome == "oom_killed" and limit_bytes is not None:
-        message += f" at its limit of {format_bytes(limit_bytes)}"
-    if outcome == "failed" and "failure" not in state.reports and state.last_words:
-        message += f", saying '{shown(state.last_words, 200)}'"
-    died_at: Mapping[str, object] | None = None
-    if outcome != "completed":
-        died_at = {"phase": state.phase or None, "tensor": state.tensor}
-        message += _place(state)
-        if outcome in ("oom_killed", "signalled") and last_rss_bytes is not None:
-            message += f", last seen at {format_bytes(last_rss_bytes)} RSS"
-    return {"outcome": outcome, "message": message, "died_at": died_at, "exit_status": status}
+    if "finished" in state.reports:
+        return outcome_document("completed", "", exit_status=status)
+    cause = _cause(status, state, circumstances)
+    evidence = None if circumstances.evidence is None else circumstances.evidence.text
+    if "resident" in state.reports and cause.outcome != "cancelled":  # what comes after is ours
+        return outcome_document(
+            "completed", _not_verified(cause.words + cause.because), evidence=evidence, exit_status=status
+        )
+    in_use = state.in_use(circumstances.held)
+    message = cause.words + _place(state) + _use(state, in_use, circumstances.ceiling, cause)
+    return outcome_document(
+        cause.outcome, f"{message}{cause.because}", died_at={"phase": state.phase or None, "tensor": state.tensor},
+        in_use=in_use, ceiling=circumstances.ceiling, evidence=evidence, exit_status=status,
+    )  # fmt: skip
 
 
-def _cause(status: int, reports: Mapping[str, Any], *, cancelled: bool, oom_kills: int) -> tuple[str, str]:
-    if "finished" in reports:
-        return "completed", ""
-    if cancelled:
-        return "cancelled", "cancelled"
-    outcome, message = _death(status, reports, oom_kills=oom_kills)
-    if "resident" in reports:  # what comes after is ours and not the strategy's
-        return "completed", f"the verification did not finish: {message}"
-    return outcome, message
+def explain_lost(message: str, state: WorkerState, ceiling: Ceiling | None) -> dict[str, Any]:
+    """The outcome of a run whose supervisor is gone, from what its capture holds."""
+    if "resident" in state.reports:
+        return outcome_document("completed", "" if "finished" in state.reports else _not_verified(message))
+    in_use = state.in_use()
+    return outcome_document(
+        "failed", message + _place(state) + _use(state, in_use, ceiling, None),
+        died_at={"phase": state.phase or None, "tensor": state.tensor}, in_use=in_use, ceiling=ceiling,
+    )  # fmt: skip
 
 
-def _death(status: int, reports: Mapping[str, Any], *, oom_kills: int) -> tuple[str, str]:
-    failure = reports.get("failure")
+def outcome_document(
+    outcome: str,
+    message: str,
+    *,
+    died_at: Mapping[str, object] | None = None,
+    in_use: InUse | None = None,
+    ceiling: Ceiling | None = None,
+    evidence: str | None = None,
+    exit_status: int | None = None,
+) -> dict[str, Any]:
+    """What a capture keeps of a run's end, under the names of the JSON contract.
+
+    Args:
+        outcome: the contract's word.
+        message: a sentence, empty where there is nothing to say.
+        died_at: phase and tensor, None for a run that completed or never began.
+        in_use: what it held above its baseline.
+        ceiling: the limit that mattered.
+        evidence: of an OOM kill.
+        exit_status: the worker's, negative for a signal.
+    """
+    return {
+        "outcome": outcome,
+        "message": message,
+        "died_at": died_at,
+        "in_use": None if in_use is None else in_use._asdict(),
+        "ceiling": None if ceiling is None else ceiling.document(),
+        "evidence": evidence,
+        "exit_status": exit_status,
+    }
+
+
+def _not_verified(cause: str) -> str:
+    """What kills the worker when the load is over, in a sentence that blames nobody else."""
+    return f"{_OURS}, did not finish: {cause}"
+
+
+def _cause(status: int, state: WorkerState, known: Circumstances) -> _Cause:
+    if known.ending is Ending.CANCELLED:
+        return _Cause("cancelled", "cancelled")
+    if known.ending is Ending.ABANDONED:
+        return _Cause("cancelled", "cancelled", f": {GONE}")
+    if known.ending is Ending.TIMED_OUT:
+        return _Cause("timed_out", f"timed out after {format_duration(known.timeout_s)}")
+    failure = state.reports.get("failure")
     if failure is not None:
-        return failure["kind"], f"{failure['type']}: {failure['message']}"
-    if status == -signal.SIGKILL and oom_kills:
-        return "oom_killed", "killed by the kernel's OOM killer"
+        return _raised(failure, known.ceiling)
+    if status == -signal.SIGKILL:
+        return _killed(known)
     if status < 0:
-        return "signalled", f"killed by {_signal_name(-status)}"
-    return "failed", f"the worker ended with exit status {status} before it was done"
+        return _Cause("signalled", f"killed by {_signal_name(-status)}")
+    said = f", saying '{shown(state.last_words, 200)}'" if state.last_words else ""
+    return _Cause("failed", f"the worker ended with exit status {status} before it was done{said}")
+
+
+def _raised(failure: Mapping[str, str], ceiling: Ceiling | None) -> _Cause:
+    """What the loading code raised."""
+    words, asked = f"{failure['type']}: {failure['message']}", _ASKED.search(failure["message"])
+    if failure["kind"] == "out_of_memory":
+        under = "" if ceiling is None else f" under {ceiling.words}"
+        why = f"an allocation of {format_bytes(int(asked[1]))} failed" if asked else "an allocation failed"
+        words = f"{why}{under} ({failure['type']})" if asked or not failure["message"] else f"{why}{under} ({words})"
+    return _Cause(failure["kind"], words[:TEXT_LIMIT])
+
+
+def _killed(known: Circumstances) -> _Cause:
+    """By SIGKILL, of which nothing says who sent it."""
+    evidence = known.evidence
+    if evidence is None:
+        return _Cause("signalled", "killed by SIGKILL", f"; {_SOMEBODY if known.can_tell else _NOBODY_KNOWS}")
+    at = "" if known.ceiling is None else f" at {known.ceiling.words}"
+    if evidence.certain:
+        return _Cause("oom_killed", f"killed by the kernel's OOM killer{at}")
+    return _Cause("oom_killed", f"killed as the kernel's OOM killer took a process of {evidence.where}{at}")
 
 
 def _place(state: WorkerState) -> str:
     place = f" in phase '{state.phase}'" if state.phase else ""
     return f"{place} at {state.tensor}" if state.tensor else place
+
+
+def _use(state: WorkerState, in_use: InUse | None, ceiling: Ceiling | None, cause: _Cause | None) -> str:
+    """What was in use above the baseline, and the limit where the cause has not named it."""
+    named = cause is not None and cause.outcome in ("oom_killed", "out_of_memory")
+    under = "" if named or ceiling is None or ceiling.kind == "ram" else f", under {ceiling.words}"
+    if in_use is None:
+        seen = "" if state.last is None else f", last seen at {format_bytes(state.last.rss_bytes)} RSS"
+        return f"{seen}{under}"
+    heap, file, pinned = (format_bytes(max(0, nbytes)) for nbytes in in_use[:3])
+    more = f", {pinned} pinned" if in_use.pinned_bytes > 0 else ""
+    return f", with {heap} heap and {file} file{more} in use above the baseline{under}"
 
 
 def _signal_name(number: int) -> str:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["refusal"]
 
-_FORCE = "--force runs it all the same"
+_FORCE = "it runs only if that is forced (--force, or yes to the question in the app)"
 
 
 def refusal(

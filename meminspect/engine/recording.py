@@ -2,49 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from meminspect.capture.records import EventKind
+from meminspect.engine.worker_state import WorkerState
 
 if TYPE_CHECKING:
-    from meminspect.capture.records import Event
     from meminspect.capture.store import CaptureWriter
     from meminspect.engine.sampler import Sampler
     from meminspect.engine.worker_process import WorkerProcess
 
-__all__ = ["Recording", "WorkerState"]
+__all__ = ["Recording"]
 
 _INTERVAL_S: Final = 0.08  # a SIGKILL of the supervisor loses at most this and one commit
-
-
-class WorkerState:
-    """Where the worker is, as its events tell: the phase, the tensors in flight, and what it has reported."""
-
-    def __init__(self) -> None:
-        self.phase = ""
-        self.reports: dict[str, Any] = {}
-        self.last_words = ""  # the last line on stderr
-        self.mark = ""  # the tensor being worked on that no event tells of yet
-        self._in_flight: dict[int, str] = {}
-
-    @property
-    def tensor(self) -> str | None:
-        """The tensor that was last begun and has not ended."""
-        return next(reversed(self._in_flight.values()), None) or self.mark or None
-
-    def apply(self, event: Event) -> None:
-        """Take one event into account."""
-        if event.kind is EventKind.PHASE:
-            self.phase = event.name
-        elif event.kind is EventKind.BEGIN:
-            self._in_flight[event.id] = event.name
-        elif event.kind is EventKind.END:
-            self._in_flight.pop(event.id, None)
-        elif event.kind is EventKind.REPORT:
-            self.reports[event.name] = json.loads(event.detail)
 
 
 class Recording(threading.Thread):
@@ -79,11 +51,13 @@ class Recording(threading.Thread):
     def _carry(self) -> None:
         samples = self._sampler.take()
         events = list(self._worker.ring.drain())
-        self.state.mark = self._worker.ring.mark
+        self.state.mark = self._worker.ring.mark  # after the events: what they tell of is no longer marked
         for event in events:
             self.state.apply(event)
             if event.kind is EventKind.REPORT:
                 self._writer.fact(event.name, self.state.reports[event.name])
+        for sample in samples:
+            self.state.sampled(sample)
         log = self._worker.take_log()
         for line in log:
             if line.stream == "stderr" and line.text.strip():

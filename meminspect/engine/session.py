@@ -10,6 +10,10 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from meminspect.capture.store import CaptureReader
+from meminspect.engine.cancellation import CANCEL
+from meminspect.engine.ceiling import recorded_ceiling
+from meminspect.engine.explain import explain_lost
+from meminspect.engine.worker_state import WorkerState
 from meminspect.errors import CaptureError, RunError
 
 if TYPE_CHECKING:
@@ -89,10 +93,17 @@ class Session:
         return self._process.poll() is None
 
     def cancel(self) -> None:
-        """Ask for the run's end; the capture is finished all the same."""
-        if self._process.stdin is not None:
+        """Ask for the run's end; the capture is finished all the same.
+
+        A pipe that is closed without a word would say that we have died.
+        """
+        stdin = self._process.stdin
+        if stdin is not None and not stdin.closed:
             with contextlib.suppress(BrokenPipeError):
-                self._process.stdin.close()
+                stdin.write(CANCEL)
+                stdin.flush()
+            with contextlib.suppress(BrokenPipeError):
+                stdin.close()
 
     def wait(self) -> None:
         """Wait until the capture is finished, recovering it if the supervisor has been killed.
@@ -169,8 +180,12 @@ def conclude(capture: CaptureReader, said: str = "") -> bool:
     """As `recover`, for a capture that is open; where it is not ours to write, this reader alone sees the outcome."""
     if capture.fact("outcome") is not None or _alive((capture.fact("spec") or {}).get("supervisor_pid")):
         return True
-    message = said or "the supervisor was killed; the worker ended with it"
-    capture.finish({"outcome": "failed", "message": message, "died_at": None, "exit_status": None})
+    state, ceiling = WorkerState(), recorded_ceiling(capture.fact("spec") or {}, capture.fact("machine") or {})
+    for _, event in capture.events():
+        state.apply(event)
+    for sample in capture.samples():
+        state.sampled(sample)
+    capture.finish(explain_lost(said or "the supervisor was killed, and the worker ended with it", state, ceiling))
     return capture.fact("outcome") is not None
 
 

@@ -1,7 +1,8 @@
 """The process between command and worker: it spawns, samples, records and explains one run.
 
 It is a process of its own so that neither the screen nor the death of the command can harm a recording. Its standard
-input carries one line, the run's specification, and then serves as a lifeline: when it closes, the run is cancelled.
+input carries one line, the run's specification, and then serves as a lifeline: when it closes, the run is cancelled. A
+word before that says that somebody meant it (`engine.cancellation`).
 Another line may come before, `{"standby": PYTHON}`: then a worker is spawned at once, to import torch meanwhile.
 """
 
@@ -23,7 +24,9 @@ from meminspect.analysis.advice import better_than
 from meminspect.analysis.describe import checkpoint_document, theory_document
 from meminspect.capture.store import CaptureWriter
 from meminspect.checkpoint import read_checkpoint
-from meminspect.engine.cancellation import Cancellation
+from meminspect.engine.cancellation import Cancellation, Ending
+from meminspect.engine.end_watch import EndWatch
+from meminspect.engine.explain import GONE, outcome_document
 from meminspect.engine.limits import limited_group
 from meminspect.engine.preflight import refusal
 from meminspect.engine.preparation import PREPARING, prepare_cache
@@ -41,6 +44,7 @@ from meminspect.strategies.task import task_for
 
 if TYPE_CHECKING:
     from meminspect.engine.limits import LimitedGroup
+    from meminspect.sampling.machine import Machine
     from meminspect.sampling.nvml import Nvml
     from meminspect.strategies import LoadTask
     from meminspect.theory.ledger import Theory
@@ -72,7 +76,8 @@ def main() -> None:
 
 
 def _asked() -> dict[str, Any]:
-    line = sys.stdin.readline()
+    with os.fdopen(sys.stdin.fileno(), "rb", buffering=0, closefd=False) as unread:
+        line = unread.readline()  # and not a byte more: what follows is polled for
     asked: dict[str, Any] = json.loads(line) if line else {}
     return asked
 
@@ -97,7 +102,7 @@ def supervise(spec: RunSpec, cancellation: Cancellation, waiting: WorkerProcess 
         try:
             outcome = _run(spec, writer, cancellation, waiting)
         except MeminspectError as error:
-            outcome = _outcome("failed", error.message)
+            outcome = outcome_document("failed", error.message)
         writer.fact("outcome", outcome)
     finally:
         writer.close()
@@ -125,17 +130,15 @@ def _run(
     writer.fact("recipe", strategy.recipe(task))
     refused = refusal(strategy, task, theory, machine, force=spec.force, limit_bytes=spec.limit_bytes)
     if refused is not None:
-        outcome = _outcome("refused", refused)
+        outcome = outcome_document("refused", refused)
     else:
         writer.ledger(
             (step.phase, step.operation.name.lower(), step.pool.name.lower(), step.item, step.tensor, step.nbytes)
             for step in strategy.ledger(task)
         )
-        outcome = _loaded(spec, writer, task, theory, cancellation, waiting, opening.nvml)
-    if outcome["outcome"] != "cancelled":
-        budgets = (machine.usable_bytes, spec.limit_bytes)
-        ram_bytes = min(budget for budget in budgets if budget is not None)
-        writer.fact("better", better_than(spec.strategy, task, ram_bytes, machine.largest_mapping_bytes))
+        outcome = _loaded(spec, writer, task, theory, machine, cancellation, waiting, opening.nvml)
+    if outcome["outcome"] == "refused":  # no worker has begun
+        _advise(spec, writer, task, machine)
     return outcome
 
 
@@ -144,6 +147,7 @@ def _loaded(
     writer: CaptureWriter,
     task: LoadTask,
     theory: Theory,
+    machine: Machine,
     cancellation: Cancellation,
     waiting: WorkerProcess | None,
     nvml: Nvml | None,
@@ -161,21 +165,34 @@ def _loaded(
             try:
                 limited = stack.enter_context(limited_group(spec.limit_bytes))
             except RunError as error:
-                return _outcome("refused", error.message)
+                return outcome_document("refused", error.message)
         remarks = [_prepared(spec, writer, task, cancellation)]
-        if cancellation.requested():
-            return _outcome("cancelled", "cancelled before the worker began")
+        wish = cancellation.wish()
+        if wish is not None:
+            gone = f": {GONE}" if wish is Ending.ABANDONED else ""
+            return outcome_document("cancelled", f"cancelled before the worker began{gone}")
+        end = stack.enter_context(EndWatch(machine, limited, spec.timeout_s))
         try:
             # One that waited may have been killed meanwhile: it was nobody's loss.
             fit = waiting is not None and waiting.alive and limited is None  # a limit's worker is born inside it
             worker = waiting if waiting is not None and fit else _spawned(stack, spec.python, limited)
         except subprocess.SubprocessError:
-            return _outcome("refused", "no memory limit can be set: the worker may not be moved into its cgroup")
-        outcome = watch(worker, wanted, writer, cancellation, nvml=nvml, limited=limited)
+            return outcome_document(
+                "refused", "no memory limit can be set: the worker may not be moved into its cgroup"
+            )
+        _advise(spec, writer, task, machine)  # now, while it imports torch, and not only when it has died
+        outcome = watch(worker, wanted, writer, cancellation, nvml=nvml, limited=limited, end=end)
     if outcome["outcome"] == "completed":
         remarks.append(find(spec.strategy).remark(task))
     outcome["message"] = "; ".join(filter(None, [outcome["message"], *remarks]))
     return outcome
+
+
+def _advise(spec: RunSpec, writer: CaptureWriter, task: LoadTask, machine: Machine) -> None:
+    """Write down what would do better: whatever becomes of the run, its death included."""
+    budgets = (machine.usable_bytes, spec.limit_bytes)
+    ram_bytes = min(budget for budget in budgets if budget is not None)
+    writer.fact("better", better_than(spec.strategy, task, ram_bytes, machine.largest_mapping_bytes))
 
 
 def _spawned(stack: contextlib.ExitStack, python: str, limited: LimitedGroup | None) -> WorkerProcess:
@@ -195,10 +212,6 @@ def _prepared(spec: RunSpec, writer: CaptureWriter, task: LoadTask, cancellation
         return prepare_cache(state, task.checkpoint, cancellation.requested)
     finally:
         writer.fact("preparing", "")
-
-
-def _outcome(outcome: str, message: str) -> dict[str, Any]:
-    return {"outcome": outcome, "message": message, "died_at": None, "exit_status": None}
 
 
 if __name__ == "__main__":

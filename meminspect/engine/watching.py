@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from meminspect.engine.explain import explain
+from meminspect.engine.cancellation import Ending
 from meminspect.engine.recording import Recording
 from meminspect.engine.sampler import Sampler
-from meminspect.sampling.cgroups import memory_group, system_oom_kills
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from meminspect.capture.store import CaptureWriter
     from meminspect.engine.cancellation import Cancellation
+    from meminspect.engine.end_watch import EndWatch
     from meminspect.engine.limits import LimitedGroup
     from meminspect.engine.worker_process import WorkerProcess
-    from meminspect.sampling.cgroups import MemoryGroup
     from meminspect.sampling.nvml import Nvml
 
 __all__ = ["watch"]
@@ -33,8 +31,9 @@ def watch(
     *,
     nvml: Nvml | None,
     limited: LimitedGroup | None,
+    end: EndWatch,
 ) -> dict[str, Any]:
-    """Let the worker begin; sample and record it to its end, which comes at once when somebody cancels.
+    """Let the worker begin; sample and record it to its end: at once when somebody cancels or time is up.
 
     Args:
         worker: alive, and waiting for its specification.
@@ -43,12 +42,12 @@ def watch(
         cancellation: the user's wish.
         nvml: the device's books, if there are any.
         limited: the group that the worker is confined to, if any.
+        end: what has watched since before the worker was spawned for whoever may end it.
 
     Returns:
         The outcome.
     """
-    group = memory_group(os.getpid()) if limited is None else limited.group
-    kills_before, started_s = _oom_kills(group), time.monotonic()
+    started_s = time.monotonic()
     sampler = Sampler(worker.pid, lambda: nvml.used_bytes(0) if nvml else None, limited.group if limited else None)
     recording = Recording(writer, worker, sampler)
     with contextlib.ExitStack() as stack:
@@ -60,8 +59,8 @@ def watch(
         stack.callback(worker.wait)
         stack.callback(worker.kill)
         worker.start(wanted)
-        cancelled = cancellation.comes_before_end_of(worker.pidfd)
-        if cancelled:
+        ending = cancellation.end_of(worker.pidfd, end.timeout_s)
+        if ending is not Ending.ITSELF:
             worker.kill()
         status = worker.wait()
     for failure in (recording.failure, sampler.failure):
@@ -75,17 +74,4 @@ def watch(
     )  # fmt: skip
     if limited is not None:
         writer.fact("limit", limited.document(sampler.group_file_bytes))
-    return explain(
-        status,
-        recording.state,
-        cancelled=cancelled,
-        oom_kills=_oom_kills(group) - kills_before,
-        last_rss_bytes=sampler.last_rss_bytes,
-        limit_bytes=limited.limit_bytes if limited is not None and limited.group.met_limit() else None,
-    )
-
-
-def _oom_kills(group: MemoryGroup | None) -> int:
-    """Kills in the worker's memory cgroup; on the whole system where the cgroup does not count."""
-    count = None if group is None else group.oom_kills()
-    return (system_oom_kills() or 0) if count is None else count
+    return end.explained(worker.pid, status, recording.state, ending)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from meminspect.engine.spec import RunSpec
 from meminspect.strategies import LoadOptions
-from meminspect.units import format_bytes
+from meminspect.units import format_bytes, format_duration
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,6 +25,7 @@ class Choices(NamedTuple):
     load: LoadOptions = LoadOptions()
     limit_bytes: int | None = None
     cache: Cache | None = None
+    timeout_s: float | None = None
 
     def words(self) -> str:
         """In a line."""
@@ -36,11 +37,13 @@ class Choices(NamedTuple):
                 *(() if load.init_dtype == "float32" else (f"built in {load.init_dtype}",)),
                 "no limit" if self.limit_bytes is None else f"limit {format_bytes(self.limit_bytes)}",
                 _CACHE_WORDS[self.cache or ("cold" if self.limit_bytes is not None else None)],
+                *(() if self.timeout_s is None else (f"at most {format_duration(self.timeout_s)}",)),
             )
         )
 
     def spec(self, checkpoint: Path, strategy: str, capture: Path, *, force: bool) -> RunSpec:
         """One run with these options."""
         return RunSpec(
-            checkpoint, strategy, capture, self.load, force=force, cache=self.cache, limit_bytes=self.limit_bytes
-        )
+            checkpoint, strategy, capture, self.load, force=force, cache=self.cache, limit_bytes=self.limit_bytes,
+            timeout_s=self.timeout_s,
+        )  # fmt: skip

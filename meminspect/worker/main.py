@@ -183,6 +183,7 @@ def _settle() -> None:
 
 def _failure(error: BaseException) -> dict[str, str]:
     text = str(error)
-    # torch's CPU allocator raises a RuntimeError (c10/core/impl/alloc_cpu.cpp), Python a MemoryError.
-    memory = isinstance(error, MemoryError) or "DefaultCPUAllocator" in text or "Cannot allocate memory" in text
+    # torch's CPU allocator raises a RuntimeError (c10/core/impl/alloc_cpu.cpp), a device's an OutOfMemoryError.
+    memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    memory = memory or "DefaultCPUAllocator" in text or "Cannot allocate memory" in text
     return {"kind": "out_of_memory" if memory else "failed", "type": type(error).__name__, "message": text[:2000]}

@@ -145,6 +145,10 @@ def test_given_a_limit_then_a_heap_strategy_dies_of_it_with_its_place_and_a_mapp
     assert naive["died_at"]["phase"] in ("build", "read")
     for told in (naive["died_at"]["phase"], naive["died_at"]["tensor"], "400.00 MiB"):
         assert told in naive["message"]
+    assert naive["message"].startswith("killed by the kernel's OOM killer at its limit of 400.00 MiB in phase '")
+    assert naive["ceiling"] == {"kind": "limit", "bytes": LIMIT, "name": None, "available_bytes": None}
+    assert 0 < naive["in_use"]["heap_bytes"] < LIMIT
+    assert naive["evidence"].startswith(("the kernel's log names it", "1 OOM kill was counted in its own cgroup"))
     assert (naive["better"]["strategy"], mapped["better"]) == ("mmap-assign", None)
     assert "recipe" in naive["better"]
     assert (mapped["outcome"], mapped["message"], mapped["cache"]["state"]) == ("completed", "", "cold")

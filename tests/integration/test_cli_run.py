@@ -25,6 +25,7 @@ _POOLS = dict.fromkeys(
 _BILL = [{"item": (str,), "pool": _TEXT, "bytes": (int,)}]
 RUN: dict[str, Any] = {
     "strategy": (str,), "outcome": (str,), "message": (str,), "died_at": (dict, None),
+    "in_use": (dict, None), "ceiling": (dict, None), "evidence": _TEXT,
     "returned_s": _TIME, "resident_s": _TIME,
     "cache": {"state": _TEXT, "fraction_before": _TIME, "fraction_after": _TIME},
     "baseline": {"rss_bytes": _BYTES, "heap_bytes": _BYTES, "file_bytes": _BYTES},
@@ -229,7 +230,7 @@ def test_given_a_refused_run_then_a_person_reads_why_and_how_to_go_on(ended: Cal
     assert done.status == 4
     first = " ".join(done.stdout.split("\n\n")[0].split())
     assert first.startswith("naive: predicted to need ")
-    assert first.endswith(" can be had: --force runs it all the same")
+    assert first.endswith(" can be had: it runs only if that is forced (--force, or yes to the question in the app)")
     assert "refused" in done.stdout
     assert "Traceback" not in done.stderr
 

@@ -53,6 +53,13 @@ def test_given_less_memory_than_needed_when_the_allocator_fails_then_it_is_out_o
     assert run["outcome"] == "out_of_memory"
     assert run["died_at"]["phase"] in ("build", "read")
     assert names_the_place(run, variants["big"])
+    assert run["message"].startswith("an allocation of ")
+    assert "that ulimit -d sets (RuntimeError)" in run["message"]
+    assert run["ceiling"] == {
+        "kind": "ulimit", "bytes": DATA_LIMIT_KIB << 10, "name": "ulimit -d", "available_bytes": None,
+    }  # fmt: skip
+    assert 0 < run["in_use"]["heap_bytes"] <= run["peak"]["heap_bytes"]
+    assert run["better"]["strategy"] == "mmap-assign"
     assert 0 < run["peak"]["rss_bytes"] < run["theory"]["peak_rss_bytes"]
     assert sum(line["bytes"] for line in run["bill"]) == run["peak"]["rss_bytes"]
     assert run["returned_s"] is run["resident_s"] is run["tensors"]["verified"] is None
@@ -72,6 +79,10 @@ def test_given_a_memory_cgroup_when_the_kernel_kills_the_worker_then_phase_and_t
     assert run["died_at"]["phase"] in ("build", "read")
     assert names_the_place(run, variants["big"])
     assert "OOM killer" in run["message"]
+    assert "the limit of 700.00 MiB of the cgroup" in run["message"]
+    assert (run["ceiling"]["kind"], run["ceiling"]["bytes"]) == ("cgroup", CGROUP_LIMIT_BYTES)
+    assert 0 < run["in_use"]["heap_bytes"] < CGROUP_LIMIT_BYTES
+    assert run["evidence"]
     assert done.document["machine"]["memory_limit_bytes"] == CGROUP_LIMIT_BYTES
 
 

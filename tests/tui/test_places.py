@@ -185,6 +185,18 @@ async def test_what_is_wrong_with_a_limit_goes_when_it_is_right(task: LoadTask) 
         await until(pilot, lambda: told(pilot, "#error") == "")
 
 
+async def test_a_time_limit_is_checked_kept_and_offered_again(task: LoadTask) -> None:
+    async with at_start().run_test(size=SIZE) as pilot:
+        await planned(pilot)
+        await pilot.press("o", *["tab"] * 5, *"10x")
+        await until(pilot, lambda: "time limit: '10x' is not a time" in told(pilot, "#error"))
+        await pilot.press("backspace", *"min", "enter")
+        await until(pilot, lambda: "at most 10:00 min" in told(pilot, "#details"))
+        await pilot.press("o")
+        await on(pilot, OptionsScreen)
+        assert pilot.app.screen.query_one("#timeout", Input).value == "600s"
+
+
 @pytest.mark.parametrize(("button", "begins"), [("#yes", True), ("#no", False)])
 async def test_the_buttons_of_a_question(task: LoadTask, button: str, *, begins: bool) -> None:
     async with at_start().run_test(size=SIZE) as pilot:

@@ -19,6 +19,7 @@ from meminspect.units import (
     format_rate,
     parse_bytes,
     parse_count,
+    parse_duration,
 )
 
 if TYPE_CHECKING:
@@ -184,3 +185,29 @@ def test_a_moment_is_told_to_the_minute_in_local_time(monkeypatch: pytest.Monkey
     assert [format_moment(text) for text in ("", None, "\x1b[2J", 5)] == ["–"] * 4
     monkeypatch.undo()
     time.tzset()
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90s", 90.0), ("90", 90.0), (" 1.5 MIN ", 90.0), ("10m", 600.0), ("1h", 3600.0), ("250ms", 0.25), ("5sec", 5.0)],
+)
+def test_times_are_parsed(text: str, seconds: float) -> None:
+    assert parse_duration(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("soon", "is not a time"), ("", "is not a time"), ("-1s", "is not a time"), ("1d", "is not a time"),
+        ("1:30", "is not a time"), ("0", "leaves a run no time"), ("0.4 ms", "leaves a run no time"),
+        ("1000h", "is longer than 10 days"), ("9" * 400, "is longer than 10 days"),
+    ],
+)  # fmt: skip
+def test_what_is_no_time_to_wait_is_refused(text: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        parse_duration(text)
+
+
+@given(st.floats(0.001, 10 * 24 * 3600, allow_nan=False))
+def test_seconds_come_back(seconds: float) -> None:
+    assert parse_duration(f"{seconds:.15g}s") == pytest.approx(seconds)

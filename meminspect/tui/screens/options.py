@@ -1,8 +1,8 @@
-"""How to load: device, dtypes, limit and page cache, each checked as it is typed."""
+"""How to load: device, dtypes, page cache and limits of memory and time, each checked as it is typed."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Final, cast
+from typing import TYPE_CHECKING, ClassVar, Final, TypeVar, cast
 
 from textual.containers import Horizontal, VerticalScroll
 from textual.widgets import Button, Input, Label, Select, Static
@@ -13,13 +13,17 @@ from meminspect.renderables.texts import safe
 from meminspect.strategies import CASTABLE, LoadOptions
 from meminspect.tui.choices import Cache, Choices
 from meminspect.tui.screens.base import Dialog
-from meminspect.units import format_bytes, parse_bytes
+from meminspect.units import format_bytes, parse_bytes, parse_duration
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from textual.app import ComposeResult
     from textual.binding import BindingType
 
 __all__ = ["OptionsScreen"]
+
+Quantity = TypeVar("Quantity", int, float)
 
 _AS_STORED: Final = "as stored"
 _AS_IT_IS: Final = "as it is"
@@ -50,6 +54,12 @@ class OptionsScreen(Dialog[Choices]):
             )
             yield from _row("memory limit of the run", field)
             yield from _row("page cache before the run", _select("cache", _CACHES, self._before.cache))
+            timeout_s = self._before.timeout_s
+            field = Input(
+                "" if timeout_s is None else f"{timeout_s:.15g}s",
+                placeholder="none, or a time like 10min", id="timeout", compact=True,
+            )  # fmt: skip
+            yield from _row("time limit of the run", field)
             yield Static("", id="error")
             with Horizontal(classes="buttons"):
                 yield Button("take (ctrl+s)", id="take", variant="primary", compact=True)
@@ -81,19 +91,33 @@ class OptionsScreen(Dialog[Choices]):
             self.dismiss(choices)
 
     def _choices(self) -> Choices | None:
-        text = self.query_one("#limit", Input).value.strip()
+        told = self.query_one("#error", Static)
         try:
-            limit = parse_limit(text) if text else None
+            limit = self._typed("limit", "memory limit", parse_limit)
+            timeout_s = self._typed("timeout", "time limit", parse_duration)
         except UsageError as error:
-            self.query_one("#error", Static).update(safe(f"memory limit: {error.message}: {error.hint}", "trouble"))
+            told.update(safe(f"{error.message}: {error.hint}", "trouble"))
             return None
-        self.query_one("#error", Static).update("")
+        told.update("")
         dtype, cache = self._chosen("dtype"), self._chosen("cache")
         return Choices(
             LoadOptions(self._chosen("device"), None if dtype == _AS_STORED else dtype, self._chosen("init-dtype")),
             limit,
             None if cache == _AS_IT_IS else cast("Cache", cache),
+            timeout_s,
         )
+
+    def _typed(self, name: str, label: str, parse: Callable[[str], Quantity]) -> Quantity | None:
+        """What a field holds, if anything.
+
+        Raises:
+            UsageError: it makes no sense; the message begins with what the field is of.
+        """
+        text = self.query_one(f"#{name}", Input).value.strip()
+        try:
+            return parse(text) if text else None
+        except UsageError as error:
+            raise UsageError(f"{label}: {error.message}", error.hint) from error
 
     def _chosen(self, name: str) -> str:
         return str(self.query_one(f"#{name}", Select).value)

@@ -20,6 +20,7 @@ Document = dict[str, Any]
 POOLS = {"heap_bytes", "file_bytes", "pinned_bytes", "vram_allocated_bytes", "vram_reserved_bytes"}
 KEYS: dict[str, set[str] | None] = {
     "strategy": None, "outcome": None, "message": None, "died_at": None, "returned_s": None, "resident_s": None,
+    "in_use": None, "ceiling": None, "evidence": None,
     "cache": {"state", "fraction_before", "fraction_after"},
     "baseline": {"rss_bytes", "heap_bytes", "file_bytes"},
     "peak": POOLS | {"rss_bytes", "vram_used_bytes"},

@@ -211,7 +211,7 @@ def test_given_a_saved_capture_whose_supervisor_is_gone_then_it_is_given_its_end
     view = following.views[0]
     assert view.outcome is not None
     assert (view.outcome["outcome"], view.phase) == ("failed", "read")
-    assert view.outcome["message"] == "the supervisor was killed; the worker ended with it"
+    assert view.outcome["message"] == "the supervisor was killed, and the worker ended with it in phase 'read'"
     assert clock.sleeps == 0
     with CaptureReader(left) as capture:
         assert capture.fact("outcome") == view.outcome, "whoever opens it later sees the same"
