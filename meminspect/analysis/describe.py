@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from meminspect.sampling.file_system import network_note
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -34,7 +36,7 @@ def checkpoint_document(
         checkpoint: its headers.
         architecture: what it was recognised as; None when that failed.
         residencies: for each of its files, in order, the fraction that is in the page cache.
-        file_system: the type of the file system that it lies on.
+        file_system: the type of the file system that it lies on; one of a network becomes a warning.
         architecture_note: why it is of no known architecture, or what had to be assumed; becomes a warning.
     """
     tensors_in_file = [0] * len(checkpoint.files)
@@ -60,7 +62,11 @@ def checkpoint_document(
         },
         "tied": [list(names) for names in checkpoint.tied],
         "file_system": file_system,
-        "warnings": [*checkpoint.warnings, *([architecture_note] if architecture_note else [])],
+        "warnings": [
+            *filter(None, [network_note(file_system)]),
+            *checkpoint.warnings,
+            *filter(None, [architecture_note]),
+        ],
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from meminspect.analysis.storage_words import storage_lines
 from meminspect.analysis.words import advice, bill, completed, sentence
 from meminspect.cli import output
 from meminspect.renderables.results import chart, result_table
@@ -28,6 +29,8 @@ def show(runs: Sequence[Run], *, decimal: bool) -> None:
         console.print(safe(sentence(run, decimal=decimal), "answer" if completed(run) else "trouble"))
         if run["bill"]:
             console.print(safe(f"  = {bill(run, decimal=decimal)}", "quiet"))
+        for line in storage_lines(run, decimal=decimal):
+            console.print(safe(f"  {line}", "quiet"))
         if run.get("better") and run["better"]["strategy"] not in tried:
             console.print(safe(f"  → {advice(run, decimal=decimal)}", "answer"))
     console.print()

@@ -53,6 +53,7 @@ _OF_MEMORY = ("oom_killed", "out_of_memory")
     callback=options.as_limit,
     help="Give the worker so much memory, as 8GiB, in a cgroup of its own; the checkpoint is read from cold.",
 )
+@click.option("--forward", is_flag=True, help="Call the loaded model once, and measure that apart from the load.")
 @click.option("--force", is_flag=True, help="Run although it is predicted not to fit.")
 @click.option(
     "--out",
@@ -72,6 +73,7 @@ def command(
     cold: bool,
     warm: bool,
     limit: int | None,
+    forward: bool,
     force: bool,
     out: Path | None,
     decimal: bool,
@@ -87,8 +89,9 @@ def command(
     task = task_for(checkpoint, load_options)
     subject = read_subject(checkpoint, task.architecture, task.note)
     asked = RunSpec(
-        checkpoint.path, chosen[0], Path(), load_options, force=force, cache=cache, limit_bytes=limit, repeat_of=repeat
-    )
+        checkpoint.path, chosen[0], Path(), load_options, force=force, cache=cache, limit_bytes=limit, forward=forward,
+        repeat_of=repeat,
+    )  # fmt: skip
     specs = list(_specs(asked, chosen, out))
     for warning in subject.document["warnings"]:
         output.status(f"note: {warning}")

@@ -38,7 +38,7 @@ def explain(
     Returns:
         ``outcome``, ``message``, ``died_at`` (phase and tensor, None for a run that completed) and ``exit_status``.
     """
-    outcome, message = _cause(status, state.reports, cancelled=cancelled, oom_kills=oom_kills)
+    outcome, message = _cause(status, state, cancelled=cancelled, oom_kills=oom_kills)
     if outcome == "oom_killed" and limit_bytes is not None:
         message += f" at its limit of {format_bytes(limit_bytes)}"
     if outcome == "failed" and "failure" not in state.reports and state.last_words:
@@ -52,14 +52,17 @@ def explain(
     return {"outcome": outcome, "message": message, "died_at": died_at, "exit_status": status}
 
 
-def _cause(status: int, reports: Mapping[str, Any], *, cancelled: bool, oom_kills: int) -> tuple[str, str]:
+def _cause(status: int, state: WorkerState, *, cancelled: bool, oom_kills: int) -> tuple[str, str]:
+    reports = state.reports
     if "finished" in reports:
-        return "completed", ""
+        error = reports.get("forward", {}).get("error")
+        return "completed", f"the first forward pass failed: {error}" if error else ""
     if cancelled:
         return "cancelled", "cancelled"
     outcome, message = _death(status, reports, oom_kills=oom_kills)
     if "resident" in reports:  # what comes after is ours and not the strategy's
-        return "completed", f"the verification did not finish: {message}"
+        ours = "first forward pass" if state.phase == "first forward" else "verification"
+        return "completed", f"the {ours} did not finish: {message}"
     return outcome, message
 
 

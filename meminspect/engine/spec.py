@@ -30,6 +30,7 @@ class RunSpec:
     python: str = sys.executable  # the interpreter of the worker
     cache: CacheState | None = None  # the checkpoint in the page cache at the start; None: as it is
     limit_bytes: int | None = None  # of memory, for the worker and what it starts; None: the machine's
+    forward: bool = False  # call the model once when it is loaded
     repeat_index: int = 1
     repeat_of: int = 1
 

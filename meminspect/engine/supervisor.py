@@ -155,6 +155,7 @@ def _loaded(
             "tiny": str(stack.enter_context(tiny_twin(task))),
             "heap_bytes": theory.peak.heap_bytes or 0,
             "options": dataclasses.asdict(spec.options),
+            "forward": spec.forward,
         }
         limited: LimitedGroup | None = None
         if spec.limit_bytes is not None:
@@ -171,7 +172,8 @@ def _loaded(
             worker = waiting if waiting is not None and fit else _spawned(stack, spec.python, limited)
         except subprocess.SubprocessError:
             return _outcome("refused", "no memory limit can be set: the worker may not be moved into its cgroup")
-        outcome = watch(worker, wanted, writer, cancellation, nvml=nvml, limited=limited)
+        files = [file.path for file in task.checkpoint.files]
+        outcome = watch(worker, wanted, writer, cancellation, files=files, nvml=nvml, limited=limited)
     if outcome["outcome"] == "completed":
         remarks.append(find(spec.strategy).remark(task))
     outcome["message"] = "; ".join(filter(None, [outcome["message"], *remarks]))

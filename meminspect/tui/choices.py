@@ -25,6 +25,7 @@ class Choices(NamedTuple):
     load: LoadOptions = LoadOptions()
     limit_bytes: int | None = None
     cache: Cache | None = None
+    forward: bool = False  # call the model once when it is loaded
 
     def words(self) -> str:
         """In a line."""
@@ -36,11 +37,13 @@ class Choices(NamedTuple):
                 *(() if load.init_dtype == "float32" else (f"built in {load.init_dtype}",)),
                 "no limit" if self.limit_bytes is None else f"limit {format_bytes(self.limit_bytes)}",
                 _CACHE_WORDS[self.cache or ("cold" if self.limit_bytes is not None else None)],
+                *(("then called once",) if self.forward else ()),
             )
         )
 
     def spec(self, checkpoint: Path, strategy: str, capture: Path, *, force: bool) -> RunSpec:
         """One run with these options."""
         return RunSpec(
-            checkpoint, strategy, capture, self.load, force=force, cache=self.cache, limit_bytes=self.limit_bytes
-        )
+            checkpoint, strategy, capture, self.load, force=force, cache=self.cache, limit_bytes=self.limit_bytes,
+            forward=self.forward,
+        )  # fmt: skip

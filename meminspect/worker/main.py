@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meminspect.capture.ring import RingWriter
-from meminspect.sampling.page_cache import cached_fraction
 from meminspect.sampling.procfs import ProcessMemory
 from meminspect.worker.ballast import populate
 from meminspect.worker.lifeline import die_with, prefer_as_victim
@@ -77,6 +76,8 @@ def _run(wanted: dict[str, Any], recorder: Recorder) -> None:
     from meminspect.checkpoint import read_checkpoint
     from meminspect.strategies import LoadOptions, find
     from meminspect.strategies.task import task_for
+    from meminspect.worker.forward import first_forward, warm_up
+    from meminspect.worker.storage import StorageBooks
 
     strategy = find(wanted["strategy"])
     options = LoadOptions(**wanted["options"])
@@ -86,12 +87,14 @@ def _run(wanted: dict[str, Any], recorder: Recorder) -> None:
     tiny = task_for(read_checkpoint(Path(wanted["tiny"])), options)
     model = _prepared(strategy, tiny, recorder)()
     _finish(model, recorder)
+    if wanted["forward"]:
+        warm_up(model)
     del model
     load = _prepared(strategy, task, recorder)
     populate(wanted["heap_bytes"])
     _settle()
     recorder.enabled = True
-    cached_before, books_before = _cached_fraction(task), recorder.books()
+    books = StorageBooks(task, recorder)
     baseline, resets = recorder.reading("baseline", reset=True)
     recorder.report("baseline", {**baseline._asdict(), "resets": resets})
 
@@ -101,10 +104,11 @@ def _run(wanted: dict[str, Any], recorder: Recorder) -> None:
     _finish(model, recorder)
     recorder.report("resident", {"t_ns": time.monotonic_ns(), "started_ns": started_ns})
     recorder.report("window", recorder.reading("resident", reset=True)[0]._asdict())
-    recorder.report("io", {"before": books_before, "after": recorder.books()})
-    recorder.report("cache", {"fraction_before": cached_before, "fraction_after": _cached_fraction(task)})
+    books.close()
 
     _report_steady(model, recorder)
+    if wanted["forward"]:
+        first_forward(model, recorder)
     recorder.phase("verify")
     from meminspect.worker.verify import verify
 
@@ -154,17 +158,6 @@ def _report_steady(model: nn.Module, recorder: Recorder) -> None:
     recorder.report(
         "steady", {"live_bytes": live_bytes(model), "steady": steady._asdict(), "trimmed": trimmed._asdict()}
     )
-
-
-def _cached_fraction(task: LoadTask) -> float | None:
-    """How much of the checkpoint is in the page cache; None where that is not known of every file."""
-    cached = 0.0
-    for file in task.checkpoint.files:
-        fraction = cached_fraction(file.path).fraction
-        if fraction is None:
-            return None
-        cached += fraction * file.nbytes
-    return cached / (sum(file.nbytes for file in task.checkpoint.files) or 1)
 
 
 def _settle() -> None:

@@ -107,6 +107,8 @@ class _Player:
 
     def step(self, step: Step, shapes: dict[str, tuple[str, list[int]]]) -> None:
         if step.phase != self.phase:
+            if step.phase == "touch":
+                self.report("returned", {})
             self.phase = step.phase
             self.events.append(Event(self.t_ns, EventKind.PHASE, reading=self.reading, name=step.phase))
         if step.operation is Operation.TOUCH and step.phase != "touch":

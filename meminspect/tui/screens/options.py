@@ -24,6 +24,7 @@ __all__ = ["OptionsScreen"]
 _AS_STORED: Final = "as stored"
 _AS_IT_IS: Final = "as it is"
 _CACHES: Final = (_AS_IT_IS, "cold", "warm")
+_NO, _YES = "no", "yes"
 _DEVICES: Final = ("cpu",)  # what `Strategy.why_not` takes today
 
 
@@ -50,6 +51,9 @@ class OptionsScreen(Dialog[Choices]):
             )
             yield from _row("memory limit of the run", field)
             yield from _row("page cache before the run", _select("cache", _CACHES, self._before.cache))
+            yield from _row(
+                "call the loaded model once", _select("forward", (_NO, _YES), _YES if self._before.forward else _NO)
+            )
             yield Static("", id="error")
             with Horizontal(classes="buttons"):
                 yield Button("take (ctrl+s)", id="take", variant="primary", compact=True)
@@ -93,6 +97,7 @@ class OptionsScreen(Dialog[Choices]):
             LoadOptions(self._chosen("device"), None if dtype == _AS_STORED else dtype, self._chosen("init-dtype")),
             limit,
             None if cache == _AS_IT_IS else cast("Cache", cache),
+            self._chosen("forward") == _YES,
         )
 
     def _chosen(self, name: str) -> str:
