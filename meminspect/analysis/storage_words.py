@@ -47,15 +47,15 @@ def _io(run: Run, *, decimal: bool) -> Iterator[str]:
 
 def _cache(cache: Mapping[str, Any]) -> str:
     if cache["state"] is None:
-        return f" (page cache not available: {cache['reason']})"
+        return f", page cache not available: {cache['reason']}"
     after = "" if cache["fraction_after"] is None else f", {_percent(cache['fraction_after'])} after"
-    return f" ({cache['state']} page cache: {_percent(cache['fraction_before'])} before{after})"
+    return f", {cache['state']} page cache ({_percent(cache['fraction_before'])} before{after})"
 
 
 def _waited(pressure: Mapping[str, Any] | None) -> Iterator[str]:
     if pressure is None:
         return
-    whose = "" if pressure["scope"] == "cgroup" else " on the whole machine"
+    whose = "" if pressure["scope"] == "cgroup" else " (machine)"
     for name, what in (("io", "storage"), ("memory", "memory")):
         if pressure[f"{name}_some_s"] >= _LEAST_WAITED_S:
             yield f"{what} pressure {format_duration(pressure[f'{name}_some_s'])}{whose}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from rich.padding import Padding
+
 from meminspect.analysis.storage_words import storage_lines
 from meminspect.analysis.words import advice, bill, completed, sentence
 from meminspect.cli import output
@@ -30,7 +32,7 @@ def show(runs: Sequence[Run], *, decimal: bool) -> None:
         if run["bill"]:
             console.print(safe(f"  = {bill(run, decimal=decimal)}", "quiet"))
         for line in storage_lines(run, decimal=decimal):
-            console.print(safe(f"  {line}", "quiet"))
+            console.print(Padding(safe(line, "quiet"), (0, 0, 0, 2), expand=False))
         if run.get("better") and run["better"]["strategy"] not in tried:
             console.print(safe(f"  → {advice(run, decimal=decimal)}", "answer"))
     console.print()

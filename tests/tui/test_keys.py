@@ -182,13 +182,14 @@ async def test_options_reach_the_run(task: LoadTask) -> None:
         screen.query_one("#dtype", Select).value = "bfloat16"
         screen.query_one("#init-dtype", Select).value = "float16"
         screen.query_one("#cache", Select).value = "cold"
+        screen.query_one("#forward", Select).value = "yes"
         screen.query_one("#limit", Input).value = "12GiB"
         await pilot.press("ctrl+s")
         await until(pilot, lambda: "limit 12.00 GiB" in shown(pilot, "#details"))
         await pilot.press("home", "enter")
         spec = (await running(pilot)).spec
         assert (spec.options.dtype, spec.options.init_dtype) == ("bfloat16", "float16")
-        assert (spec.limit_bytes, spec.cache) == (12 << 30, "cold")
+        assert (spec.limit_bytes, spec.cache, spec.forward) == (12 << 30, "cold", True)
         FakeSession.begun[-1].end()
 
 

@@ -117,3 +117,10 @@ def test_an_unavailable_strategy_says_why_and_has_no_theory(tied: Checkpoint) ->
     for row in refused:
         assert row["why_not"]
         assert row["verdict"] is row["theory"] is None
+
+
+def test_a_network_file_system_is_the_first_warning() -> None:
+    document = checkpoint_document(checkpoint(files=0), None, (), "nfs4", "a note")
+    assert document["warnings"][0].startswith("it lies on nfs4, a network file system")
+    assert document["warnings"][-1] == "a note"
+    assert checkpoint_document(checkpoint(files=0), None, (), "ext4", "a note")["warnings"][-1:] == ["a note"]
