@@ -21,7 +21,7 @@ def storage_lines(run: Run, *, decimal: bool) -> list[str]:
     """What was read and from where, what a mapping put off, and what the first forward pass cost; a line each.
 
     Args:
-        run: RUN of the JSON contract.
+        run: RUN of the JSON contract, of a load that began.
         decimal: write sizes in decimal units.
     """
     read = ", ".join(_io(run, decimal=decimal))
@@ -30,8 +30,6 @@ def storage_lines(run: Run, *, decimal: bool) -> list[str]:
 
 def _io(run: Run, *, decimal: bool) -> Iterator[str]:
     io = run["io"]
-    if run["baseline"]["rss_bytes"] is None:  # the load never began
-        return
     if io["read_bytes"] is None:
         yield f"reads from storage not available: {io['reason']}"
     else:

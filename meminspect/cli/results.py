@@ -31,8 +31,8 @@ def show(runs: Sequence[Run], *, decimal: bool) -> None:
         console.print(safe(sentence(run, decimal=decimal), "answer" if completed(run) else "trouble"))
         if run["bill"]:
             console.print(safe(f"  = {bill(run, decimal=decimal)}", "quiet"))
-        for line in storage_lines(run, decimal=decimal):
-            console.print(Padding(safe(line, "quiet"), (0, 0, 0, 2), expand=False))
+            for line in storage_lines(run, decimal=decimal):
+                console.print(Padding(safe(line, "quiet"), (0, 0, 0, 2), expand=False))
         if run.get("better") and run["better"]["strategy"] not in tried:
             console.print(safe(f"  → {advice(run, decimal=decimal)}", "answer"))
     console.print()

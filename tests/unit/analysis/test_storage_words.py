@@ -12,7 +12,6 @@ MIB, GIB = 1 << 20, 1 << 30
 def run(**changed: Any) -> dict[str, Any]:
     """A cold mapped load, with parts of it replaced."""
     made: dict[str, Any] = {
-        "baseline": {"rss_bytes": 300 * MIB},
         "returned_s": 0.04,
         "resident_s": 1.64,
         "cache": {"state": "cold", "fraction_before": 0.0, "fraction_after": 1.0, "reason": None},
@@ -69,10 +68,6 @@ def test_a_network_and_a_whole_machines_pressure_are_said() -> None:
                           "pressure": {"scope": "machine", "memory_some_s": 2.0, "io_some_s": 0.0}})  # fmt: skip
     assert "on nfs4, which is reached over a network" in said
     assert said.endswith("memory pressure 2.00 s (machine)")
-
-
-def test_a_load_that_never_began_has_nothing_to_say() -> None:
-    assert lines(baseline={"rss_bytes": None}, returned_s=None) == []
 
 
 @pytest.mark.parametrize(
