@@ -68,8 +68,12 @@ def _files(capture: CaptureReader, cache: Fact, cut: Window | None) -> list[dict
     if before is None or cut is None:
         return []
     reasons = {number: reason for reason, numbers in cache["reasons"].items() for number in numbers}
-    seen = _seen_by_file(capture.page_cache(), [file["bytes"] for file in files], cut)
-    after: Sequence[float | None] = cache["after"] or [seen.get(number, [None])[-1] for number in range(len(files))]
+    sizes, rows = [file["bytes"] for file in files], capture.page_cache()
+    seen = _seen_by_file(rows, sizes, cut.baseline.t_ns, cut.end_ns)
+    after: Sequence[float | None] | None = cache["after"]
+    if after is None:  # the last row of a file is true until its end
+        last_seen = _seen_by_file(rows, sizes, 0, cut.end_ns)
+        after = [last_seen.get(number, [None])[-1] for number in range(len(files))]
     documents = []
     for number, (file, first, last) in enumerate(zip(files, before, after, strict=False)):
         known = [fraction for fraction in (first, *seen.get(number, ()), last) if fraction is not None]
@@ -86,10 +90,12 @@ def _files(capture: CaptureReader, cache: Fact, cut: Window | None) -> list[dict
     return documents
 
 
-def _seen_by_file(rows: Sequence[Cached], sizes: Sequence[int], cut: Window) -> dict[int, list[float | None]]:
-    """Each file's fractions that the supervisor saw between baseline and end, in order of time."""
+def _seen_by_file(
+    rows: Sequence[Cached], sizes: Sequence[int], begin_ns: int, end_ns: int
+) -> dict[int, list[float | None]]:
+    """Each file's fractions that the supervisor saw in a stretch of time, in order of time."""
     times = [row.t_ns for row in rows]
-    inside = rows[bisect.bisect_left(times, cut.baseline.t_ns) : bisect.bisect_right(times, cut.end_ns)]
+    inside = rows[bisect.bisect_left(times, begin_ns) : bisect.bisect_right(times, end_ns)]
     seen: dict[int, list[float | None]] = {}
     for row in inside:
         if row.file < len(sizes) and sizes[row.file]:

@@ -71,7 +71,8 @@ def _forward(run: Run, *, decimal: bool) -> str:
     forward = run.get("forward")
     if forward is None:
         reason = run.get("forward_reason")
-        return "" if reason in (None, "not asked for") else f"first forward pass not available: {reason}"
+        said = run["outcome"] == "completed" and reason not in (None, "not asked for")
+        return f"first forward pass not available: {reason}" if said else ""
     words = f"first forward pass {format_duration(forward['s'])}"
     words += f", at most {format_bytes(forward['peak_rss_bytes'], decimal=decimal)} above the baseline"
     if forward["read_bytes"]:

@@ -113,7 +113,7 @@ def _run(
     taken_bytes = waiting.held_bytes() if waiting is not None else 0
     machine = read_machine(opening.nvml).with_room_of(taken_bytes)
     theory = strategy.theory(task)
-    residencies = [cached_fraction(file.path).fraction for file in checkpoint.files]
+    residencies = [cached_fraction(file.path) for file in checkpoint.files]
     writer.fact(
         "checkpoint",
         checkpoint_document(checkpoint, task.architecture, residencies, file_system(checkpoint.path), task.note),

@@ -82,6 +82,8 @@ SCENARIOS = {
     "refused": Scenario("absurd", ("-s", "meta-assign,naive", "--json")),
     "refused, for a person": Scenario("absurd", ("-s", "naive",)),
     "refused, then run": Scenario("absurd", ("-s", "naive", "-s", "unknown")),
+    "called": Scenario("slices", ("-s", "mmap-assign", "--cold", "--forward", "--json")),
+    "called in vain": Scenario("with an extra tensor", ("-s", "sharded", "--forward", "--json")),
     "lacking": Scenario("without a norm", ("-s", "naive", "--json")),
     "extra": Scenario("with an extra tensor", ("-s", "sharded",)),
     "empty": Scenario("empty", ("-s", "naive",)),

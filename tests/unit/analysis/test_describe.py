@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from meminspect.analysis.describe import cached_fraction, checkpoint_document, plan_document, theory_document
+from meminspect.sampling.page_cache import Residency
 from meminspect.analysis.plan import make_plan
 from meminspect.architectures import Architecture
 from meminspect.checkpoint.model import Checkpoint, CheckpointFile, Storage, StoredTensor
@@ -43,15 +44,21 @@ def tied() -> Checkpoint:
 
 
 def test_a_checkpoint_is_described_with_every_key_of_the_contract(tied: Checkpoint) -> None:
-    document = checkpoint_document(tied, Architecture("skeleton", "checkpoint", {}, ()), (0.5, None), "ext4", "a note")
+    document = checkpoint_document(
+        tied,
+        Architecture("skeleton", "checkpoint", {}, ()),
+        (Residency(0.5, ""), Residency(None, "ZFS")),
+        "ext4",
+        "a note",
+    )
 
     assert document == {
         "path": "/ckpt",
         "layout": "safetensors-sharded",
         "architecture": "skeleton",
         "files": [
-            {"name": "f0", "bytes": 1000, "tensors": 2, "cached_fraction": 0.5},
-            {"name": "f1", "bytes": 2000, "tensors": 2, "cached_fraction": None},
+            {"name": "f0", "bytes": 1000, "tensors": 2, "cached_fraction": 0.5, "cached_reason": None},
+            {"name": "f1", "bytes": 2000, "tensors": 2, "cached_fraction": None, "cached_reason": "ZFS"},
         ],
         "shards": 2,
         "tensors": 4,
@@ -76,8 +83,8 @@ def test_what_is_unknown_is_null_and_not_missing() -> None:
 
 
 def test_the_whole_checkpoint_is_cached_as_far_as_its_bytes_are(tied: Checkpoint) -> None:
-    assert cached_fraction(tied, (1.0, 0.25)) == 0.5
-    assert cached_fraction(tied, (1.0, None)) is None
+    assert cached_fraction(tied, (Residency(1.0, ""), Residency(0.25, ""))) == 0.5
+    assert cached_fraction(tied, (Residency(1.0, ""), Residency(None, "ZFS"))) is None
     assert cached_fraction(checkpoint(files=0), ()) is None
 
 

@@ -70,7 +70,7 @@ def test_a_run_that_died_has_the_state_that_it_began_in_and_the_shares_last_seen
     document: Callable[..., Document],
 ) -> None:
     cache = {**CACHE, "fraction_after": None, "after": None}
-    seen = [Cached(12 * MS, 0, 50), Cached(13 * MS, 1, 150)]
+    seen = [Cached(12 * MS, 0, 50), Cached(5 * MS, 1, 150)]  # the second has not changed since it was looked at
     run = document([*DIED, phase(15, "copy", reading())], seen=seen, cache=cache)
     assert run["cache"]["state"] == "cold"
     assert run["cache"]["fraction_after"] == 0.5

@@ -12,6 +12,7 @@ MIB, GIB = 1 << 20, 1 << 30
 def run(**changed: Any) -> dict[str, Any]:
     """A cold mapped load, with parts of it replaced."""
     made: dict[str, Any] = {
+        "outcome": "completed",
         "returned_s": 0.04,
         "resident_s": 1.64,
         "cache": {"state": "cold", "fraction_before": 0.0, "fraction_after": 1.0, "reason": None},
@@ -85,3 +86,4 @@ def test_a_forward_pass_has_a_line_of_its_own(read: int, faults: int, words: str
 
 def test_a_forward_pass_that_was_asked_for_and_is_not_there_has_its_reason() -> None:
     assert lines(forward_reason="it failed: X")[-1] == "first forward pass not available: it failed: X"
+    assert "forward" not in lines(forward_reason="the run did not get so far", outcome="oom_killed")[-1]
