@@ -57,7 +57,7 @@ def checkpoint_document(
                 "cached_reason": cached.reason or None,
             }
             for file, tensors, cached in zip(checkpoint.files, tensors_in_file, residencies, strict=True)
-        ],  # fmt: skip
+        ],
         "shards": len(checkpoint.files),
         "tensors": len({tensor.name for tensor in checkpoint.tensors}),
         "parameters": _parameters(checkpoint, architecture),

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from meminspect.analysis.describe import cached_fraction, checkpoint_document, plan_document, theory_document
-from meminspect.sampling.page_cache import Residency
 from meminspect.analysis.plan import make_plan
 from meminspect.architectures import Architecture
 from meminspect.checkpoint.model import Checkpoint, CheckpointFile, Storage, StoredTensor
+from meminspect.sampling.page_cache import Residency
 from meminspect.strategies import STRATEGIES, LoadOptions
 from meminspect.strategies.task import task_for
 
