@@ -8,12 +8,15 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from meminspect.sampling.file_system import network_note
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from meminspect.analysis.plan import Plan, PlanRow
     from meminspect.architectures import Architecture
     from meminspect.checkpoint.model import Checkpoint
+    from meminspect.sampling.page_cache import Residency
     from meminspect.theory.ledger import Theory
 
 __all__ = ["Document", "cached_fraction", "checkpoint_document", "plan_document", "theory_document"]
@@ -24,7 +27,7 @@ Document = dict[str, Any]
 def checkpoint_document(
     checkpoint: Checkpoint,
     architecture: Architecture | None,
-    residencies: Sequence[float | None],
+    residencies: Sequence[Residency],
     file_system: str | None,
     architecture_note: str = "",
 ) -> Document:
@@ -33,8 +36,8 @@ def checkpoint_document(
     Args:
         checkpoint: its headers.
         architecture: what it was recognised as; None when that failed.
-        residencies: for each of its files, in order, the fraction that is in the page cache.
-        file_system: the type of the file system that it lies on.
+        residencies: for each of its files, in order, how much is in the page cache.
+        file_system: the type of the file system that it lies on; one of a network becomes a warning.
         architecture_note: why it is of no known architecture, or what had to be assumed; becomes a warning.
     """
     tensors_in_file = [0] * len(checkpoint.files)
@@ -46,7 +49,13 @@ def checkpoint_document(
         "layout": checkpoint.layout,
         "architecture": architecture.id if architecture else None,
         "files": [
-            {"name": file.name, "bytes": file.nbytes, "tensors": tensors, "cached_fraction": cached}
+            {
+                "name": file.name,
+                "bytes": file.nbytes,
+                "tensors": tensors,
+                "cached_fraction": cached.fraction,
+                "cached_reason": cached.reason or None,
+            }
             for file, tensors, cached in zip(checkpoint.files, tensors_in_file, residencies, strict=True)
         ],
         "shards": len(checkpoint.files),
@@ -60,7 +69,11 @@ def checkpoint_document(
         },
         "tied": [list(names) for names in checkpoint.tied],
         "file_system": file_system,
-        "warnings": [*checkpoint.warnings, *([architecture_note] if architecture_note else [])],
+        "warnings": [
+            *filter(None, [network_note(file_system)]),
+            *checkpoint.warnings,
+            *filter(None, [architecture_note]),
+        ],
     }
 
 
@@ -74,10 +87,10 @@ def _parameters(checkpoint: Checkpoint, architecture: Architecture | None) -> in
     )
 
 
-def cached_fraction(checkpoint: Checkpoint, residencies: Sequence[float | None]) -> float | None:
+def cached_fraction(checkpoint: Checkpoint, residencies: Sequence[Residency]) -> float | None:
     """The fraction of all the checkpoint's files that is in the page cache; None if any file's is unknown."""
     sizes = [file.nbytes for file in checkpoint.files]
-    known = [fraction for fraction in residencies if fraction is not None]
+    known = [residency.fraction for residency in residencies if residency.fraction is not None]
     if len(known) < len(sizes) or not sum(sizes):
         return None
     return sum(size * fraction for size, fraction in zip(sizes, known, strict=True)) / sum(sizes)

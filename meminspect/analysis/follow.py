@@ -63,6 +63,7 @@ class RunView:
         done_bytes: finished work, of `facts["plan"]["work_bytes"]` in all.
         load_ns: how long the load has been going on, to *resident* at most; None before it began.
         load_began_ns: when that was, since the run's start.
+        returned_ns: when the loading code returned, since the load began; None before.
         resident: whether every page of the model has been touched: what comes then is no part of the load.
         held: memory now.
         peaks: the highest of each pool.
@@ -86,6 +87,7 @@ class RunView:
     done_bytes: int = 0
     load_ns: int | None = None
     load_began_ns: int = 0
+    returned_ns: int | None = None
     resident: bool = False
     held: Held = _NOTHING
     peaks: Held = _NOTHING
@@ -295,6 +297,7 @@ class _Window:
         self._end_ns: int | None = None
         self._last_ns = 0
         self._baseline: Reading | None = None
+        self._returned_ns: int | None = None
         self._old_mark_bytes = 0  # where nobody could reset it: a mark no higher than this is not of the load
         self._steps: list[tuple[int, str]] = []
         self._phases: list[tuple[int, str]] = []
@@ -308,6 +311,8 @@ class _Window:
         elif event.kind is EventKind.REPORT and event.name == "baseline":
             if self._baseline is not None and not json.loads(event.detail).get("resets", True):
                 self._old_mark_bytes = self._baseline.high_water_bytes
+        elif event.kind is EventKind.REPORT and event.name == "returned" and self.began_ns is not None:
+            self._returned_ns = event.t_ns - self.began_ns
         elif event.kind is EventKind.READING and event.name == "resident":
             self._end_ns = event.t_ns
         elif event.kind is EventKind.PHASE and self.began_ns is None:
@@ -348,6 +353,7 @@ class _Window:
             "steps": tuple(self._steps),
             "load_ns": (self._end_ns or self._last_ns) - self.began_ns,
             "load_began_ns": self.began_ns,
+            "returned_ns": self._returned_ns,
             "resident": self._end_ns is not None,
             "phases": tuple(self._phases),
             "held": self._held,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from meminspect.analysis.live import bill, place_at, tensors_materialised
 from meminspect.analysis.steady import steady_document
+from meminspect.analysis.storage import cache_document, forward_document, io_document
 from meminspect.analysis.window import samples_between, window
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["run_document"]
 
-_COLD, _WARM = 0.01, 0.99
 _POOL_KEYS = ("heap_bytes", "file_bytes", "pinned_bytes")
 _LIMIT_KEYS = ("bytes", "mechanism", "cgroup_peak_bytes", "cgroup_file_bytes")
 _UNACCOUNTED = 16 << 20  # pages of libraries that others had read, and what the cgroup's counters lag behind
@@ -40,7 +40,7 @@ def run_document(capture: CaptureReader) -> dict[str, Any]:
         **{key: outcome.get(key) for key in ("in_use", "ceiling", "evidence")},
         "returned_s": _elapsed(capture.fact("returned")),
         "resident_s": _elapsed(capture.fact("resident")),
-        "cache": _cache(capture.fact("cache")),
+        "cache": cache_document(capture, cut),
         "baseline": _baseline(cut),
         "peak": _peak(cut, samples, on_device=on_device),
         "peak_bracket_bytes": _NO_POOLS if cut is None else {**_NO_POOLS, **cut.brackets()._asdict()},
@@ -49,7 +49,8 @@ def run_document(capture: CaptureReader) -> dict[str, Any]:
         "theory": capture.fact("theory"),
         "bill": _bill(cut, events, capture),
         "tensors": _tensors(events, capture.fact("tensors"), capture.fact("checkpoint")),
-        "io": _io(capture.fact("io"), capture.fact("resident")),
+        "io": io_document(capture, cut, samples),
+        **forward_document(capture, cut, events, samples),
         "overhead": _overhead(cut, capture.fact("supervision"), capture.fact("hooks")),
         "limit": _limit(spec, capture.fact("limit"), cut),
         "repeat": {"index": spec.get("repeat_index"), "of": spec.get("repeat_of")},
@@ -61,14 +62,6 @@ def run_document(capture: CaptureReader) -> dict[str, Any]:
 def _elapsed(moment: Mapping[str, int] | None) -> float | None:
     """Seconds since the load began; both times come from the worker's clock."""
     return None if moment is None else (moment["t_ns"] - moment["started_ns"]) / 1e9
-
-
-def _cache(cache: Mapping[str, float | None] | None) -> dict[str, Any]:
-    before, after = (cache or {}).get("fraction_before"), (cache or {}).get("fraction_after")
-    state = None
-    if before is not None:
-        state = "cold" if before <= _COLD else "warm" if before >= _WARM else "mixed"
-    return {"state": state, "fraction_before": before, "fraction_after": after}
 
 
 def _baseline(cut: Window | None) -> dict[str, int | None]:
@@ -149,25 +142,12 @@ def _tensors(
     return {**document, "materialised": tensors_materialised(events)}
 
 
-def _io(io: Mapping[str, Any] | None, resident: Mapping[str, int] | None) -> dict[str, Any]:
-    """From the worker's own books, at the baseline and when everything was resident."""
-    keys = ("read_bytes", "major_faults", "minor_faults")
-    if io is None:
-        return dict.fromkeys((*keys, "bytes_per_s"))
-    grown: dict[str, Any] = {
-        key: None if io["before"][key] is None or io["after"][key] is None else io["after"][key] - io["before"][key]
-        for key in keys
-    }
-    read, seconds = grown["read_bytes"], _elapsed(resident)
-    return {**grown, "bytes_per_s": read / seconds if read is not None and seconds else None}
-
-
 def _overhead(
     cut: Window | None, supervision: Mapping[str, Any] | None, hooks: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """What watching cost. The hooks delay the load itself; sampler and writer run beside it, on another core if any."""
+    """What watching cost. The hooks delay the load itself; the others run beside it, on another core if any."""
     watched, inside = supervision or {}, hooks or {}
-    beside: list[float | None] = [watched.get("sampler_cpu_s"), watched.get("writer_cpu_s")]
+    beside: list[float | None] = [watched.get(f"{thread}_cpu_s") for thread in ("sampler", "writer", "cache_watch")]
     hooks_s, supervised_s = inside.get("hooks_s"), watched.get("supervised_s")
     fraction = None
     if cut is not None and supervised_s and hooks_s is not None and cut.end_ns > cut.baseline.t_ns:
@@ -178,6 +158,7 @@ def _overhead(
         "samples": watched.get("samples"),
         "sampler_cpu_s": beside[0],
         "writer_cpu_s": beside[1],
+        "cache_watch_cpu_s": beside[2],
         "hooks_s": hooks_s,
         "accounted_fraction": fraction,
         "max_gap_ms": watched.get("max_gap_ms"),

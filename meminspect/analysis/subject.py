@@ -37,7 +37,7 @@ def read_subject(checkpoint: Checkpoint, architecture: Architecture | None, arch
         architecture: what it was recognised as; None when that failed.
         architecture_note: why it is of no known architecture, or what had to be assumed.
     """
-    residencies = [page_cache.cached_fraction(file.path).fraction for file in checkpoint.files]
+    residencies = [page_cache.cached_fraction(file.path) for file in checkpoint.files]
     document = checkpoint_document(
         checkpoint, architecture, residencies, file_system(checkpoint.path), architecture_note
     )

@@ -44,6 +44,7 @@ PHASE_WORDS: Final = {
     "assign": "assigning",
     "finalise": "finalising",
     "touch": "touching every page",
+    "first forward": "calling the model once",
     "verify": "verifying against the files",
 }
 """What a worker does in each phase."""

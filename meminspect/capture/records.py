@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 from typing import Final, NamedTuple
 
-__all__ = ["PHASES", "POOLS", "Event", "EventKind", "LogLine", "Operation", "Pool", "Reading", "Sample"]
+__all__ = ["PHASES", "POOLS", "Cached", "Event", "EventKind", "LogLine", "Operation", "Pool", "Reading", "Sample"]
 
 
 class Pool(enum.IntEnum):
@@ -24,7 +24,8 @@ class Pool(enum.IntEnum):
 POOLS: Final = (Pool.HEAP, Pool.FILE, Pool.PINNED, Pool.VRAM)
 
 PHASES: Final = (
-    "import", "warm-up", "build", "read", "merge", "cast", "copy", "assign", "finalise", "touch", "verify",
+    "import", "warm-up", "build", "read", "merge", "cast", "copy", "assign", "finalise", "touch",
+    "first forward", "verify",
 )  # fmt: skip
 
 
@@ -102,6 +103,14 @@ class Sample(NamedTuple):
     minor_faults: int | None = None
     major_faults: int | None = None
     vram_used_bytes: int | None = None
+
+
+class Cached(NamedTuple):
+    """How much of a file the supervisor saw in the page cache; true until the next one of the same file."""
+
+    t_ns: int
+    file: int  # index into the checkpoint's files
+    cached_bytes: int
 
 
 class LogLine(NamedTuple):

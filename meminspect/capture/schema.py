@@ -4,6 +4,7 @@ Times are nanoseconds since the run's start (`facts.started` has the wall clock)
 
 History:
     1 (2026-11): first version.
+    2 (2026-11): page_cache. A reader of version 1 finds no such table, and answers with no rows.
 """
 
 from __future__ import annotations
@@ -12,14 +13,15 @@ from typing import Final
 
 __all__ = ["APPLICATION_ID", "DDL", "VERSION"]
 
-VERSION: Final = 1
+VERSION: Final = 2
 APPLICATION_ID: Final = 0x4D454D49  # "MEMI"
 
 DDL: Final = """
 -- One JSON document per name: spec, checkpoint, machine, environment, theory, baseline, returned, resident, outcome, …
 -- preparing: what is being done to the page cache before the worker begins, in words; empty when that is over.
 -- vram: why there are no readings of device memory. limit: the limit and what its cgroup counted. better: what would
--- have done better, by theory.
+-- have done better, by theory. cache: what the worker saw of the page cache at the baseline and at *resident*, file by
+-- file, and why it saw nothing. pressure: what the kernel counted of it then. forward: the first forward pass.
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 
 -- What the supervisor saw from outside, every few milliseconds.
@@ -56,6 +58,15 @@ CREATE TABLE events (
     name TEXT NOT NULL,                 -- the tensor, the phase, the report
     detail TEXT NOT NULL                -- begin: "float16 [4096, 4096]"; report: JSON
 );
+
+-- How much of each of the checkpoint's files was in the page cache, now and then; a row is true until the next one of
+-- its file. Of a file whose pages nobody may see there is none: `facts.cache` has the reason.
+CREATE TABLE page_cache (
+    t_ns INTEGER NOT NULL,
+    file INTEGER NOT NULL,              -- index into the checkpoint's files
+    cached_bytes INTEGER NOT NULL
+);
+CREATE INDEX page_cache_by_time ON page_cache (t_ns);
 
 -- The strategy's theory: named allocations and releases, in order.
 CREATE TABLE ledger (

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from meminspect.capture.batches import expanded
-from meminspect.capture.records import Event, EventKind, LogLine, Operation, Pool, Reading, Sample
+from meminspect.capture.records import Cached, Event, EventKind, LogLine, Operation, Pool, Reading, Sample
 from meminspect.capture.schema import APPLICATION_ID, DDL, VERSION
 from meminspect.errors import CaptureError
 
@@ -37,10 +37,11 @@ _EVENTS: Final = (
 )
 _ADD_SAMPLE: Final = f"INSERT INTO samples VALUES ({', '.join('?' * len(Sample._fields))})"  # noqa: S608 - only '?'
 _ADD_EVENT: Final = f"INSERT INTO events VALUES ({', '.join('?' * 16)})"  # noqa: S608 - only '?'
+_PAGE_CACHE_SINCE: Final = 2  # the version of the schema
 _ALL: Final = -1  # what LIMIT takes for none
 _OBJECTS: Final = frozenset(  # facts whose keys everybody asks for
     ("spec", "started", "checkpoint", "machine", "theory", "plan", "vram", "baseline", "returned", "resident", "cache",
-     "window", "io", "hooks", "tensors", "steady", "supervision", "limit", "better", "outcome")
+     "window", "io", "pressure", "hooks", "tensors", "steady", "forward", "supervision", "limit", "better", "outcome")
 )  # fmt: skip
 _KINDS: Final = {kind.name.lower(): kind for kind in EventKind}
 _OPERATIONS: Final = {operation.name.lower(): operation for operation in Operation}
@@ -85,13 +86,19 @@ class CaptureWriter:
                 "INSERT INTO ledger (phase, operation, pool, item, tensor, bytes) VALUES (?, ?, ?, ?, ?, ?)", rows
             )
 
-    def append(self, samples: Sequence[Sample], events: Sequence[Event], log: Sequence[LogLine]) -> None:
+    def append(
+        self,
+        samples: Sequence[Sample],
+        events: Sequence[Event],
+        log: Sequence[LogLine],
+        page_cache: Sequence[Cached] = (),
+    ) -> None:
         """Append in one transaction, so that a reader sees a moment whole.
 
         Raises:
             CaptureError: the disk is full or fails.
         """
-        if not (samples or events or log):
+        if not (samples or events or log or page_cache):
             return
         try:
             with self._transaction():
@@ -105,6 +112,11 @@ class CaptureWriter:
                     self._db.executemany(
                         "INSERT INTO log VALUES (?, ?, ?)",
                         [(self._since_start(line.t_ns), line.stream, line.text) for line in log],
+                    )
+                if page_cache:
+                    self._db.executemany(
+                        "INSERT INTO page_cache VALUES (?, ?, ?)",
+                        [(self._since_start(row.t_ns), row.file, row.cached_bytes) for row in page_cache],
                     )
         except sqlite3.Error as error:
             raise CaptureError(f"cannot write to the capture: {error}") from error
@@ -164,7 +176,7 @@ class CaptureReader:
             self._discard_copy()
             raise CaptureError(f"{path} is not a readable capture: {error}") from error
         try:
-            self._check()
+            self._version = self._check()
         except CaptureError:
             self._db.close()
             self._discard_copy()
@@ -219,6 +231,12 @@ class CaptureReader:
         rows = self._rows("SELECT t_ns, stream, text FROM log WHERE rowid > ? ORDER BY rowid", after_lines)
         return [LogLine(*row) for row in rows]
 
+    def page_cache(self) -> list[Cached]:
+        """How much of each file was in the page cache, in order of time; nothing where the capture is of version 1."""
+        if self._version < _PAGE_CACHE_SINCE:
+            return []
+        return [Cached(*row) for row in self._rows("SELECT t_ns, file, cached_bytes FROM page_cache ORDER BY t_ns")]
+
     def ledger(self) -> list[tuple[str, str, str, str, str, int]]:
         """The theory's steps: phase, operation, pool, item, tensor, bytes."""
         return self._rows("SELECT phase, operation, pool, item, tensor, bytes FROM ledger ORDER BY step")
@@ -230,10 +248,11 @@ class CaptureReader:
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             self._db.execute("PRAGMA journal_mode = DELETE")
 
-    def _check(self) -> None:
+    def _check(self) -> int:
+        """The version of the schema that it is written in."""
         try:
             application, version = (
-                self._db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
+                int(self._db.execute(f"PRAGMA {name}").fetchone()[0]) for name in ("application_id", "user_version")
             )
         except sqlite3.Error as error:
             raise CaptureError(f"{self.path} is not a readable capture: {error}") from error
@@ -243,6 +262,7 @@ class CaptureReader:
             raise CaptureError(
                 f"{self.path} was written by a newer meminspect (schema {version})", "upgrade meminspect"
             )
+        return version
 
     def _rows(self, query: str, *values: object) -> list[Any]:
         try:

@@ -94,6 +94,8 @@ def _files(subject: Subject, *, decimal: bool) -> Iterator[RenderableType]:
         for file in files[:_FILES]
     ]
     yield from _section("Files", ("name", "size", "tensors", "in cache"), rows, _more(len(files), _FILES, "file"))
+    for reason in dict.fromkeys(file["cached_reason"] for file in files if file["cached_reason"]):
+        yield safe(f"in cache: not available, {reason}", "quiet")
 
 
 def _cached(file: dict[str, float | None]) -> str:

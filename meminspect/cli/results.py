@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from rich.padding import Padding
+
 from meminspect.analysis.steady import retained
+from meminspect.analysis.storage_words import storage_lines
 from meminspect.analysis.words import advice, bill, completed, sentence
 from meminspect.cli import output
 from meminspect.renderables.results import chart, result_table
@@ -29,9 +32,9 @@ def show(runs: Sequence[Run], *, decimal: bool) -> None:
         console.print(safe(sentence(run, decimal=decimal), "answer" if completed(run) else "trouble"))
         if run["bill"]:
             console.print(safe(f"  = {bill(run, decimal=decimal)}", "quiet"))
-        kept = retained(run, decimal=decimal)
-        if kept:
-            console.print(safe(f"  {kept}", "quiet"))
+            kept = retained(run, decimal=decimal)
+            for line in (*storage_lines(run, decimal=decimal), *([kept] if kept else [])):
+                console.print(Padding(safe(line, "quiet"), (0, 0, 0, 2), expand=False))
         if run.get("better") and run["better"]["strategy"] not in tried:
             console.print(safe(f"  → {advice(run, decimal=decimal)}", "answer"))
     console.print()

@@ -59,6 +59,7 @@ _OF_MEMORY = ("oom_killed", "out_of_memory")
     callback=options.as_time,
     help="End a run that takes longer, as 90s, 10min or 1h; imports, warm-up and verification count.",
 )
+@click.option("--forward", is_flag=True, help="Call the loaded model once, and measure that apart from the load.")
 @click.option("--force", is_flag=True, help="Run although it is predicted not to fit.")
 @click.option(
     "--out",
@@ -79,6 +80,7 @@ def command(
     warm: bool,
     limit: int | None,
     timeout: float | None,
+    forward: bool,
     force: bool,
     out: Path | None,
     decimal: bool,
@@ -94,7 +96,7 @@ def command(
     task = task_for(checkpoint, load_options)
     subject = read_subject(checkpoint, task.architecture, task.note)
     asked = RunSpec(
-        checkpoint.path, chosen[0], Path(), load_options, force=force, cache=cache, limit_bytes=limit,
+        checkpoint.path, chosen[0], Path(), load_options, force=force, cache=cache, limit_bytes=limit, forward=forward,
         timeout_s=timeout, repeat_of=repeat,
     )  # fmt: skip
     specs = list(_specs(asked, chosen, out))

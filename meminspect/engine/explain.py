@@ -23,7 +23,7 @@ __all__ = ["GONE", "Circumstances", "explain", "explain_lost", "outcome_document
 
 GONE: Final = "whoever had started it is gone (the command or the app ended)"
 
-_OURS: Final = "the load was over; the verification after it, which is meminspect's doing and not the strategy's"
+_FORWARD: Final = "first forward"
 _SOMEBODY: Final = (
     "no OOM kill was counted, so somebody else sent it (a user, a batch system, earlyoom or systemd-oomd)"
 )
@@ -74,12 +74,12 @@ def explain(status: int, state: WorkerState, circumstances: Circumstances) -> di
         As `outcome_document`.
     """
     if "finished" in state.reports:
-        return outcome_document("completed", "", exit_status=status)
+        return outcome_document("completed", _forward_failed(state), exit_status=status)
     cause = _cause(status, state, circumstances)
     evidence = None if circumstances.evidence is None else circumstances.evidence.text
     if "resident" in state.reports and cause.outcome != "cancelled":  # what comes after is ours
         return outcome_document(
-            "completed", _not_verified(cause.words + cause.because), evidence=evidence, exit_status=status
+            "completed", _died_afterwards(state, cause.words + cause.because), evidence=evidence, exit_status=status
         )
     in_use = state.in_use(circumstances.held)
     message = cause.words + _place(state) + _use(state, in_use, circumstances.ceiling, cause)
@@ -92,7 +92,8 @@ def explain(status: int, state: WorkerState, circumstances: Circumstances) -> di
 def explain_lost(message: str, state: WorkerState, ceiling: Ceiling | None) -> dict[str, Any]:
     """The outcome of a run whose supervisor is gone, from what its capture holds."""
     if "resident" in state.reports:
-        return outcome_document("completed", "" if "finished" in state.reports else _not_verified(message))
+        words = _forward_failed(state) if "finished" in state.reports else _died_afterwards(state, message)
+        return outcome_document("completed", words)
     in_use = state.in_use()
     return outcome_document(
         "failed", message + _place(state) + _use(state, in_use, ceiling, None),
@@ -132,9 +133,19 @@ def outcome_document(
     }
 
 
-def _not_verified(cause: str) -> str:
-    """What kills the worker when the load is over, in a sentence that blames nobody else."""
-    return f"{_OURS}, did not finish: {cause}"
+def _forward_failed(state: WorkerState) -> str:
+    error = state.reports.get("forward", {}).get("error")
+    return f"the first forward pass failed: {error}" if error else ""
+
+
+def _died_afterwards(state: WorkerState, cause: str) -> str:
+    """What kills the worker when the load is over, in a sentence that does not blame the strategy."""
+    if state.phase == _FORWARD:
+        return f"the load was over; the first forward pass after it did not finish: {cause}"
+    return (
+        "the load was over; the verification after it, which is meminspect's doing and not the strategy's, "
+        f"did not finish: {cause}"
+    )
 
 
 def _cause(status: int, state: WorkerState, known: Circumstances) -> _Cause:

@@ -31,6 +31,7 @@ class RunSpec:
     cache: CacheState | None = None  # the checkpoint in the page cache at the start; None: as it is
     limit_bytes: int | None = None  # of memory, for the worker and what it starts; None: the machine's
     timeout_s: float | None = None  # from the moment the worker is told to begin; None: as long as it takes
+    forward: bool = False  # call the model once when it is loaded
     repeat_index: int = 1
     repeat_of: int = 1
 

@@ -118,7 +118,7 @@ def _run(
     taken_bytes = waiting.held_bytes() if waiting is not None else 0
     machine = read_machine(opening.nvml).with_room_of(taken_bytes)
     theory = strategy.theory(task)
-    residencies = [cached_fraction(file.path).fraction for file in checkpoint.files]
+    residencies = [cached_fraction(file.path) for file in checkpoint.files]
     writer.fact(
         "checkpoint",
         checkpoint_document(checkpoint, task.architecture, residencies, file_system(checkpoint.path), task.note),
@@ -159,6 +159,7 @@ def _loaded(
             "tiny": str(stack.enter_context(tiny_twin(task))),
             "heap_bytes": theory.peak.heap_bytes or 0,
             "options": dataclasses.asdict(spec.options),
+            "forward": spec.forward,
         }
         limited: LimitedGroup | None = None
         if spec.limit_bytes is not None:
@@ -181,7 +182,8 @@ def _loaded(
                 "refused", "no memory limit can be set: the worker may not be moved into its cgroup"
             )
         _advise(spec, writer, task, machine)  # now, while it imports torch, and not only when it has died
-        outcome = watch(worker, wanted, writer, cancellation, nvml=nvml, limited=limited, end=end)
+        files = [file.path for file in task.checkpoint.files]
+        outcome = watch(worker, wanted, writer, cancellation, files=files, nvml=nvml, limited=limited, end=end)
     if outcome["outcome"] == "completed":
         remarks.append(find(spec.strategy).remark(task))
     outcome["message"] = "; ".join(filter(None, [outcome["message"], *remarks]))

@@ -6,12 +6,15 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
+from meminspect.engine.cache_watch import CacheWatch
 from meminspect.engine.cancellation import Ending
 from meminspect.engine.recording import Recording
 from meminspect.engine.sampler import Sampler
+from meminspect.sampling.pressure import pressure_books
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from meminspect.capture.store import CaptureWriter
     from meminspect.engine.cancellation import Cancellation
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from meminspect.engine.limits import LimitedGroup
     from meminspect.engine.worker_process import WorkerProcess
     from meminspect.sampling.nvml import Nvml
+    from meminspect.sampling.pressure import PressureBooks
 
 __all__ = ["watch"]
 
@@ -29,6 +33,7 @@ def watch(
     writer: CaptureWriter,
     cancellation: Cancellation,
     *,
+    files: Sequence[Path],
     nvml: Nvml | None,
     limited: LimitedGroup | None,
     end: EndWatch,
@@ -38,8 +43,9 @@ def watch(
     Args:
         worker: alive, and waiting for its specification.
         wanted: the specification that `worker.main` reads.
-        writer: the capture, which also gets the facts `supervision` and `limit`.
+        writer: the capture, which also gets the facts `supervision`, `limit` and, of a worker that died, `pressure`.
         cancellation: the user's wish.
+        files: the checkpoint's, to watch in the page cache.
         nvml: the device's books, if there are any.
         limited: the group that the worker is confined to, if any.
         end: what has watched since before the worker was spawned for whoever may end it.
@@ -49,12 +55,15 @@ def watch(
     """
     started_s = time.monotonic()
     sampler = Sampler(worker.pid, lambda: nvml.used_bytes(0) if nvml else None, limited.group if limited else None)
-    recording = Recording(writer, worker, sampler)
+    cache_watch, pressure = CacheWatch(files), pressure_books(worker.pid)
+    recording = Recording(writer, worker, sampler, cache_watch)
     with contextlib.ExitStack() as stack:
         # Undone in reverse: whatever happens, the worker goes first.
         sampler.start()
         recording.start()
+        cache_watch.start()
         stack.callback(recording.finish)
+        stack.callback(cache_watch.stop)
         stack.callback(sampler.stop)
         stack.callback(worker.wait)
         stack.callback(worker.kill)
@@ -63,15 +72,23 @@ def watch(
         if ending is not Ending.ITSELF:
             worker.kill()
         status = worker.wait()
-    for failure in (recording.failure, sampler.failure):
+    for failure in (recording.failure, sampler.failure, cache_watch.failure):
         if failure is not None:
             raise failure
     writer.fact(
         "supervision",
         {"samples": sampler.count, "sampler_cpu_s": sampler.cpu_s, "writer_cpu_s": recording.cpu_s,
          "supervised_s": time.monotonic() - started_s, "max_gap_ms": sampler.max_gap_ns / 1e6,
-         "events_lost": worker.ring.lost},
+         "events_lost": worker.ring.lost, "cache_watch_cpu_s": cache_watch.cpu_s},
     )  # fmt: skip
+    _close_pressure(recording.state.reports.get("pressure"), pressure, writer)
     if limited is not None:
         writer.fact("limit", limited.document(sampler.group_file_bytes))
     return end.explained(worker.pid, status, recording.state, ending)
+
+
+def _close_pressure(known: dict[str, Any] | None, books: PressureBooks | None, writer: CaptureWriter) -> None:
+    """Read at the end of a worker that had no time to: how long was waited until it died."""
+    if known is not None and known["before"] is not None and known["after"] is None and books is not None:
+        pressure = books.read()
+        writer.fact("pressure", {**known, "after": None if pressure is None else pressure._asdict()})

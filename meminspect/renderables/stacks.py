@@ -27,6 +27,7 @@ class Glyphs(NamedTuple):
     peak: str
     death: str
     dying: str  # from there down to the axis
+    returned: str  # from the top down to the data, where the loading code returned
     side: str
     side_tick: str
     corner: str
@@ -38,8 +39,8 @@ class Glyphs(NamedTuple):
     cut: str
 
 
-UNICODE: Final = Glyphs("█", "▁▂▃▄▅▆▇", "▓", "░", "·", "─", "┿", "▲", "▾", "✗", "╎", *"│┤└─┬┴┼│…")
-ASCII: Final = Glyphs("#", "___####", "%", ":", ".", "-", "+", "^", "v", "x", "!", *"|++-+'+|~")
+UNICODE: Final = Glyphs("█", "▁▂▃▄▅▆▇", "▓", "░", "·", "─", "┿", "▲", "▾", "✗", "╎", "┊", *"│┤└─┬┴┼│…")
+ASCII: Final = Glyphs("#", "___####", "%", ":", ".", "-", "+", "^", "v", "x", "!", ";", *"|++-+'+|~")
 
 
 class Scale(NamedTuple):

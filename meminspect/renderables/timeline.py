@@ -27,6 +27,7 @@ __all__ = ["ASCII", "UNICODE", "Glyphs", "Picture", "axis_for", "draw", "is_near
 
 _HEADROOM: Final = 16  # the axis goes a sixteenth beyond what it must show
 _NEAR: Final = (8, 5)  # a ceiling further away than this ratio would squash the data
+_RETURNED: Final = "returned"
 _MARGIN_FROM: Final = 70  # columns of a picture whose labels stand beside the plot
 # From how many lines on a picture has each of these.
 _PHASES_FROM, _NOTE_FROM, _TIMES_FROM, _LANE_FROM, _TIMES_BELOW_FROM = 6, 7, 8, 8, 14
@@ -42,6 +43,7 @@ class Picture:
     theory_bytes: int | None  # the predicted peak of all host pools
     ceiling_bytes: int | None  # what the process may take: usable memory, or the limit
     phases: tuple[tuple[int, str], ...]  # begin in nanoseconds and name, in order
+    returned_ns: int | None = None  # where the loading code returned: what comes then, a mapping had put off
     peak_ns: int | None = None  # where the peak is
     died_ns: int | None = None  # where the run died
     vram_total_bytes: int | None = None  # of the device: draws its lane
@@ -74,6 +76,7 @@ def draw(picture: Picture, width: int, height: int, *, glyphs: Glyphs = UNICODE)
     drawing.draw_levels()
     drawing.draw_marks()
     drawing.name_levels()
+    drawing.draw_return()
     drawing.draw_time_axis()
     drawing.draw_device()
     return drawing.canvas.segments()
@@ -196,6 +199,36 @@ class _Drawing:
             self._draw_peak(peak)
         if died is not None:
             self._draw_death(died)
+
+    def draw_return(self) -> None:
+        """A line down to the data where the load returned, with its name beside it; not where the picture ends."""
+        if self.picture.returned_ns is None:
+            return
+        column = self.layout.column(self.picture.returned_ns, self.picture.span_ns)
+        last = max((place for place, found in enumerate(self.columns) if found is not None), default=0)
+        if column is None or column >= last:
+            return
+        place = self.layout.left + column
+        for line in range(self.layout.plot_rows - self.tops[column]):
+            if self.canvas.rows[line][place] == BLANK:
+                self.canvas.write(line, place, self.glyphs.returned, "label")
+        for line in range(self.layout.plot_rows):
+            if self._name_return(line, place):
+                return
+
+    def _name_return(self, line: int, place: int) -> bool:
+        """Write the name on one side of the line, where nothing else is; say whether there was room."""
+        cells, room = self.canvas.rows[line], len(_RETURNED) + 2
+        right, left = cells[place + 1 : place + 1 + room], cells[max(place - room, self.layout.left) : place]
+        if cells[place][0] != self.glyphs.returned:
+            return False
+        if right == [BLANK] * room:
+            self.canvas.write(line, place + 2, _RETURNED, "label")
+        elif left == [BLANK] * room:
+            self.canvas.write(line, place - len(_RETURNED) - 1, _RETURNED, "label")
+        else:
+            return False
+        return True
 
     def _draw_peak(self, column: int) -> None:
         # A bin that lies across an edge between columns may be drawn in the neighbour.

@@ -10,7 +10,7 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import Final, NamedTuple
 
-__all__ = ["PROC", "Mount", "file_system", "is_network", "read_mounts"]
+__all__ = ["PROC", "Mount", "file_system", "is_network", "network_note", "read_mounts"]
 
 PROC: Final = Path("/proc")
 
@@ -25,6 +25,8 @@ _NETWORK: Final = frozenset(
         "seaweedfs", "smb3", "smbfs", "smbnetfs", "sshfs", "vboxsf", "virtiofs", "vmhgfs", "vmhgfs-fuse", "wekafs",
     )
 )  # fmt: skip
+
+_OF_THE_HOST: Final = frozenset(("9p", "prl_fs", "vboxsf", "virtiofs", "vmhgfs", "fuse.vmhgfs-fuse"))
 
 
 class Mount(NamedTuple):
@@ -68,6 +70,25 @@ def is_network(kind: str | None) -> bool:
     """
     # A FUSE file system that does not say what it is has mostly been a mounted bucket.
     return kind is not None and (kind == "fuse" or kind.removeprefix(_FUSE) in _NETWORK)
+
+
+def network_note(kind: str | None) -> str:
+    """What to know of figures taken on a file system of this type, in a sentence; empty where it is a local one.
+
+    Args:
+        kind: what `file_system` answered.
+    """
+    if not is_network(kind):
+        return ""
+    if kind in _OF_THE_HOST:
+        return (
+            f"it lies on {kind}, a folder of this virtual machine's host: a cold read may come from the host's memory, "
+            "and page-cache figures are this machine's only"
+        )
+    return (
+        f"it lies on {kind}, a network file system: a cold read is as fast as the network, and page-cache figures are "
+        "this machine's only"
+    )
 
 
 def read_mounts(proc: Path = PROC) -> list[Mount]:

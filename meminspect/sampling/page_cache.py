@@ -17,8 +17,11 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+    from types import TracebackType
 
-__all__ = ["Residency", "cached_bytes", "cached_fraction", "evict", "warm"]
+    from typing_extensions import Self
+
+__all__ = ["OpenFile", "Residency", "cached_bytes", "cached_fraction", "evict", "warm"]
 
 _CACHESTAT: Final = 451  # on every architecture but alpha: include/uapi/asm-generic/unistd.h
 _OVERLAYFS: Final = 0x794C7630  # include/uapi/linux/magic.h
@@ -42,6 +45,29 @@ class Residency(NamedTuple):
 
     fraction: float | None
     reason: str
+
+
+class OpenFile:
+    """A file that is asked again and again: held open, since opening it anew may be a trip over a network.
+
+    Raises:
+        OSError: it cannot be opened or is not a regular file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = _open(path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._descriptor)
+
+    def cached_bytes(self) -> int | None:
+        """Bytes of it that are in the page cache; None where that cannot be known: `cached_fraction` says why."""
+        return cached_bytes(self._descriptor, 0, os.fstat(self._descriptor).st_size)
 
 
 def cached_bytes(descriptor: int, offset: int, length: int) -> int | None:
@@ -117,12 +143,16 @@ def warm(path: Path, stop: Callable[[], bool] = lambda: False) -> int:
     return done
 
 
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[int]:
+def _open(path: Path) -> int:
     # Looked at before it is opened: opening a FIFO waits, and opening a device may do anything.
     if not stat.S_ISREG(path.stat().st_mode):
         raise OSError(0, "not a regular file", str(path))
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    descriptor = _open(path)
     try:
         yield descriptor
     finally:

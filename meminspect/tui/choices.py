@@ -26,6 +26,7 @@ class Choices(NamedTuple):
     limit_bytes: int | None = None
     cache: Cache | None = None
     timeout_s: float | None = None
+    forward: bool = False  # call the model once when it is loaded
 
     def words(self) -> str:
         """In a line."""
@@ -38,6 +39,7 @@ class Choices(NamedTuple):
                 "no limit" if self.limit_bytes is None else f"limit {format_bytes(self.limit_bytes)}",
                 _CACHE_WORDS[self.cache or ("cold" if self.limit_bytes is not None else None)],
                 *(() if self.timeout_s is None else (f"at most {format_duration(self.timeout_s)}",)),
+                *(("then called once",) if self.forward else ()),
             )
         )
 
@@ -45,5 +47,5 @@ class Choices(NamedTuple):
         """One run with these options."""
         return RunSpec(
             checkpoint, strategy, capture, self.load, force=force, cache=self.cache, limit_bytes=self.limit_bytes,
-            timeout_s=self.timeout_s,
+            timeout_s=self.timeout_s, forward=self.forward,
         )  # fmt: skip

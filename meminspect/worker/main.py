@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from meminspect.capture.ring import RingWriter
-from meminspect.sampling.page_cache import cached_fraction
 from meminspect.sampling.procfs import ProcessMemory
 from meminspect.worker import allocator
 from meminspect.worker.ballast import populate
@@ -80,6 +79,8 @@ def _run(wanted: dict[str, Any], recorder: Recorder) -> None:
     from meminspect.checkpoint import read_checkpoint
     from meminspect.strategies import LoadOptions, find
     from meminspect.strategies.task import task_for
+    from meminspect.worker.forward import first_forward, warm_up
+    from meminspect.worker.storage import StorageBooks
 
     strategy = find(wanted["strategy"])
     options = LoadOptions(**wanted["options"])
@@ -90,12 +91,14 @@ def _run(wanted: dict[str, Any], recorder: Recorder) -> None:
     tiny = task_for(read_checkpoint(Path(wanted["tiny"])), options)
     model = _prepared(strategy, tiny, recorder)()
     _finish(model, recorder)
+    if wanted["forward"]:
+        warm_up(model)
     del model
     load = _prepared(strategy, task, recorder)
     populate(wanted["heap_bytes"])
     _settle()
     recorder.enabled = True
-    cached_before, books_before = _cached_fraction(task), recorder.books()
+    books = StorageBooks(task, recorder)
     baseline, resets = recorder.reading("baseline", reset=True)
     recorder.report("baseline", {**baseline._asdict(), "resets": resets, "retained_bytes": allocator.free_bytes()})
 
@@ -106,10 +109,11 @@ def _run(wanted: dict[str, Any], recorder: Recorder) -> None:
     recorder.report("resident", {"t_ns": time.monotonic_ns(), "started_ns": started_ns})
     window, _ = recorder.reading("resident", reset=True)
     recorder.report("window", {**window._asdict(), "retained_at_peak_bytes": recorder.retained_at_peak_bytes})
-    recorder.report("io", {"before": books_before, "after": recorder.books()})
-    recorder.report("cache", {"fraction_before": cached_before, "fraction_after": _cached_fraction(task)})
+    books.close()
 
     _report_steady(model, recorder)
+    if wanted["forward"]:
+        first_forward(model, recorder)
     recorder.phase("verify")
     from meminspect.worker.verify import verify
 
@@ -162,17 +166,6 @@ def _report_steady(model: nn.Module, recorder: Recorder) -> None:
          "trimmed": None if trimmed is None else trimmed._asdict(),
          "fixed_mmap_threshold": "MALLOC_MMAP_THRESHOLD_" in os.environ},
     )  # fmt: skip
-
-
-def _cached_fraction(task: LoadTask) -> float | None:
-    """How much of the checkpoint is in the page cache; None where that is not known of every file."""
-    cached = 0.0
-    for file in task.checkpoint.files:
-        fraction = cached_fraction(file.path).fraction
-        if fraction is None:
-            return None
-        cached += fraction * file.nbytes
-    return cached / (sum(file.nbytes for file in task.checkpoint.files) or 1)
 
 
 def _settle() -> None:

@@ -55,7 +55,7 @@ def test_a_machine_gets_one_document_of_the_contract(checkpoint: Path) -> None:
     assert document["checkpoint"].keys() == CHECKPOINT
     assert document["machine"].keys() == MACHINE
     assert document["checkpoint"]["architecture"] == "llama"
-    assert document["checkpoint"]["files"][0].keys() == {"name", "bytes", "tensors", "cached_fraction"}
+    assert document["checkpoint"]["files"][0].keys() == {"name", "bytes", "tensors", "cached_fraction", "cached_reason"}
     assert set(document["checkpoint"]["dtypes"]) == {"bfloat16"}
 
 

@@ -11,6 +11,7 @@ import pytest
 from checkpoint_variants import Variants
 from command_line import Done, Home
 
+from meminspect.capture.records import EventKind
 from meminspect.capture.store import CaptureReader
 from meminspect.strategies import STRATEGIES
 
@@ -27,7 +28,13 @@ RUN: dict[str, Any] = {
     "strategy": (str,), "outcome": (str,), "message": (str,), "died_at": (dict, None),
     "in_use": (dict, None), "ceiling": (dict, None), "evidence": _TEXT,
     "returned_s": _TIME, "resident_s": _TIME,
-    "cache": {"state": _TEXT, "fraction_before": _TIME, "fraction_after": _TIME},
+    "cache": {
+        "state": _TEXT, "fraction_before": _TIME, "fraction_after": _TIME, "reason": _TEXT,
+        "files": [
+            {"name": (str,), "fraction_before": _TIME, "lowest_during": _TIME, "highest_during": _TIME,
+             "fraction_after": _TIME, "reason": _TEXT}
+        ],
+    },
     "baseline": {"rss_bytes": _BYTES, "heap_bytes": _BYTES, "file_bytes": _BYTES},
     "peak": {**_POOLS, "rss_bytes": _BYTES, "vram_used_bytes": _BYTES},
     "peak_bracket_bytes": _POOLS,
@@ -39,9 +46,14 @@ RUN: dict[str, Any] = {
     "theory": {"floor_bytes": (int,), "peak": _POOLS, "steady": _POOLS, "bill": _BILL},
     "bill": _BILL,
     "tensors": dict.fromkeys(("expected", "materialised", "verified", "mismatched", "missing", "unexpected"), (int,)),
-    "io": {"read_bytes": _BYTES, "major_faults": _BYTES, "minor_faults": _BYTES, "bytes_per_s": _TIME},
+    "io": {
+        "read_bytes": _BYTES, "major_faults": _BYTES, "minor_faults": _BYTES, "bytes_per_s": _TIME, "reason": _TEXT,
+        "pressure": (dict, None), "pressure_reason": _TEXT, "file_system": _TEXT, "network": (bool, None),
+    },
+    "forward": (dict, None), "forward_reason": _TEXT,
     "overhead": {
         "samples": (int,), "sampler_cpu_s": (float,), "writer_cpu_s": (float,), "hooks_s": (float,),
+        "cache_watch_cpu_s": (float,),
         "accounted_fraction": (float,), "max_gap_ms": (float,), "events": (int,), "event_us_median": (float,),
     },
     "limit": (dict, None),
@@ -79,12 +91,12 @@ SCENARIOS = {
     "cast": Scenario("slices", ("-s", "naive", "--dtype", "bfloat16", "--json", "--out", "OUT.meminspect")),
     "bits cast wider": Scenario("random bits", ("-s", "mmap-assign", "--dtype", "float32", "--json")),
     "bits cast": Scenario("random bits", ("-s", "meta-assign", "--dtype", "bfloat16", "--json")),
-    "bits": Scenario("random bits", ("-s", "sharded", "--json")),
+    "bits": Scenario("random bits", ("-s", "sharded", "--forward", "--json")),
     "refused": Scenario("absurd", ("-s", "meta-assign,naive", "--json")),
     "refused, for a person": Scenario("absurd", ("-s", "naive",)),
     "refused, then run": Scenario("absurd", ("-s", "naive", "-s", "unknown")),
     "lacking": Scenario("without a norm", ("-s", "naive", "--json")),
-    "extra": Scenario("with an extra tensor", ("-s", "sharded",)),
+    "extra": Scenario("with an extra tensor", ("-s", "sharded", "--forward")),
     "empty": Scenario("empty", ("-s", "naive",)),
 }  # fmt: skip
 
@@ -209,6 +221,25 @@ def test_given_nan_of_every_payload_then_copies_verify(ended: Callable[[str], En
     assert tensors["verified"] == tensors["materialised"] == tensors["expected"] > 0
 
 
+def test_given_a_first_forward_pass_then_it_is_measured_after_the_load_and_before_the_verification(
+    ended: Callable[[str], Ended],
+) -> None:
+    (run,) = ended("bits").done.document["runs"]
+    assert (run["outcome"], run["message"], run["forward_reason"]) == ("completed", "", None)
+    assert run["forward"]["s"] > 0
+    assert run["forward"]["peak_heap_bytes"] > 0
+    assert {type(run["forward"][key]) for key in ("peak_rss_bytes", "major_faults")} == {int}
+    with CaptureReader(Path(run["capture"])) as capture:
+        phases = [event.name for _, event in capture.events() if event.kind is EventKind.PHASE]
+        assert phases[-3:] == ["touch", "first forward", "verify"]
+        assert {row.file for row in capture.page_cache()} == set(range(len(run["cache"]["files"])))
+
+
+def test_given_a_model_that_cannot_be_called_then_a_person_reads_why(ended: Callable[[str], Ended]) -> None:
+    said = " ".join(ended("extra").done.stdout.split())
+    assert "first forward pass not available: a model of unknown architecture has no forward pass" in said
+
+
 def test_given_a_checkpoint_beyond_the_machine_then_heap_strategies_are_refused(ended: Callable[[str], Ended]) -> None:
     done = ended("refused").done
 
@@ -218,9 +249,10 @@ def test_given_a_checkpoint_beyond_the_machine_then_heap_strategies_are_refused(
         assert "--force" in run["message"]
         assert run["theory"]["floor_bytes"] > 500e9
         assert run["peak"]["rss_bytes"] is run["bill"] is run["returned_s"] is None
+        unknown = ("cache", "bill", "tensors", "overhead")
         assert breaches(
-            {key: value for key, value in run.items() if key not in ("bill", "tensors", "overhead")},
-            {key: value for key, value in RUN.items() if key not in ("bill", "tensors", "overhead")},
+            {key: value for key, value in run.items() if key not in unknown},
+            {key: value for key, value in RUN.items() if key not in unknown},
         ) == []  # fmt: skip
 
 

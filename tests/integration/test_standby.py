@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 APP = "from meminspect.engine.session import Standby; standby = Standby(); print(flush=True); input()"
 # What the machine does meanwhile, and where the captures lie, is no difference. The plan has what the machine has left.
 VARYING = {"spec", "started", "supervision", "hooks", "machine", "plan", "environment", "baseline", "returned",
-           "resident", "window", "steady", "io"}  # fmt: skip
+           "resident", "window", "steady", "io", "pressure"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -55,6 +55,7 @@ def run_worker(strategy: str, checkpoint: Path, tiny: Path, options: LoadOptions
         "tiny": str(tiny),
         "heap_bytes": 0,
         "options": asdict(options),
+        "forward": False,
     }
     with WorkerProcess(sys.executable) as worker:
         worker.start(wanted)

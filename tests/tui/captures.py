@@ -13,6 +13,7 @@ from meminspect.analysis.advice import better_than
 from meminspect.analysis.describe import checkpoint_document, theory_document
 from meminspect.capture.records import Event, EventKind, LogLine, Operation, Pool, Reading, Sample
 from meminspect.capture.store import CaptureWriter
+from meminspect.sampling.page_cache import Residency
 from meminspect.strategies import STRATEGIES
 
 if TYPE_CHECKING:
@@ -107,6 +108,8 @@ class _Player:
 
     def step(self, step: Step, shapes: dict[str, tuple[str, list[int]]]) -> None:
         if step.phase != self.phase:
+            if step.phase == "touch":
+                self.report("returned", {})
             self.phase = step.phase
             self.events.append(Event(self.t_ns, EventKind.PHASE, reading=self.reading, name=step.phase))
         if step.operation is Operation.TOUCH and step.phase != "touch":
@@ -209,7 +212,7 @@ def _facts(path: Path, task: LoadTask, story: Story) -> Iterator[tuple[str, Any]
     yield "spec", {"checkpoint": str(task.checkpoint.path), "strategy": story.strategy, "capture": str(path),
                    "options": options, "limit_bytes": story.limit_bytes, "repeat_index": 1, "repeat_of": 1}  # fmt: skip
     yield "started", {"wall": "2026-11-24T12:00:00+00:00", "monotonic_ns": STARTED_NS}
-    fractions = [1.0] * len(task.checkpoint.files)
+    fractions = [Residency(1.0, "")] * len(task.checkpoint.files)
     yield "checkpoint", checkpoint_document(task.checkpoint, task.architecture, fractions, "ext4")
     yield "machine", {**MACHINE, "gpus": [GPU] if story.gpu else []}
     yield "theory", theory_document(theory)

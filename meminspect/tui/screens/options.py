@@ -28,6 +28,7 @@ Quantity = TypeVar("Quantity", int, float)
 _AS_STORED: Final = "as stored"
 _AS_IT_IS: Final = "as it is"
 _CACHES: Final = (_AS_IT_IS, "cold", "warm")
+_NO, _YES = "no", "yes"
 _DEVICES: Final = ("cpu",)  # what `Strategy.why_not` takes today
 
 
@@ -60,6 +61,9 @@ class OptionsScreen(Dialog[Choices]):
                 placeholder="none, or a time like 10min", id="timeout", compact=True,
             )  # fmt: skip
             yield from _row("time limit of the run", field)
+            yield from _row(
+                "call the loaded model once", _select("forward", (_NO, _YES), _YES if self._before.forward else _NO)
+            )
             yield Static("", id="error")
             with Horizontal(classes="buttons"):
                 yield Button("take (ctrl+s)", id="take", variant="primary", compact=True)
@@ -105,6 +109,7 @@ class OptionsScreen(Dialog[Choices]):
             limit,
             None if cache == _AS_IT_IS else cast("Cache", cache),
             timeout_s,
+            self._chosen("forward") == _YES,
         )
 
     def _typed(self, name: str, label: str, parse: Callable[[str], Quantity]) -> Quantity | None:

@@ -10,6 +10,7 @@ from textual.containers import VerticalScroll
 from textual.events import Resize
 from textual.widgets import Footer, Input, RichLog, Static, TabbedContent, TabPane
 
+from meminspect.analysis.storage_words import storage_lines
 from meminspect.renderables.bill import bill_lines
 from meminspect.renderables.headline import headline, starting
 from meminspect.renderables.pool_chart import pool_chart
@@ -155,7 +156,8 @@ class RunScreen(WatchScreen):
         width = self.query_one("#figures").scrollable_content_region.width or self.size.width - 4
         bill = self.query_one("#bill", Static)
         if run["bill"]:
-            bill.update(Text("\n").join(bill_lines(run, width=width, decimal=False)))
+            lines = [safe(line, "quiet") for line in storage_lines(run, decimal=False)]
+            bill.update(Text("\n").join([*bill_lines(run, width=width, decimal=False), *lines]))
         else:
             bill.update("the load never began: there is no peak to take apart")
         pools = pool_chart(run, width=min(width, _MOST_OF_A_CHART), height=_CHART_HEIGHT, decimal=False)

@@ -102,6 +102,7 @@ def _picture(view: RunView, scale: Scale, *, alone: bool) -> Picture:
         theory_bytes=view.theory_bytes,
         ceiling_bytes=view.ceiling_bytes,
         phases=view.phases,
+        returned_ns=view.returned_ns,
         peak_ns=_peak_ns(view),
         died_ns=view.load_ns if view.died else None,
         vram_total_bytes=gpus[0]["total_bytes"] if gpus else None,

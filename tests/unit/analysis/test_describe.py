@@ -10,6 +10,7 @@ from meminspect.analysis.describe import cached_fraction, checkpoint_document, p
 from meminspect.analysis.plan import make_plan
 from meminspect.architectures import Architecture
 from meminspect.checkpoint.model import Checkpoint, CheckpointFile, Storage, StoredTensor
+from meminspect.sampling.page_cache import Residency
 from meminspect.strategies import STRATEGIES, LoadOptions
 from meminspect.strategies.task import task_for
 
@@ -43,15 +44,21 @@ def tied() -> Checkpoint:
 
 
 def test_a_checkpoint_is_described_with_every_key_of_the_contract(tied: Checkpoint) -> None:
-    document = checkpoint_document(tied, Architecture("skeleton", "checkpoint", {}, ()), (0.5, None), "ext4", "a note")
+    document = checkpoint_document(
+        tied,
+        Architecture("skeleton", "checkpoint", {}, ()),
+        (Residency(0.5, ""), Residency(None, "ZFS")),
+        "ext4",
+        "a note",
+    )
 
     assert document == {
         "path": "/ckpt",
         "layout": "safetensors-sharded",
         "architecture": "skeleton",
         "files": [
-            {"name": "f0", "bytes": 1000, "tensors": 2, "cached_fraction": 0.5},
-            {"name": "f1", "bytes": 2000, "tensors": 2, "cached_fraction": None},
+            {"name": "f0", "bytes": 1000, "tensors": 2, "cached_fraction": 0.5, "cached_reason": None},
+            {"name": "f1", "bytes": 2000, "tensors": 2, "cached_fraction": None, "cached_reason": "ZFS"},
         ],
         "shards": 2,
         "tensors": 4,
@@ -76,8 +83,8 @@ def test_what_is_unknown_is_null_and_not_missing() -> None:
 
 
 def test_the_whole_checkpoint_is_cached_as_far_as_its_bytes_are(tied: Checkpoint) -> None:
-    assert cached_fraction(tied, (1.0, 0.25)) == 0.5
-    assert cached_fraction(tied, (1.0, None)) is None
+    assert cached_fraction(tied, (Residency(1.0, ""), Residency(0.25, ""))) == 0.5
+    assert cached_fraction(tied, (Residency(1.0, ""), Residency(None, "ZFS"))) is None
     assert cached_fraction(checkpoint(files=0), ()) is None
 
 
@@ -117,3 +124,10 @@ def test_an_unavailable_strategy_says_why_and_has_no_theory(tied: Checkpoint) ->
     for row in refused:
         assert row["why_not"]
         assert row["verdict"] is row["theory"] is None
+
+
+def test_a_network_file_system_is_the_first_warning() -> None:
+    document = checkpoint_document(checkpoint(files=0), None, (), "nfs4", "a note")
+    assert document["warnings"][0].startswith("it lies on nfs4, a network file system")
+    assert document["warnings"][-1] == "a note"
+    assert checkpoint_document(checkpoint(files=0), None, (), "ext4", "a note")["warnings"][-1:] == ["a note"]

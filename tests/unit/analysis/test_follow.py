@@ -126,6 +126,11 @@ def test_given_samples_and_readings_then_pools_peak_at_their_own_moments_and_the
     assert view.load_ns == 4 * MS
 
 
+def test_given_a_load_that_returns_before_it_is_resident_then_the_moment_is_known(run: Run) -> None:
+    assert run.adds(baseline(10), phase(12, "read", reading())).returned_ns is None
+    assert run.adds(report(14, "returned", "{}"), phase(15, "touch", reading())).returned_ns == 4 * MS
+
+
 def test_given_a_mark_that_was_reset_at_the_baseline_then_it_is_the_peak(run: Run) -> None:
     # given a warm-up that left a mark of 5000, and a load that touched 300 between two readings
     run.adds(baseline(10, mark_before=5000), resets("true"))

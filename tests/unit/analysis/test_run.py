@@ -21,7 +21,7 @@ POOLS = {"heap_bytes", "file_bytes", "pinned_bytes", "vram_allocated_bytes", "vr
 KEYS: dict[str, set[str] | None] = {
     "strategy": None, "outcome": None, "message": None, "died_at": None, "returned_s": None, "resident_s": None,
     "in_use": None, "ceiling": None, "evidence": None,
-    "cache": {"state", "fraction_before", "fraction_after"},
+    "cache": {"state", "fraction_before", "fraction_after", "reason", "files"},
     "baseline": {"rss_bytes", "heap_bytes", "file_bytes"},
     "peak": POOLS | {"rss_bytes", "vram_used_bytes"},
     "peak_bracket_bytes": POOLS,
@@ -29,10 +29,14 @@ KEYS: dict[str, set[str] | None] = {
     "steady": POOLS | {"rss_bytes", "vram_used_bytes", "retained_heap_bytes", "trimmed_heap_bytes"},
     "theory": None, "bill": None,
     "tensors": {"expected", "materialised", "verified", "mismatched", "missing", "unexpected"},
-    "io": {"read_bytes", "major_faults", "minor_faults", "bytes_per_s"},
+    "io": {
+        "read_bytes", "major_faults", "minor_faults", "bytes_per_s", "reason", "pressure", "pressure_reason",
+        "file_system", "network",
+    },
+    "forward": None, "forward_reason": None,
     "overhead": {
         "samples", "sampler_cpu_s", "writer_cpu_s", "hooks_s", "accounted_fraction", "max_gap_ms", "events",
-        "event_us_median",
+        "event_us_median", "cache_watch_cpu_s",
     },
     "limit": None,
     "repeat": {"index", "of"},
@@ -95,6 +99,7 @@ def completed_facts() -> dict[str, object]:
             "samples": 3,
             "sampler_cpu_s": 0.001,
             "writer_cpu_s": 0.002,
+            "cache_watch_cpu_s": 0.005,
             "max_gap_ms": 7.5,
             "supervised_s": 4.0,
         },
@@ -113,7 +118,9 @@ def test_a_completed_run_has_every_figure(document: Callable[..., Document]) -> 
     assert (run["outcome"], run["message"], run["died_at"]) == ("completed", "", None)
     assert run["returned_s"] == pytest.approx(0.005)
     assert run["resident_s"] == pytest.approx(0.008)
-    assert run["cache"] == {"state": "warm", "fraction_before": 1.0, "fraction_after": 1.0}
+    assert run["cache"] == {
+        "state": "warm", "fraction_before": 1.0, "fraction_after": 1.0, "reason": None, "files": [],
+    }  # fmt: skip
     assert run["baseline"] == {"rss_bytes": 1510, "heap_bytes": 1000, "file_bytes": 500}
     assert run["peak"]["rss_bytes"] == 350 * MIB
     assert (run["peak"]["heap_bytes"], run["peak"]["file_bytes"], run["peak"]["pinned_bytes"]) == (
@@ -133,7 +140,7 @@ def test_a_completed_run_has_every_figure(document: Callable[..., Document]) -> 
     assert run["tensors"] == {
         "expected": 1, "materialised": 1, "verified": 1, "mismatched": 0, "missing": 0, "unexpected": 0,
     }  # fmt: skip
-    assert run["io"] == {
+    assert {key: run["io"][key] for key in ("read_bytes", "major_faults", "minor_faults", "bytes_per_s")} == {
         "read_bytes": 400, "major_faults": 2, "minor_faults": 80, "bytes_per_s": pytest.approx(400 / 0.008),
     }  # fmt: skip
     assert run["overhead"]["samples"] == 3
@@ -175,7 +182,8 @@ def test_a_cache_is_cold_warm_mixed_or_unknown(
     document: Callable[..., Document], before: float | None, state: str | None
 ) -> None:
     run = document({**completed_facts(), "cache": {"fraction_before": before, "fraction_after": None}})
-    assert run["cache"] == {"state": state, "fraction_before": before, "fraction_after": None}
+    assert (run["cache"]["state"], run["cache"]["fraction_before"]) == (state, before)
+    assert (run["cache"]["reason"] is None) == (state is not None)
 
 
 def check_keys(run: Document) -> None:
@@ -199,7 +207,7 @@ def test_a_run_that_never_reached_its_baseline_has_every_key_and_nulls_for_what_
     run = document({"spec": SPEC, "outcome": outcome}, [phase(1, "import", reading())], [sample(2, reading())])
     check_keys(run)
     assert run["died_at"] == {"phase": "import", "tensor": None}
-    for part in ("cache", "baseline", "peak", "peak_bracket_bytes", "peak_at", "steady", "io", "overhead"):
+    for part in ("baseline", "peak", "peak_bracket_bytes", "peak_at", "steady", "overhead"):
         assert set(run[part].values()) == {None}, part
     assert [run[name] for name in ("returned_s", "resident_s", "theory", "bill", "limit")] == [None] * 5
     assert {**run["tensors"], "materialised": None} == dict.fromkeys(run["tensors"])
@@ -247,7 +255,7 @@ def test_the_share_of_the_overhead_is_of_the_time_that_each_part_was_spent_in(
 ) -> None:
     """The sampler runs from the import on: its seconds are not to be held against the load's milliseconds."""
     run = document(completed_facts(), completed_events())
-    assert run["overhead"]["accounted_fraction"] == pytest.approx((0.001 + 0.002) / 4.0 + 0.0005 / 0.010)
+    assert run["overhead"]["accounted_fraction"] == pytest.approx((0.001 + 0.002 + 0.005) / 4.0 + 0.0005 / 0.010)
 
 
 @pytest.mark.parametrize("missing", ["supervision", "hooks"])

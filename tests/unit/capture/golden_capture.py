@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from meminspect.capture.records import Event, EventKind, LogLine, Operation, Pool, Reading, Sample
+from meminspect.capture.records import Cached, Event, EventKind, LogLine, Operation, Pool, Reading, Sample
 from meminspect.capture.store import CaptureWriter
 
 STARTED_NS = 1_000_000
@@ -44,6 +44,8 @@ SAMPLES = (
 
 LOG = (LogLine(1_600_000, "stderr", "a warning: 100 % ünïcode"), LogLine(1_700_000, "stdout", ""))
 
+PAGE_CACHE = (Cached(1_400_000, 0, 2**33), Cached(1_400_000, 1, 0), Cached(2_600_000, 1, 4096))
+
 LEDGER = (
     ("build", "materialise", "heap", "floor", "layers.0.größe", 4096),
     ("read", "materialise", "heap", "duplicate state dict", "layers.0.größe", 2048),
@@ -57,7 +59,7 @@ def write_capture(path: Path, *, close: bool = True) -> CaptureWriter:
     for name, value in FACTS.items():
         writer.fact(name, value)
     writer.ledger(LEDGER)
-    writer.append(SAMPLES, EVENTS, LOG)
+    writer.append(SAMPLES, EVENTS, LOG, PAGE_CACHE)
     if close:
         writer.close()
     return writer
@@ -76,6 +78,11 @@ def relative_samples() -> list[Sample]:
 def relative_log() -> list[LogLine]:
     """The log as a capture has it."""
     return [line._replace(t_ns=line.t_ns - STARTED_NS) for line in LOG]
+
+
+def relative_page_cache() -> list[Cached]:
+    """What was seen of the page cache as a capture has it."""
+    return [row._replace(t_ns=row.t_ns - STARTED_NS) for row in PAGE_CACHE]
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from golden_capture import (
     LEDGER,
     relative_events,
     relative_log,
+    relative_page_cache,
     relative_samples,
     write_capture,
 )
@@ -38,6 +39,7 @@ def test_a_capture_of_every_version_stays_readable(version: int, tmp_path: Path)
         assert capture.samples() == relative_samples()
         assert capture.log() == relative_log()
         assert capture.ledger() == list(LEDGER)
+        assert capture.page_cache() == (relative_page_cache() if version >= 2 else [])
 
 
 def test_the_present_schema_is_that_of_the_golden_file_of_its_version(tmp_path: Path) -> None:

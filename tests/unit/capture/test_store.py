@@ -15,6 +15,7 @@ from golden_capture import (
     SAMPLES,
     relative_events,
     relative_log,
+    relative_page_cache,
     relative_samples,
     write_capture,
 )
@@ -60,6 +61,7 @@ def test_what_is_written_is_read_with_times_from_the_runs_start(path: Path) -> N
         assert capture.samples() == relative_samples()
         assert capture.log() == relative_log()
         assert capture.ledger() == list(LEDGER)
+        assert capture.page_cache() == relative_page_cache()
 
 
 @settings(deadline=None, max_examples=40)  # each makes a database
@@ -142,7 +144,7 @@ def test_the_lone_file_of_a_growing_capture_has_its_tables_and_marks(
         assert database.execute("PRAGMA application_id").fetchone() == (APPLICATION_ID,)
         assert database.execute("PRAGMA user_version").fetchone() == (VERSION,)
     database.close()
-    assert tables == {"facts", "samples", "events", "ledger", "log"}
+    assert tables == {"facts", "samples", "events", "page_cache", "ledger", "log"}
 
 
 def test_a_closed_capture_is_one_file_and_its_copy_is_complete(path: Path, tmp_path: Path) -> None:

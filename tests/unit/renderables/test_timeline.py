@@ -100,6 +100,35 @@ def test_a_ramp_ends_in_its_peak() -> None:
     ]
 
 
+MAPPED = [(0.0, 0.0)] * 12 + [(0.0, float(gib)) for gib in range(1, 20)]
+
+
+def test_a_mapped_load_shows_where_it_returned_and_what_came_then() -> None:
+    assert lines(picture(series(MAPPED), returned_ns=11 * MS, phases=((0, "read"), (11 * MS, "touch"))), SMALL) == [
+        "GiB │           ┊ returned",
+        "    │───────────────────── ceiling 35.00",
+        "    │······················ theory 30.00",
+        "    │           ┊",
+        " 20 ┤           ┊",
+        "    │           ┊              ░░░░░",
+        "    │           ┊        ░░░░░░░░░░░",
+        "    │           ┊░░░░░░░░░░░░░░░░░░░",
+        "  0 └───────────┬──────20 ms────────────",
+        "     read       │ touch",
+    ]  # fmt: skip
+
+
+def test_a_return_near_the_end_is_named_on_its_other_side_and_hides_no_data() -> None:
+    late, without = (lines(picture(series(RAMP), returned_ns=at)) for at in (27 * MS, None))
+    assert late[0] == "GiB │                  returned ┊"
+    assert late[1:] == without[1:]
+
+
+@pytest.mark.parametrize("returned_ns", [None, 29 * MS, 34 * MS, 50 * MS])
+def test_a_load_that_is_resident_as_it_returns_has_no_such_line(returned_ns: int | None) -> None:
+    assert lines(picture(series(RAMP), returned_ns=returned_ns)) == lines(picture(series(RAMP)))
+
+
 def test_teeth_stay_teeth() -> None:
     assert lines(picture(series(SAW)), SMALL) == [
         "GiB │",

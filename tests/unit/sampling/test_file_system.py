@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from meminspect.sampling.file_system import file_system, is_network, read_mounts
+from meminspect.sampling.file_system import file_system, is_network, network_note, read_mounts
 
 MOUNTS = r"""
 22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
@@ -103,3 +103,21 @@ def test_given_a_network_file_system_when_asked_then_yes(kind: str):
 )
 def test_given_a_local_or_unknown_file_system_when_asked_then_no(kind: str | None):
     assert not is_network(kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("nfs4", "nfs4, a network file system: "),
+        ("fuse.sshfs", "a network file"),
+        ("virtiofs", "virtual machine's host"),
+    ],
+)
+def test_given_a_network_file_system_when_noted_then_what_it_means_for_figures_is_said(kind: str, words: str):
+    assert words in network_note(kind)
+    assert "page-cache figures are this machine's only" in network_note(kind)
+
+
+@pytest.mark.parametrize("kind", ["ext4", "overlay", None])
+def test_given_a_local_file_system_when_noted_then_there_is_nothing_to_say(kind: str | None):
+    assert network_note(kind) == ""

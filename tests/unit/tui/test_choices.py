@@ -22,6 +22,7 @@ MIB = 1 << 20
             Choices(LoadOptions("cuda", "bfloat16", "float16"), 512 * MIB, "cold", 600.0),
             "cuda, bfloat16, built in float16, limit 512.00 MiB, cold page cache, at most 10:00 min",
         ),
+        (Choices(forward=True), "cpu, dtype as stored, no limit, page cache as it is, then called once"),
         (Choices(LoadOptions(dtype="float32"), 0, "warm"), "cpu, float32, limit 0 B, warm page cache"),
     ],
 )
@@ -31,10 +32,13 @@ def test_choices_are_said_in_a_line(choices: Choices, words: str) -> None:
 
 def test_every_choice_is_in_the_run_that_is_asked_for() -> None:
     load = LoadOptions("cuda", "bfloat16", "float16")
-    spec = Choices(load, 512 * MIB, "cold", 90.0).spec(Path("model"), "sharded", Path("x.meminspect"), force=True)
+    spec = Choices(load, 512 * MIB, "cold", 90.0, forward=True).spec(
+        Path("model"), "sharded", Path("x.meminspect"), force=True
+    )
     assert spec == RunSpec(
         checkpoint=Path("model"), strategy="sharded", capture=Path("x.meminspect"), options=load, force=True,
-        python=sys.executable, cache="cold", limit_bytes=512 * MIB, timeout_s=90.0, repeat_index=1, repeat_of=1,
+        python=sys.executable, cache="cold", limit_bytes=512 * MIB, timeout_s=90.0, forward=True, repeat_index=1,
+        repeat_of=1,
     )  # fmt: skip
 
 
