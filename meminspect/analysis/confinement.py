@@ -75,7 +75,7 @@ def confined_lines(lines: Iterable[BillLine], room_bytes: int | None) -> tuple[B
         if line.pool == _FILE:
             passed += line.nbytes
             rest = held - held * passed // whole  # of what is passed, so that the shares sum to what is held
-            line = line._replace(nbytes=left - rest)  # noqa: PLW2901 - the same line, smaller
+            line = line._replace(nbytes=left - rest)
             left = rest
         if line.nbytes:
             confined.append(line)
@@ -85,6 +85,4 @@ def confined_lines(lines: Iterable[BillLine], room_bytes: int | None) -> tuple[B
 def _confined_pools(pools: Pools, room_bytes: int) -> Pools:
     if pools.file_bytes is None:
         return pools
-    return dataclasses.replace(
-        pools, file_bytes=held_bytes(pools.file_bytes, unreclaimable_bytes(pools), room_bytes)
-    )
+    return dataclasses.replace(pools, file_bytes=held_bytes(pools.file_bytes, unreclaimable_bytes(pools), room_bytes))

@@ -117,7 +117,7 @@ class RunView:
 
     @property
     def theory(self) -> dict[str, Any] | None:
-        """THEORY of the JSON contract, under the run's limit; once the run has ended, as that has turned out to hold."""
+        """THEORY of the JSON contract, under the run's limit; in the end as far as that held."""
         if self.result is not None:
             found: dict[str, Any] | None = self.result["theory"]
             return found

@@ -39,7 +39,7 @@ def explain(
         ``outcome``, ``message``, ``died_at`` (phase and tensor, None for a run that completed) and ``exit_status``.
     """
     outcome, message = _cause(status, state.reports, cancelled=cancelled, oom_kills=oom_kills)
-    if outcome == "oom_killed" and limit_bytes is not None:
+    if outcome in ("oom_killed", "out_of_memory") and limit_bytes is not None:
         message += f" at its limit of {format_bytes(limit_bytes)}"
     if outcome == "failed" and "failure" not in state.reports and state.last_words:
         message += f", saying '{shown(state.last_words, 200)}'"

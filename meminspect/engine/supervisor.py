@@ -24,7 +24,7 @@ from meminspect.analysis.describe import checkpoint_document, theory_document
 from meminspect.capture.store import CaptureWriter
 from meminspect.checkpoint import read_checkpoint
 from meminspect.engine.cancellation import Cancellation
-from meminspect.engine.limits import limited_group
+from meminspect.engine.limits import confined
 from meminspect.engine.preflight import refusal
 from meminspect.engine.preparation import PREPARING, prepare_cache
 from meminspect.engine.spec import RunSpec
@@ -40,7 +40,7 @@ from meminspect.strategies import find
 from meminspect.strategies.task import task_for
 
 if TYPE_CHECKING:
-    from meminspect.engine.limits import LimitedGroup
+    from meminspect.engine.limits import Confinement
     from meminspect.sampling.nvml import Nvml
     from meminspect.strategies import LoadTask
     from meminspect.theory.ledger import Theory
@@ -156,10 +156,10 @@ def _loaded(
             "heap_bytes": theory.peak.heap_bytes or 0,
             "options": dataclasses.asdict(spec.options),
         }
-        limited: LimitedGroup | None = None
+        limited: Confinement | None = None
         if spec.limit_bytes is not None:
             try:
-                limited = stack.enter_context(limited_group(spec.limit_bytes))
+                limited = stack.enter_context(confined(spec.limit_bytes))
             except RunError as error:
                 return _outcome("refused", error.message)
         remarks = [_prepared(spec, writer, task, cancellation)]
@@ -171,6 +171,11 @@ def _loaded(
             worker = waiting if waiting is not None and fit else _spawned(stack, spec.python, limited)
         except subprocess.SubprocessError:
             return _outcome("refused", "no memory limit can be set: the worker may not be moved into its cgroup")
+        try:
+            limited = limited.settled(worker.pid, lambda: worker.alive) if limited is not None else None
+        except RunError as error:
+            return _outcome("refused", f"no memory limit can be set: {error.message}")
+        remarks.append(limited.bias if limited is not None else "")
         outcome = watch(worker, wanted, writer, cancellation, nvml=nvml, limited=limited)
     if outcome["outcome"] == "completed":
         remarks.append(find(spec.strategy).remark(task))
@@ -178,8 +183,8 @@ def _loaded(
     return outcome
 
 
-def _spawned(stack: contextlib.ExitStack, python: str, limited: LimitedGroup | None) -> WorkerProcess:
-    return stack.enter_context(WorkerProcess(python, limited.enter if limited else None))
+def _spawned(stack: contextlib.ExitStack, python: str, limited: Confinement | None) -> WorkerProcess:
+    return stack.enter_context(WorkerProcess(python, limited))
 
 
 def _prepared(spec: RunSpec, writer: CaptureWriter, task: LoadTask, cancellation: Cancellation) -> str:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from meminspect.capture.store import CaptureWriter
     from meminspect.engine.cancellation import Cancellation
-    from meminspect.engine.limits import LimitedGroup
+    from meminspect.engine.limits import Confinement
     from meminspect.engine.worker_process import WorkerProcess
     from meminspect.sampling.cgroups import MemoryGroup
     from meminspect.sampling.nvml import Nvml
@@ -32,7 +32,7 @@ def watch(
     cancellation: Cancellation,
     *,
     nvml: Nvml | None,
-    limited: LimitedGroup | None,
+    limited: Confinement | None,
 ) -> dict[str, Any]:
     """Let the worker begin; sample and record it to its end, which comes at once when somebody cancels.
 
@@ -42,12 +42,12 @@ def watch(
         writer: the capture, which also gets the facts `supervision` and `limit`.
         cancellation: the user's wish.
         nvml: the device's books, if there are any.
-        limited: the group that the worker is confined to, if any.
+        limited: the limit that it is under, if any.
 
     Returns:
         The outcome.
     """
-    group = memory_group(os.getpid()) if limited is None else limited.group
+    group = (limited.group if limited else None) or memory_group(os.getpid())
     kills_before, started_s = _oom_kills(group), time.monotonic()
     sampler = Sampler(worker.pid, lambda: nvml.used_bytes(0) if nvml else None, limited.group if limited else None)
     recording = Recording(writer, worker, sampler)
@@ -81,7 +81,7 @@ def watch(
         cancelled=cancelled,
         oom_kills=_oom_kills(group) - kills_before,
         last_rss_bytes=sampler.last_rss_bytes,
-        limit_bytes=limited.limit_bytes if limited is not None and limited.group.met_limit() else None,
+        limit_bytes=limited.limit_bytes if limited is not None and limited.stood_in_the_way() else None,
     )
 
 
