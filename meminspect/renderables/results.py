@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 from meminspect.analysis.words import OUTCOME_WORDS, names
+from meminspect.renderables.scale import scaled, unit_for
 from meminspect.renderables.texts import table
 from meminspect.units import format_duration
 
@@ -26,7 +27,7 @@ _FRAME_ROWS: Final = 4  # title, frame, and the scale
 def result_table(runs: Sequence[Run], *, decimal: bool) -> Table:
     """One unit for all sizes, named in the head, so that they can be compared at a glance and 80 columns suffice."""
     largest = max((run["theory"]["peak_rss_bytes"] for run in runs if run["theory"]), default=0)
-    unit, name = _unit(largest, decimal=decimal)
+    unit, name = unit_for(largest, decimal=decimal)
     columns = ("strategy", f"heap {name}", f"file {name}", "theory", "× floor", "returned", "resident", "outcome")
     rows = [_row(name, run, unit) for name, run in zip(names(runs), runs, strict=True)]
     return table(columns, rows, gap=1)  # or the longest outcomes would be cut
@@ -37,26 +38,14 @@ def _row(name: str, run: Run, unit: int) -> list[str]:
     floor, predicted = theory.get("floor_bytes"), theory.get("peak_rss_bytes")
     return [
         name,
-        _scaled(peak["heap_bytes"], unit),
-        _scaled(peak["file_bytes"], unit),
-        _scaled(predicted, unit),
-        _scaled(peak["rss_bytes"], floor) if floor else "–",
+        scaled(peak["heap_bytes"], unit),
+        scaled(peak["file_bytes"], unit),
+        scaled(predicted, unit),
+        scaled(peak["rss_bytes"], floor) if floor else "–",
         format_duration(run["returned_s"]),
         format_duration(run["resident_s"]),
         OUTCOME_WORDS.get(run["outcome"], str(run["outcome"])),
     ]
-
-
-def _unit(largest_bytes: int, *, decimal: bool) -> tuple[int, str]:
-    base, names = (1000, ("MB", "GB")) if decimal else (1024, ("MiB", "GiB"))
-    return (base**3, names[1]) if largest_bytes >= base**3 else (base**2, names[0])
-
-
-def _scaled(nbytes: int | None, unit: int) -> str:
-    if nbytes is None:
-        return "–"
-    value = nbytes / unit
-    return f"{value:.2f}" if value < 100 else f"{value:,.0f}"  # as many digits as tell something apart
 
 
 def chart(runs: Sequence[Run], width: int, *, decimal: bool, ascii_only: bool) -> str:
@@ -75,7 +64,7 @@ def chart(runs: Sequence[Run], width: int, *, decimal: bool, ascii_only: bool) -
     plotext: Any = importlib.import_module("plotext")  # which has no types to lose
     figures = [(run["peak"]["rss_bytes"], run["theory"]["peak_rss_bytes"]) for run in measured]
     largest = max(map(max, figures))
-    unit, unit_name = _unit(largest, decimal=decimal)
+    unit, unit_name = unit_for(largest, decimal=decimal)
     marks = [_MEASURED[ascii_only], _THEORY[ascii_only]]
     rows = 3 * len(measured) - 1  # measured, theory, a gap
     plotext.clear_figure()
