@@ -118,10 +118,9 @@ class RunView:
     @property
     def theory(self) -> dict[str, Any] | None:
         """THEORY of the JSON contract, under the run's limit; in the end as far as that held."""
-        if self.result is not None:
-            found: dict[str, Any] | None = self.result["theory"]
-            return found
-        return confined_document(self.facts.get("theory"), room_under(self._limit_bytes, self._baseline_heap_bytes))
+        found: dict[str, Any] | None = (self.result or {}).get("theory")
+        room_bytes = room_under(self._limit_bytes, self._baseline_heap_bytes)
+        return found or confined_document(self.facts.get("theory"), room_bytes)
 
     @property
     def _limit_bytes(self) -> int | None:

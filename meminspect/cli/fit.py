@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from meminspect.analysis.describe import theory_document
 from meminspect.analysis.run import run_document
 from meminspect.analysis.subject import read_subject
 from meminspect.analysis.words import OUTCOME_WORDS
@@ -24,6 +25,7 @@ from meminspect.errors import ExitCode
 from meminspect.renderables.fit_table import fit_sentence, fit_table
 from meminspect.renderables.texts import safe
 from meminspect.sampling.machine import read_machine
+from meminspect.strategies import find
 from meminspect.strategies.task import task_for
 from meminspect.units import format_bytes
 
@@ -81,7 +83,8 @@ def command(
     folder = default_folder() if out is None else out
     found, interrupted = [], False
     for strategy in chosen:
-        found.append(Fit(strategy, tolerance, read_machine().usable_bytes))
+        theory = theory_document(find(strategy).theory(task))
+        found.append(Fit(strategy, tolerance, read_machine().usable_bytes, theory=theory))
         interrupted = _search(found[-1], checkpoint, load_options, folder)
         if interrupted:
             break

@@ -105,6 +105,11 @@ class Fit:
         process_bytes = PROCESS_BYTES if self.baseline_bytes is None else self.baseline_bytes
         return int((peak["heap_bytes"] or 0) + (peak["pinned_bytes"] or 0) + process_bytes)
 
+    @property
+    def _alike(self) -> bool:
+        """Whether both times are from the same page cache."""
+        return _cache_state(self.best) == _cache_state(self.free)
+
     def document(self) -> dict[str, Any]:
         """FIT of `meminspect.fit/1`: every key is there, what is unknown is None."""
         at_limit_s, free_s = (None if run is None else run["resident_s"] for run in (self.best, self.free))
@@ -126,13 +131,19 @@ class Fit:
             "difference_bytes": found - theory_bytes if self.answer == "found" and found and theory_bytes else None,
             "resident_s": at_limit_s,
             "unlimited_resident_s": free_s,
-            "slowdown": at_limit_s / free_s if at_limit_s is not None and free_s else None,
+            "slowdown": at_limit_s / free_s if at_limit_s is not None and free_s and self._alike else None,
+            "cache": {"at_limit": _cache_state(self.best), "unlimited": _cache_state(self.free)},
             "mechanism": None if limit is None else limit["mechanism"],
             "confined": None if limit is None else limit["confined"],
             "note": None if limit is None else limit["note"],
             "probes": self.probes,
             "capture": None if self.best is None else self.best["capture"],
         }
+
+
+def _cache_state(run: Mapping[str, Any] | None) -> str | None:
+    state: str | None = None if run is None else run["cache"]["state"]
+    return state
 
 
 def fit(found: Fit, probe: Probe, least_bytes: int) -> None:
@@ -145,7 +156,7 @@ def fit(found: Fit, probe: Probe, least_bytes: int) -> None:
     """
     found.answer = "interrupted"
     free = probe(None)
-    found.theory = free["theory"]
+    found.theory = free["theory"] or found.theory
     found.baseline_bytes = free["baseline"]["heap_bytes"]
     if free["outcome"] == "completed":
         found.free = free
@@ -192,4 +203,4 @@ def _end(found: Fit) -> tuple[Answer, str]:
     limit = found.best["limit"] or {}
     if limit.get("confined") is False:
         return "found", "the limit did not hold: others had read the checkpoint before, and their pages are not counted"
-    return "found", "" if not limit.get("note") else f"limited by {limit['mechanism']}: {found.best['message']}"
+    return "found", found.best["message"]

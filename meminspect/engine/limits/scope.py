@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from meminspect.sampling.cgroups import MemoryGroup
 
-__all__ = ["limited_scope"]
+__all__ = ["group_of", "limited_scope"]
 
 _PROGRAM: Final = "systemd-run"
 _PATIENCE_S: Final = 10.0  # with a bus and a manager that may have much to do
@@ -72,7 +72,7 @@ def limited_scope(nbytes: int) -> Iterator[Confinement]:
     found: list[MemoryGroup] = []
 
     def find_group(pid: int, alive: Callable[[], bool]) -> MemoryGroup:
-        found.append(_group_of(pid, alive, nbytes))
+        found.append(group_of(pid, alive, nbytes))
         return found[0]
 
     try:
@@ -99,7 +99,7 @@ def _tried(scope: tuple[str, ...], nbytes: int) -> MemoryGroup:
     except OSError as error:
         raise RunError(f"{_PROGRAM}: {error.strerror}") from error
     try:
-        return _group_of(process.pid, lambda: process.poll() is None, nbytes)
+        return group_of(process.pid, lambda: process.poll() is None, nbytes)
     except RunError as error:
         process.kill()
         said = process.communicate()[1].strip()
@@ -109,7 +109,12 @@ def _tried(scope: tuple[str, ...], nbytes: int) -> MemoryGroup:
         process.communicate()
 
 
-def _group_of(pid: int, alive: Callable[[], bool], nbytes: int) -> MemoryGroup:
+def group_of(pid: int, alive: Callable[[], bool], nbytes: int) -> MemoryGroup:
+    """Wait until a process is in a group other than ours that has a limit of its own.
+
+    Raises:
+        RunError: it has ended, or takes too long.
+    """
     own, deadline = memory_group(), time.monotonic() + _PATIENCE_S
     while alive() and time.monotonic() < deadline:
         group = memory_group(pid)
