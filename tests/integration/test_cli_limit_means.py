@@ -76,8 +76,9 @@ def own() -> MemoryGroup:
 
 @pytest.fixture
 def read_only(own: MemoryGroup, tmp_path: Path) -> tuple[str, ...]:
-    """The wrapper that starts a command where cgroups are mounted read-only, as in most containers; but for a back
-    door at `tmp_path / "groups"`, which stands for what a privileged manager may do.
+    """The wrapper that starts a command where cgroups are mounted read-only, as in most containers.
+
+    They can be written to at `tmp_path / "groups"`, which stands for what a privileged manager may do.
     """
     place, door = str(own.top), tmp_path / "groups"
     door.mkdir()
