@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from meminspect.analysis.confinement import confined_document, room_under
 from meminspect.analysis.operations import Operations
 from meminspect.analysis.progress import RunProgress
 from meminspect.analysis.reduction import Series, Timeline
@@ -112,9 +113,25 @@ class RunView:
 
     @property
     def theory_bytes(self) -> int | None:
-        """The predicted peak of the process above its baseline."""
-        nbytes: int | None = (self.facts.get("theory") or {}).get("peak_rss_bytes")
+        """The predicted peak of the process above its baseline, under its limit if it has one."""
+        nbytes: int | None = (self.theory or {}).get("peak_rss_bytes")
         return nbytes
+
+    @property
+    def theory(self) -> dict[str, Any] | None:
+        """THEORY of the JSON contract, under the run's limit; in the end as far as that held."""
+        found: dict[str, Any] | None = (self.result or {}).get("theory")
+        room_bytes = room_under(self._limit_bytes, self._baseline_heap_bytes)
+        return found or confined_document(self.facts.get("theory"), room_bytes)
+
+    @property
+    def _limit_bytes(self) -> int | None:
+        nbytes: int | None = (self.facts.get("spec") or {}).get("limit_bytes")
+        return nbytes
+
+    @property
+    def _baseline_heap_bytes(self) -> int:
+        return PROCESS_BYTES if self.baseline is None else self.baseline.heap_bytes
 
     @property
     def ceiling_bytes(self) -> int | None:
@@ -123,12 +140,11 @@ class RunView:
         Of the baseline only what cannot be reclaimed counts: its libraries' pages are shared, and charged to others.
         """
         usable_bytes = (self.facts.get("plan") or {}).get("usable_bytes")
-        limit_bytes = (self.facts.get("spec") or {}).get("limit_bytes")
-        base = self.baseline
-        heap_bytes = PROCESS_BYTES if base is None else base.heap_bytes
-        ours_bytes = 0 if base is None else base.pinned_bytes  # the ring of events: charged to us, not to a limit
+        heap_bytes, limited = self._baseline_heap_bytes, room_under(self._limit_bytes, self._baseline_heap_bytes)
+        # The ring of events is charged to us, not to a limit.
+        ours_bytes = 0 if self.baseline is None else self.baseline.pinned_bytes
         rooms: list[int] = [] if usable_bytes is None else [usable_bytes - heap_bytes - ours_bytes]
-        rooms += [] if limit_bytes is None else [limit_bytes - heap_bytes]
+        rooms += [] if limited is None else [limited]
         return max(0, min(rooms)) if rooms else None
 
     @property
@@ -158,7 +174,7 @@ class RunView:
                 **(self.peaks._asdict() if known else dict.fromkeys(Held._fields)),
                 "rss_bytes": self.peak_bytes if known else None,
             },
-            "theory": self.facts.get("theory"),
+            "theory": self.theory,
             "returned_s": None,
             "resident_s": None,
             "repeat": {"index": 1, "of": 1},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from meminspect.analysis.confinement import confined_lines, held_bytes
 from meminspect.capture.records import EventKind, Operation, Pool
 from meminspect.theory.ledger import BillLine, Item
 
@@ -58,7 +59,7 @@ class _Replay:
 
     def __init__(self) -> None:
         self.phase = ""
-        self.total_bytes = 0
+        self._heap_bytes = self._file_bytes = 0
         self._heap: dict[int, tuple[str, Event]] = {}  # id → phase in which it was begun, event
         self._mapped: dict[int, Event] = {}
         self._mapped_by_name: dict[str, list[Event]] = defaultdict(list)
@@ -72,6 +73,10 @@ class _Replay:
             self._begin(event)
         elif event.kind is EventKind.RELEASE:
             self._release(event)
+
+    def total_bytes(self, room_bytes: int | None) -> int:
+        """How much that is; in a limited room the kernel keeps of the files' pages only what heap leaves."""
+        return self._heap_bytes + held_bytes(self._file_bytes, self._heap_bytes, room_bytes)
 
     def resident(self) -> Iterable[tuple[str, Pool, str, int]]:
         """Phase, pool, tensor and bytes of everything resident."""
@@ -93,14 +98,14 @@ class _Replay:
                 tensors = self._touched[source.file]
                 if source.name not in tensors:
                     tensors[source.name] = (self.phase, source.nbytes)
-                    self.total_bytes += source.nbytes
+                    self._file_bytes += source.nbytes
         if event.operation is Operation.MATERIALISE:
             self._heap[event.id] = (self.phase, event)
-            self.total_bytes += event.nbytes
+            self._heap_bytes += event.nbytes
 
     def _release(self, event: Event) -> None:
         if event.id in self._heap:
-            self.total_bytes -= self._heap.pop(event.id)[1].nbytes
+            self._heap_bytes -= self._heap.pop(event.id)[1].nbytes
         source = self._mapped.pop(event.id, None)
         if source is None:
             return
@@ -108,7 +113,7 @@ class _Replay:
         self._mapped_in_file[source.file] -= 1
         if not self._mapped_in_file[source.file]:  # a mapping's pages go when its last tensor does
             tensors = self._touched.pop(source.file, {})
-            self.total_bytes -= sum(nbytes for _, nbytes in tensors.values())
+            self._file_bytes -= sum(nbytes for _, nbytes in tensors.values())
 
 
 def bill(
@@ -118,6 +123,7 @@ def bill(
     baseline_ns: int,
     peak_rss_bytes: int,
     retained_bytes: int = 0,
+    room_bytes: int | None = None,
 ) -> tuple[BillLine, ...]:
     """What the peak was made of: the tensors that the events show in memory, under the items that theory files them.
 
@@ -129,11 +135,12 @@ def bill(
         baseline_ns: the moment of the baseline.
         peak_rss_bytes: the measured peak above the baseline.
         retained_bytes: what the allocator said that it kept of freed memory.
+        room_bytes: what a limit left above the baseline, if there was one: touched pages may be gone again.
 
     Returns:
         Lines that sum to the measurement; the last, signed, is what no event explains.
     """
-    resident = _most_resident([event for event in events if baseline_ns <= event.t_ns < t_ns])
+    resident = _most_resident([event for event in events if baseline_ns <= event.t_ns < t_ns], room_bytes)
     shares = _shares(ledger)
     sums: dict[tuple[str, Pool], int] = defaultdict(int)
     for phase, pool, tensor, nbytes in resident:
@@ -150,22 +157,22 @@ def bill(
     if retained_bytes >= _WORTH_A_LINE_BYTES:
         sums[Item.RETAINED, Pool.HEAP] += retained_bytes
     lines = [BillLine(item, pool.name.lower(), nbytes) for (item, pool), nbytes in sums.items() if nbytes]
-    lines.sort(key=lambda line: -line.nbytes)
+    lines = sorted(confined_lines(lines, room_bytes), key=lambda line: -line.nbytes)
     explained = sum(line.nbytes for line in lines)
     return (*lines, BillLine(Item.UNEXPLAINED, "", peak_rss_bytes - explained))
 
 
-def _most_resident(events: Sequence[Event]) -> list[tuple[str, Pool, str, int]]:
+def _most_resident(events: Sequence[Event], room_bytes: int | None) -> list[tuple[str, Pool, str, int]]:
     """What was resident when most was, from the last event with a reading on."""
     last = max((index for index, event in enumerate(events) if event.reading is not None), default=0)
     replay = _Replay()
     for event in events[: last + 1]:
         replay.apply(event)
-    most, resident = replay.total_bytes, list(replay.resident())
+    most, resident = replay.total_bytes(room_bytes), list(replay.resident())
     for event in events[last + 1 :]:
         replay.apply(event)
-        if replay.total_bytes > most:
-            most, resident = replay.total_bytes, list(replay.resident())
+        if replay.total_bytes(room_bytes) > most:
+            most, resident = replay.total_bytes(room_bytes), list(replay.resident())
     return resident
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from meminspect.analysis.confinement import confined_theory, room_under
 from meminspect.analysis.plan import make_plan
 from meminspect.analysis.subject import read_subject
+from meminspect.analysis.verdict import PROCESS_BYTES
 from meminspect.strategies.task import task_for
 
 if TYPE_CHECKING:
@@ -61,4 +64,16 @@ def prospect_of(
         largest_mapping_bytes=machine.largest_mapping_bytes if ram_bytes is None else None,
         decimal=decimal,
     )
-    return Prospect(task, subject, plan)
+    return Prospect(task, subject, _under(plan, limit_bytes))
+
+
+def _under(plan: Plan, limit_bytes: int | None) -> Plan:
+    """With every theory as the limit lets it be; verdicts and recommendation stay those of what is wanted."""
+    room_bytes = room_under(limit_bytes, PROCESS_BYTES)
+    if room_bytes is None:
+        return plan
+    rows = tuple(
+        row if row.theory is None else dataclasses.replace(row, theory=confined_theory(row.theory, room_bytes))
+        for row in plan.rows
+    )
+    return dataclasses.replace(plan, rows=rows)

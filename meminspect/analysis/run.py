@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from meminspect.analysis.confinement import confined_document, room_under
 from meminspect.analysis.live import bill, place_at, tensors_materialised
 from meminspect.analysis.steady import steady_document
 from meminspect.analysis.storage import cache_document, forward_document, io_document
+from meminspect.analysis.verdict import PROCESS_BYTES
 from meminspect.analysis.window import samples_between, window
 
 if TYPE_CHECKING:
@@ -19,7 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["run_document"]
 
 _POOL_KEYS = ("heap_bytes", "file_bytes", "pinned_bytes")
-_LIMIT_KEYS = ("bytes", "mechanism", "cgroup_peak_bytes", "cgroup_file_bytes")
+_LIMIT_KEYS = ("bytes", "mechanism", "cgroup_peak_bytes", "cgroup_file_bytes", "note")
+RLIMIT_DATA = "RLIMIT_DATA"  # the mechanism that counts promises of memory, and no page of a file that is only read
 _UNACCOUNTED = 16 << 20  # pages of libraries that others had read, and what the cgroup's counters lag behind
 _NO_POOLS = dict.fromkeys((*_POOL_KEYS, "vram_allocated_bytes", "vram_reserved_bytes"))
 
@@ -32,6 +35,8 @@ def run_document(capture: CaptureReader) -> dict[str, Any]:
     samples = capture.samples()
     on_device = (spec.get("options") or {}).get("device", "cpu") != "cpu"
     cut = window(events, samples, marks_reset=(capture.fact("baseline") or {}).get("resets", True))
+    limit = _limit(spec, capture.fact("limit"), cut)
+    room_bytes = _room_bytes(limit, cut)
     return {
         "strategy": spec.get("strategy"),
         "outcome": outcome["outcome"],
@@ -46,13 +51,13 @@ def run_document(capture: CaptureReader) -> dict[str, Any]:
         "peak_bracket_bytes": _NO_POOLS if cut is None else {**_NO_POOLS, **cut.brackets()._asdict()},
         "peak_at": _peak_at(cut, events),
         "steady": _steady(cut, capture.fact("steady"), samples, on_device=on_device),
-        "theory": capture.fact("theory"),
-        "bill": _bill(cut, events, capture),
+        "theory": confined_document(capture.fact("theory"), room_bytes),
+        "bill": _bill(cut, events, capture, room_bytes),
         "tensors": _tensors(events, capture.fact("tensors"), capture.fact("checkpoint")),
         "io": io_document(capture, cut, samples),
         **forward_document(capture, cut, events, samples),
         "overhead": _overhead(cut, capture.fact("supervision"), capture.fact("hooks")),
-        "limit": _limit(spec, capture.fact("limit"), cut),
+        "limit": limit,
         "repeat": {"index": spec.get("repeat_index"), "of": spec.get("repeat_of")},
         "capture": str(capture.path),
         "better": capture.fact("better"),
@@ -115,12 +120,15 @@ def _steady(
     return {**_NO_POOLS, "vram_used_bytes": vram_bytes, **steady_document(steady, baseline)}
 
 
-def _bill(cut: Window | None, events: Sequence[Event], capture: CaptureReader) -> list[dict[str, Any]] | None:
+def _bill(
+    cut: Window | None, events: Sequence[Event], capture: CaptureReader, room_bytes: int | None
+) -> list[dict[str, Any]] | None:
     if cut is None:
         return None
     lines = bill(
-        events, capture.ledger(), cut.highest.t_ns, cut.baseline.t_ns, cut.peak_rss_bytes, _retained_at_peak(capture)
-    )
+        events, capture.ledger(), cut.highest.t_ns, cut.baseline.t_ns, cut.peak_rss_bytes,
+        retained_bytes=_retained_at_peak(capture), room_bytes=room_bytes,
+    )  # fmt: skip
     return [{"item": line.item, "pool": line.pool or None, "bytes": line.nbytes} for line in lines]
 
 
@@ -177,3 +185,10 @@ def _limit(spec: Mapping[str, Any], limit: Mapping[str, Any] | None, cut: Window
     if cut is not None and counted["cgroup_file_bytes"] is not None:
         confined = cut.peaks().file_bytes <= counted["cgroup_file_bytes"] + _UNACCOUNTED
     return {**counted, "confined": confined}
+
+
+def _room_bytes(limit: Mapping[str, Any] | None, cut: Window | None) -> int | None:
+    """What the limit left to heap and to pages of files together; None where files' pages were not held by it."""
+    if limit is None or limit["mechanism"] == RLIMIT_DATA or limit["confined"] is False:
+        return None
+    return room_under(limit["bytes"], PROCESS_BYTES if cut is None else cut.baseline.reading.heap_bytes)

@@ -26,12 +26,13 @@ _OTHERS_WIDTH: Final = 56  # of 80 columns: strategy, phase, a bar worth the nam
 _STARTING: Final = "starting"
 
 
-def follow(session: Session) -> None:
-    """Show progress on stderr until the run ends."""
+def follow(session: Session, label: str = "") -> None:
+    """Show progress on stderr until the run ends, under the strategy's name unless another is given."""
     progress, seq, total = RunProgress(), 0, 0
-    label = session.spec.strategy
-    if session.spec.repeat_of > 1:
-        label += f" {session.spec.repeat_index}/{session.spec.repeat_of}"
+    if not label:
+        label = session.spec.strategy
+        if session.spec.repeat_of > 1:
+            label += f" {session.spec.repeat_index}/{session.spec.repeat_of}"
     with _shown(label) as show, contextlib.ExitStack() as stack:
         capture: CaptureReader | None = None
         while session.running:

@@ -11,11 +11,11 @@ import click
 from meminspect.checkpoint import read_checkpoint
 from meminspect.cli import output
 from meminspect.errors import UsageError
-from meminspect.strategies import CASTABLE, LoadOptions
+from meminspect.strategies import CASTABLE, STRATEGIES, LoadOptions, find
 from meminspect.units import parse_bytes, parse_count, parse_duration
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from meminspect.checkpoint import Checkpoint
 
@@ -25,11 +25,15 @@ __all__ = [
     "as_size",
     "as_time",
     "checkpoint_options",
+    "chosen_strategies",
     "decimal_option",
     "json_option",
     "load_options",
     "open_checkpoint",
+    "strategies_option",
 ]
+
+_ALL = "all"
 
 Verb = TypeVar("Verb", bound="Callable[..., Any]")
 Quantity = TypeVar("Quantity", int, float)
@@ -95,6 +99,34 @@ def load_options(verb: Verb) -> Callable[..., Any]:
         return verb(*args, load_options=LoadOptions(device, dtype, init_dtype), **others)
 
     return gathered
+
+
+def strategies_option(verb: Verb) -> Verb:
+    """Add -s, which `chosen_strategies` takes as `strategies`."""
+    return click.option(
+        "-s",
+        "--strategy",
+        "strategies",
+        multiple=True,
+        required=True,
+        metavar="ID",
+        help=f"A way of loading, more than once or comma-separated; '{_ALL}' for each in turn: "
+        f"{', '.join(STRATEGIES)}.",
+    )(verb)
+
+
+def chosen_strategies(strategies: Sequence[str]) -> list[str]:
+    """The ids that -s names, each once.
+
+    Raises:
+        UsageError: it names none, or one that there is not.
+    """
+    ids = [id_.strip() for chosen in strategies for id_ in chosen.split(",") if id_.strip()]
+    if _ALL in ids:
+        return list(STRATEGIES)
+    if not ids:
+        raise UsageError("no strategy is named", f"choose from {', '.join(STRATEGIES)}, or {_ALL}")
+    return [find(id_).id for id_ in dict.fromkeys(ids)]
 
 
 def json_option(verb: Verb) -> Verb:

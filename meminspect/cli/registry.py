@@ -14,6 +14,7 @@ VERBS: Final[dict[str, str]] = {
     "inspect": "What a checkpoint is: layout, files, dtypes, tensors, file system.",
     "plan": "Which way of loading fits: every strategy's theory; nothing is loaded.",
     "run": "Load with one or several strategies, and measure it.",
+    "fit": "The smallest memory limit at which each strategy still completes.",
     "view": "The app on saved captures; several are compared.",
     "export": "Write a capture in another format.",
     "synth": "Write a checkpoint of any size in a real tool's layout.",

@@ -17,7 +17,6 @@ from meminspect.cli.following import follow
 from meminspect.engine.session import Session
 from meminspect.engine.spec import RunSpec
 from meminspect.errors import ExitCode, UsageError
-from meminspect.strategies import STRATEGIES, find
 from meminspect.strategies.task import task_for
 
 if TYPE_CHECKING:
@@ -28,21 +27,12 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-_ALL = "all"
 _OF_MEMORY = ("oom_killed", "out_of_memory")
 
 
 @click.command()
 @options.checkpoint_options
-@click.option(
-    "-s",
-    "--strategy",
-    "strategies",
-    multiple=True,
-    required=True,
-    metavar="ID",
-    help=f"A way of loading, more than once or comma-separated; '{_ALL}' for each in turn: {', '.join(STRATEGIES)}.",
-)
+@options.strategies_option
 @options.load_options
 @click.option("--repeat", type=click.IntRange(1, 1000), default=1, show_default=True, help="Runs of each, interleaved.")
 @click.option("--cold", is_flag=True, help="Drop the checkpoint from the page cache before each run.")
@@ -90,7 +80,7 @@ def command(
 
     Peaks are above the baseline: the worker after its imports and a warm-up. They are held against the theory.
     """
-    chosen = _chosen(strategies)
+    chosen = options.chosen_strategies(strategies)
     cache = _cache(cold=cold, warm=warm)
     checkpoint = options.open_checkpoint(ckpt, demo=demo)
     task = task_for(checkpoint, load_options)
@@ -125,15 +115,6 @@ def command(
         output.status("meminspect: interrupted")
         return ExitCode.INTERRUPTED
     return _exit_code(runs)
-
-
-def _chosen(strategies: Sequence[str]) -> list[str]:
-    ids = [id_.strip() for chosen in strategies for id_ in chosen.split(",") if id_.strip()]
-    if _ALL in ids:
-        return list(STRATEGIES)
-    if not ids:
-        raise UsageError("no strategy is named", f"choose from {', '.join(STRATEGIES)}, or {_ALL}")
-    return [find(id_).id for id_ in dict.fromkeys(ids)]
 
 
 def _cache(*, cold: bool, warm: bool) -> CacheState | None:

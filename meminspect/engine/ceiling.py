@@ -12,7 +12,7 @@ from meminspect.units import format_bytes
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from meminspect.engine.limits import LimitedGroup
+    from meminspect.engine.limits import Confinement
     from meminspect.sampling.cgroups import MemoryGroup
     from meminspect.sampling.kernel_log import OomKill
     from meminspect.sampling.machine import Machine
@@ -66,12 +66,12 @@ class Ceilings:
     Args:
         machine: as it was before the run.
         group: the memory cgroup of the worker, if it has one.
-        limited: the same, where it is the run's own.
+        limited: the run's own limit, if it has one; where a cgroup enforces it, that is `group`.
     """
 
     machine: Machine
     group: MemoryGroup | None
-    limited: LimitedGroup | None
+    limited: Confinement | None
 
     def tightest(self) -> Ceiling:
         """The smallest of the run's limit, those of the cgroups around it, and RAM."""
@@ -86,11 +86,12 @@ class Ceilings:
     def of_kill(self, kill: OomKill | None) -> Ceiling:
         """What the OOM killer says was met; without its word, the tightest that may have been."""
         if kill is None:
-            unmet = self.limited is not None and not self.limited.group.met_limit()
+            unmet = self.limited is not None and not self.limited.stood_in_the_way()
             return (self._around() or self._ram()) if unmet else self.tightest()
         if kill.cgroup is None:
             return self._ram()
-        if self.limited is not None and kill.cgroup.endswith(f"/{self.limited.group.folder.name}"):
+        own = None if self.limited is None else self.limited.group
+        if self.limited is not None and own is not None and kill.cgroup.endswith(f"/{own.folder.name}"):
             return self._own(self.limited)
         around = self._around()
         if around is not None and (not kill.cgroup or around.name is None or kill.cgroup.endswith(around.name)):
@@ -102,11 +103,13 @@ class Ceilings:
 
         A cgroup never does: it lets a process allocate, and kills it when it uses that.
         """
+        if self.limited is not None and self.limited.group is None:  # RLIMIT_DATA, which is set in the worker alone
+            return self._own(self.limited)
         found = [Ceiling("ulimit", resource.getrlimit(number)[0], name) for name, number in _ULIMITS.items()]
         bounded = [ceiling for ceiling in found if ceiling.nbytes != resource.RLIM_INFINITY]
         return min(bounded, key=lambda ceiling: ceiling.nbytes or 0, default=self._ram())
 
-    def _own(self, limited: LimitedGroup) -> Ceiling:
+    def _own(self, limited: Confinement) -> Ceiling:
         return Ceiling("limit", limited.limit_bytes)
 
     def _ram(self) -> Ceiling:
@@ -116,7 +119,8 @@ class Ceilings:
         """The tightest of the cgroups around the run's own, or around the worker where it has none."""
         if self.group is None:
             return None
-        lineage = self.group.lineage()[0 if self.limited is None else 1 :]
+        own = self.limited is not None and self.limited.group is not None
+        lineage = self.group.lineage()[1 if own else 0 :]
         limit_bytes = lineage[0].limit_bytes() if lineage else None
         if limit_bytes is None or limit_bytes >= self.machine.ram_total_bytes:
             return None

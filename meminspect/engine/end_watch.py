@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from meminspect.engine.limits import LimitedGroup
+    from meminspect.engine.limits import Confinement
     from meminspect.engine.worker_state import WorkerState
     from meminspect.sampling.machine import Machine
 
@@ -24,18 +24,19 @@ __all__ = ["EndWatch"]
 
 
 class EndWatch:
-    """To be made before the worker is, or begins: the kernel's books are compared with what they were then.
+    """To be made before the worker begins: the kernel's books are compared with what they were then.
 
     Args:
         machine: as it was before the run.
-        limited: the group that the worker is confined to, if any.
+        limited: the limit that the worker is under, if any.
         timeout_s: how long the worker may take; None for as long as it likes.
     """
 
-    def __init__(self, machine: Machine, limited: LimitedGroup | None, timeout_s: float | None) -> None:
-        group = memory_group() if limited is None else limited.group
+    def __init__(self, machine: Machine, limited: Confinement | None, timeout_s: float | None) -> None:
+        own = None if limited is None else limited.group
+        group = own or memory_group()
         self.timeout_s = timeout_s
-        self._oom = OomWatch(group, own=limited is not None)
+        self._oom = OomWatch(group, own=own is not None)
         self._ceilings = Ceilings(machine, group, limited)
 
     def __enter__(self) -> Self:

@@ -27,7 +27,7 @@ from meminspect.checkpoint import read_checkpoint
 from meminspect.engine.cancellation import Cancellation, Ending
 from meminspect.engine.end_watch import EndWatch
 from meminspect.engine.explain import GONE, outcome_document
-from meminspect.engine.limits import limited_group
+from meminspect.engine.limits import confined
 from meminspect.engine.preflight import refusal
 from meminspect.engine.preparation import PREPARING, prepare_cache
 from meminspect.engine.spec import RunSpec
@@ -43,7 +43,7 @@ from meminspect.strategies import find
 from meminspect.strategies.task import task_for
 
 if TYPE_CHECKING:
-    from meminspect.engine.limits import LimitedGroup
+    from meminspect.engine.limits import Confinement
     from meminspect.sampling.machine import Machine
     from meminspect.sampling.nvml import Nvml
     from meminspect.strategies import LoadTask
@@ -161,10 +161,10 @@ def _loaded(
             "options": dataclasses.asdict(spec.options),
             "forward": spec.forward,
         }
-        limited: LimitedGroup | None = None
+        limited: Confinement | None = None
         if spec.limit_bytes is not None:
             try:
-                limited = stack.enter_context(limited_group(spec.limit_bytes))
+                limited = stack.enter_context(confined(spec.limit_bytes))
             except RunError as error:
                 return outcome_document("refused", error.message)
         remarks = [_prepared(spec, writer, task, cancellation)]
@@ -172,7 +172,6 @@ def _loaded(
         if wish is not None:
             gone = f": {GONE}" if wish is Ending.ABANDONED else ""
             return outcome_document("cancelled", f"cancelled before the worker began{gone}")
-        end = stack.enter_context(EndWatch(machine, limited, spec.timeout_s))
         try:
             # One that waited may have been killed meanwhile: it was nobody's loss.
             fit = waiting is not None and waiting.alive and limited is None  # a limit's worker is born inside it
@@ -181,6 +180,12 @@ def _loaded(
             return outcome_document(
                 "refused", "no memory limit can be set: the worker may not be moved into its cgroup"
             )
+        try:
+            limited = limited.settled(worker.pid, lambda: worker.alive) if limited is not None else None
+        except RunError as error:
+            return outcome_document("refused", f"no memory limit can be set: {error.message}")
+        remarks.append(limited.bias if limited is not None else "")
+        end = stack.enter_context(EndWatch(machine, limited, spec.timeout_s))  # the worker waits still
         _advise(spec, writer, task, machine)  # now, while it imports torch, and not only when it has died
         files = [file.path for file in task.checkpoint.files]
         outcome = watch(worker, wanted, writer, cancellation, files=files, nvml=nvml, limited=limited, end=end)
@@ -197,8 +202,8 @@ def _advise(spec: RunSpec, writer: CaptureWriter, task: LoadTask, machine: Machi
     writer.fact("better", better_than(spec.strategy, task, ram_bytes, machine.largest_mapping_bytes))
 
 
-def _spawned(stack: contextlib.ExitStack, python: str, limited: LimitedGroup | None) -> WorkerProcess:
-    return stack.enter_context(WorkerProcess(python, limited.enter if limited else None))
+def _spawned(stack: contextlib.ExitStack, python: str, limited: Confinement | None) -> WorkerProcess:
+    return stack.enter_context(WorkerProcess(python, limited))
 
 
 def _prepared(spec: RunSpec, writer: CaptureWriter, task: LoadTask, cancellation: Cancellation) -> str:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from meminspect.capture.store import CaptureWriter
     from meminspect.engine.cancellation import Cancellation
     from meminspect.engine.end_watch import EndWatch
-    from meminspect.engine.limits import LimitedGroup
+    from meminspect.engine.limits import Confinement
     from meminspect.engine.worker_process import WorkerProcess
     from meminspect.sampling.nvml import Nvml
     from meminspect.sampling.pressure import PressureBooks
@@ -35,7 +35,7 @@ def watch(
     *,
     files: Sequence[Path],
     nvml: Nvml | None,
-    limited: LimitedGroup | None,
+    limited: Confinement | None,
     end: EndWatch,
 ) -> dict[str, Any]:
     """Let the worker begin; sample and record it to its end: at once when somebody cancels or time is up.
@@ -47,8 +47,8 @@ def watch(
         cancellation: the user's wish.
         files: the checkpoint's, to watch in the page cache.
         nvml: the device's books, if there are any.
-        limited: the group that the worker is confined to, if any.
-        end: what has watched since before the worker was spawned for whoever may end it.
+        limited: the limit that it is under, if any.
+        end: what has watched since before the worker began for whoever may end it.
 
     Returns:
         The outcome.

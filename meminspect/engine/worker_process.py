@@ -21,10 +21,12 @@ from meminspect.errors import RunError
 from meminspect.sampling.procfs import ProcessGone, ProcessMemory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from types import TracebackType
 
     from typing_extensions import Self
+
+    from meminspect.engine.limits import Confinement
 
 __all__ = ["WorkerProcess"]
 
@@ -37,27 +39,28 @@ class WorkerProcess:
 
     Args:
         python: the interpreter to run.
-        enter: called in the new process before it becomes the interpreter; there are to be no threads then.
+        limit: what puts it under a memory limit, if anything does. There are to be no threads then.
 
     Raises:
         RunError: the interpreter cannot be started.
-        subprocess.SubprocessError: `enter` has failed.
+        subprocess.SubprocessError: the limit's `enter` has failed.
     """
 
-    def __init__(self, python: str, enter: Callable[[], None] | None = None) -> None:
+    def __init__(self, python: str, limit: Confinement | None = None) -> None:
         self.log: deque[LogLine] = deque()
         ring = create_ring()
         spec, self._spec = os.pipe()
         far_end, self._lifeline = os.pipe()
         passed = (spec, ring, far_end)
+        prefix, more = (limit.prefix, limit.passed) if limit else ((), ())
         try:
             # Every descriptor of ours is close-on-exec, above all the lifeline: a copy of it anywhere would keep the
             # worker alive after us.
             self._process = subprocess.Popen(  # noqa: S603 - the interpreter that the user names
-                [python, str(_ENTRY), *map(str, passed)],
+                [*prefix, python, str(_ENTRY), *map(str, passed)],
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                pass_fds=passed, env={**os.environ, "PYTHONUNBUFFERED": "1"},
-                preexec_fn=enter,
+                pass_fds=(*passed, *more), env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                preexec_fn=limit.enter if limit else None,
             )  # fmt: skip
         except (OSError, subprocess.SubprocessError) as error:
             for descriptor in (self._lifeline, self._spec, ring):

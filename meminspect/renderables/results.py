@@ -6,6 +6,8 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 from meminspect.analysis.words import OUTCOME_WORDS, names
+from meminspect.renderables.scale import scaled as _scaled
+from meminspect.renderables.scale import unit_for as _unit
 from meminspect.renderables.texts import table
 from meminspect.units import format_duration
 
@@ -45,18 +47,6 @@ def _row(name: str, run: Run, unit: int) -> list[str]:
         format_duration(run["resident_s"]),
         OUTCOME_WORDS.get(run["outcome"], str(run["outcome"])),
     ]
-
-
-def _unit(largest_bytes: int, *, decimal: bool) -> tuple[int, str]:
-    base, names = (1000, ("MB", "GB")) if decimal else (1024, ("MiB", "GiB"))
-    return (base**3, names[1]) if largest_bytes >= base**3 else (base**2, names[0])
-
-
-def _scaled(nbytes: int | None, unit: int) -> str:
-    if nbytes is None:
-        return "–"
-    value = nbytes / unit
-    return f"{value:.2f}" if value < 100 else f"{value:,.0f}"  # as many digits as tell something apart
 
 
 def chart(runs: Sequence[Run], width: int, *, decimal: bool, ascii_only: bool) -> str:

@@ -63,7 +63,16 @@ class MemoryGroup:
 
     def limit_bytes(self) -> int | None:
         """The tightest limit of this group and of those around it; None without one."""
-        return min((limit for group in self.lineage() if (limit := group._own_limit()) is not None), default=None)
+        return min((limit for group in self.lineage() if (limit := group.own_limit_bytes()) is not None), default=None)
+
+    def own_limit_bytes(self) -> int | None:
+        """The limit of this group itself; None without one."""
+        names = _NAMES[self.version]
+        limits = [_number(self.folder / names.limit)]
+        if names.inherited_limit:
+            # Version 1 tells here what groups out of sight allow, as a pod's around its container.
+            limits.append(_number_after(self.folder / "memory.stat", names.inherited_limit))
+        return min((limit for limit in limits if limit is not None), default=None)
 
     def used_bytes(self) -> int | None:
         """What the group uses, its page cache and the groups below it included; None where it is not counted."""
@@ -117,16 +126,8 @@ class MemoryGroup:
         folders = [self.folder, *self.folder.parents]
         return [MemoryGroup(folder, self.top, self.version) for folder in folders if folder.is_relative_to(self.top)]
 
-    def _own_limit(self) -> int | None:
-        names = _NAMES[self.version]
-        limits = [_number(self.folder / names.limit)]
-        if names.inherited_limit:
-            # Version 1 tells here what groups out of sight allow, as a pod's around its container.
-            limits.append(_number_after(self.folder / "memory.stat", names.inherited_limit))
-        return min((limit for limit in limits if limit is not None), default=None)
-
     def _own_room(self) -> int | None:
-        limit, used = self._own_limit(), self.used_bytes()
+        limit, used = self.own_limit_bytes(), self.used_bytes()
         if limit is None or used is None:
             return limit
         reclaimable = _number_after(self.folder / "memory.stat", _NAMES[self.version].reclaimable) or 0

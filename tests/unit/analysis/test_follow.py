@@ -274,6 +274,18 @@ def test_the_ceiling_is_what_the_tighter_of_machine_and_limit_leaves_above_the_b
     assert RunView(Path("x"), facts=facts, baseline=base).ceiling_bytes == ceiling
 
 
+def test_theory_under_a_limit_is_what_can_be_resident_and_in_the_end_what_the_result_says() -> None:
+    pools = {"heap_bytes": 0, "file_bytes": 9000, "pinned_bytes": 0}
+    theory = {
+        "floor_bytes": 9000, "peak": pools, "peak_rss_bytes": 9000, "steady": pools,
+        "bill": [{"item": "floor", "pool": "file", "bytes": 9000}],
+    }  # fmt: skip
+    view = RunView(Path("x"), facts={"spec": {"limit_bytes": 5000}, "theory": theory}, baseline=BASE)
+    assert view.theory_bytes == 4000
+    ended = RunView(Path("x"), facts=view.facts, baseline=BASE, result={"theory": theory})  # it was not confined
+    assert ended.theory_bytes == 9000
+
+
 def test_a_view_of_nothing_has_neither_ceiling_nor_theory_nor_work() -> None:
     view = RunView(Path("x"))
     assert (view.ceiling_bytes, view.theory_bytes, view.work_bytes, view.strategy) == (None, None, 0, "")

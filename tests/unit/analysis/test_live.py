@@ -159,3 +159,38 @@ def test_a_bill_always_sums_to_the_measurement(
 ) -> None:
     found = bill(naive_run(), ledger, t_ms * MS, 10 * MS, peak)
     assert sum(line.nbytes for line in found) == peak
+
+
+MAPPED_LEDGER = [
+    ("read", "touch", "file", Item.FLOOR, "a", 600),
+    ("read", "touch", "file", Item.STAGING, "b", 200),
+    ("copy", "materialise", "heap", Item.FLOOR, "c", 300),
+]
+
+
+def mapped_run() -> list[Event]:
+    """Two tensors are mapped and touched, then a third gets memory."""
+    a, b = begin(12, MATERIALISE, FILE, 1, "a", 600), begin(13, MATERIALISE, FILE, 2, "b", 200)
+    touched = [begin(14, TOUCH, FILE, 3, "a", 600), begin(15, TOUCH, FILE, 4, "b", 200)]
+    return [
+        baseline(10),
+        phase(11, "read"),
+        a,
+        b,
+        *touched,
+        phase(16, "copy"),
+        begin(17, MATERIALISE, HEAP, 5, "c", 300),
+    ]
+
+
+def test_given_a_limited_room_then_touched_pages_are_there_only_as_far_as_heap_leaves_it() -> None:
+    free = lines(bill(mapped_run(), MAPPED_LEDGER, 20 * MS, 10 * MS, 1100))
+    held = lines(bill(mapped_run(), MAPPED_LEDGER, 20 * MS, 10 * MS, 695, 700))
+    assert free == {("floor", "file"): 600, ("floor", "heap"): 300, ("staging", "file"): 200, ("unexplained", ""): 0}
+    # 700 are full before there is any heap, and no more can be resident later
+    assert held == {("floor", "file"): 525, ("staging", "file"): 175, ("unexplained", ""): -5}
+
+
+def test_given_heap_that_fills_the_room_then_no_page_is_left() -> None:
+    held = lines(bill(mapped_run(), MAPPED_LEDGER, 20 * MS, 10 * MS, 310, 250))
+    assert held == {("floor", "heap"): 300, ("unexplained", ""): 10}

@@ -97,6 +97,21 @@ def test_a_limit_lowers_the_budget_and_never_raises_it(checkpoint: Checkpoint) -
 
 
 @pytest.mark.usefixtures("machine")
+def test_given_a_limit_then_theory_is_what_can_be_resident_and_the_verdict_that_of_what_is_wanted(
+    checkpoint: Checkpoint,
+) -> None:
+    free, limited = (
+        prospect_of(checkpoint, LoadOptions(), limit_bytes=limit).plan for limit in (None, PROCESS_BYTES + 4096)
+    )
+    whole, mapped = (next(row for row in plan.rows if row.strategy.id == "mmap-assign") for plan in (free, limited))
+    assert whole.theory is not None
+    assert mapped.theory is not None
+    assert (whole.theory.peak.file_bytes or 0) > 4096 == mapped.theory.peak.file_bytes == mapped.theory.peak_rss_bytes
+    assert mapped.verdict == "tight"
+    assert "read from disk over and over" in limited.recommendation.why
+
+
+@pytest.mark.usefixtures("machine")
 def test_given_a_limit_below_what_a_process_takes_then_nothing_fits(checkpoint: Checkpoint) -> None:
     plan = prospect_of(checkpoint, LoadOptions(), limit_bytes=PROCESS_BYTES - 1).plan
     assert {row.verdict for row in plan.rows} == {"does_not_fit"}

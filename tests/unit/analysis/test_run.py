@@ -267,7 +267,15 @@ def test_a_share_of_the_overhead_of_which_a_part_is_unknown_is_unknown(
     assert document(facts, completed_events())["overhead"]["accounted_fraction"] is None
 
 
-LIMITED = {"bytes": 500 * MIB, "mechanism": "cgroup v2", "cgroup_peak_bytes": 490 * MIB}
+LIMITED = {"bytes": 500 * MIB, "mechanism": "cgroup v2", "cgroup_peak_bytes": 490 * MIB, "note": None}
+NO_POOLS = {"pinned_bytes": 0, "vram_allocated_bytes": None, "vram_reserved_bytes": None}
+THEORY = {
+    "floor_bytes": 900 * MIB, "peak": {"heap_bytes": 300 * MIB, "file_bytes": 600 * MIB, **NO_POOLS},
+    "peak_rss_bytes": 900 * MIB, "steady": {"heap_bytes": 300 * MIB, "file_bytes": 600 * MIB, **NO_POOLS},
+    "bill": [
+        {"item": "floor", "pool": pool, "bytes": mib * MIB} for pool, mib in (("heap", 300), ("file", 600))
+    ],
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("charged", "confined"), [(300 * MIB, True), (9 * MIB, True), (8 * MIB, False), (None, None)])
@@ -287,7 +295,25 @@ def test_a_limit_that_nothing_is_known_of_is_still_what_was_asked_for(document: 
     run = document({"spec": {**SPEC, "limit_bytes": 500 * MIB}})
     assert run["limit"] == {
         "bytes": 500 * MIB, "mechanism": None, "confined": None, "cgroup_peak_bytes": None, "cgroup_file_bytes": None,
+        "note": None,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "theory_bytes"),
+    [
+        ({}, 500 * MIB - 1000),  # all that the limit leaves above the heap of the baseline
+        ({"cgroup_file_bytes": 0}, 900 * MIB),  # others' pages: not held by it
+        ({"mechanism": "RLIMIT_DATA", "cgroup_file_bytes": None}, 900 * MIB),  # which no page of a file is held by
+    ],
+    ids=["confined", "not confined", "RLIMIT_DATA"],
+)
+def test_theory_is_told_as_far_as_the_limit_held(
+    document: Callable[..., Document], change: dict[str, object], theory_bytes: int
+) -> None:
+    limit = {**LIMITED, "cgroup_file_bytes": 300 * MIB, **change}
+    facts = {"spec": {**SPEC, "limit_bytes": 500 * MIB}, "limit": limit, "theory": THEORY}
+    assert document(facts, completed_events())["theory"]["peak_rss_bytes"] == theory_bytes
 
 
 def test_what_would_have_done_better_is_told_as_it_was_stored(document: Callable[..., Document]) -> None:

@@ -1,19 +1,25 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from meminspect.engine import limits
-from meminspect.engine.limits import limited_group, parse_limit
+from meminspect.engine.limits import Confinement, confined, data, group, parse_limit, scope
+from meminspect.engine.limits.data import BIAS, data_limit
+from meminspect.engine.limits.group import limited_group
+from meminspect.engine.limits.scope import limited_scope
+from meminspect.engine.worker_process import WorkerProcess
 from meminspect.errors import RunError, UsageError
 from meminspect.sampling.cgroups import MemoryGroup, memory_group
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
 GIB = 1 << 30
 
@@ -30,10 +36,12 @@ def v2_tree(top: Path, *, session_limit: str = "max", slice_hands_on: bool = Tru
 
 def made_in(monkeypatch: pytest.MonkeyPatch, own: MemoryGroup | None) -> Path:
     """Where the limited group is made; of plain files, which do not go with a folder as the kernel's do."""
-    monkeypatch.setattr(limits, "memory_group", lambda: own)
-    monkeypatch.setattr(limits, "_REMOVAL_S", 0.0)
+    monkeypatch.setattr(group, "memory_group", lambda: own)
+    monkeypatch.setattr(group, "_REMOVAL_S", 0.0)
     with limited_group(GIB) as limited:
+        assert limited.group is not None
         assert (limited.group.folder / "memory.max").read_text() == str(GIB)
+        assert (limited.mechanism, limited.note) == (f"cgroup v{limited.group.version}", "")
         return limited.group.folder.parent
 
 
@@ -49,7 +57,7 @@ def test_given_cgroups_v2_when_our_group_holds_processes_then_the_new_one_stands
 def test_given_cgroups_v2_when_a_group_beside_ours_would_evade_a_limit_or_have_none_then_it_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tree: dict[str, object]
 ) -> None:
-    with pytest.raises(RunError, match=r"holds processes.*delegated"):
+    with pytest.raises(RunError, match=r"holds processes.*would evade the limits on it"):
         made_in(monkeypatch, v2_tree(tmp_path, **tree))  # type: ignore[arg-type]
 
 
@@ -61,10 +69,18 @@ def test_given_no_memory_cgroups_then_that_is_said(monkeypatch: pytest.MonkeyPat
 def test_given_a_place_where_no_group_can_be_made_then_the_sentence_says_why_and_what_helps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "memory_group", lambda: MemoryGroup(tmp_path / "absent", tmp_path, 1))
+    # given neither cgroups nor systemd, and a data limit that is too tight already
+    monkeypatch.setattr(group, "memory_group", lambda: MemoryGroup(tmp_path / "absent", tmp_path, 1))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(data.resource, "getrlimit", lambda _: (GIB // 2, GIB // 2))
 
-    with pytest.raises(RunError, match=r"absent: No such file or directory; limits need root or a delegated cgroup"):
-        limited_group(GIB).__enter__()
+    with pytest.raises(RunError) as told:
+        confined(GIB).__enter__()
+
+    assert told.value.message == (
+        f"no memory limit can be set: {tmp_path}/absent: No such file or directory; there is no systemd-run; "
+        "RLIMIT_DATA is 512.00 MiB already; limits need root or a delegated cgroup"
+    )
 
 
 @pytest.fixture
@@ -89,6 +105,7 @@ def test_given_a_group_when_a_process_is_born_in_it_then_it_is_there_and_goes_wi
         )  # fmt: skip
         assert process.stdout is not None
         process.stdout.readline()
+        assert limited.group is not None
         inside, folder = memory_group(process.pid), limited.group.folder
         assert inside is not None
         assert (inside.folder, inside.limit_bytes()) == (folder, GIB)
@@ -110,6 +127,106 @@ def test_given_a_group_whose_supervisor_is_gone_when_the_next_is_made_then_it_is
             assert not stale.exists()
     finally:
         ours.rmdir()
+
+
+def program(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put a systemd-run first on the path."""
+    path = folder / "systemd-run"
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (
+            "echo 'Failed to connect to bus: No medium found' >&2; exit 1",
+            "systemd-run: Failed to connect to bus",
+        ),
+        ('while [ "$1" != -- ]; do shift; done; shift; exec "$@"', "systemd-run sets no memory limit"),  # in silence
+    ],
+    ids=["no manager", "no memory controller"],
+)
+def test_given_a_systemd_that_makes_no_scope_with_a_limit_then_the_reason_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, reason: str
+) -> None:
+    program(tmp_path, text, monkeypatch)
+    monkeypatch.setattr(scope, "_PATIENCE_S", 0.3)
+
+    with pytest.raises(RunError, match=reason):
+        limited_scope(GIB).__enter__()
+
+
+@pytest.mark.parametrize(
+    ("scope_limit", "found"), [(str(GIB), True), (str(2 * GIB), False), ("max", False), (None, False)]
+)
+def test_a_scope_counts_as_one_where_its_own_limit_is_no_wider_than_what_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scope_limit: str | None, *, found: bool
+) -> None:
+    # given cgroups v2; a manager without the memory controller makes a scope that has no file for a limit
+    made = MemoryGroup(tmp_path / "user.slice/run-r1.scope", tmp_path, 2)
+    made.folder.mkdir(parents=True)
+    (tmp_path / "user.slice/memory.max").write_text(str(GIB // 2))  # around it, and none of its own
+    if scope_limit is not None:
+        (made.folder / "memory.max").write_text(scope_limit)
+    own = MemoryGroup(tmp_path / "user.slice", tmp_path, 2)
+    monkeypatch.setattr(scope, "memory_group", lambda pid="self": own if pid == "self" else made)
+    monkeypatch.setattr(scope, "_PATIENCE_S", 0.05)
+
+    if found:
+        assert scope.group_of(4711, lambda: True, GIB) == made
+    else:
+        with pytest.raises(RunError, match="sets no memory limit"):
+            scope.group_of(4711, lambda: True, GIB)
+
+
+def test_given_no_cgroup_of_any_kind_then_a_worker_has_its_data_limited_and_the_bias_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group, "memory_group", lambda: None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with confined(GIB) as limited, WorkerProcess(sys.executable, limited) as worker:
+        allowed = Path(f"/proc/{worker.pid}/limits").read_text()
+        settled = limited.settled(worker.pid, lambda: worker.alive)
+
+    (line,) = [line for line in allowed.splitlines() if line.startswith("Max data size")]
+    assert line.split()[3:5] == [str(GIB), str(GIB)]
+    assert settled.document(None) == {
+        "bytes": GIB, "mechanism": "RLIMIT_DATA", "cgroup_peak_bytes": None, "cgroup_file_bytes": None,
+        "note": f"{BIAS}; no memory cgroups are mounted here; there is no systemd-run",
+    }  # fmt: skip
+    assert settled.stood_in_the_way(), "as far as anybody can tell"
+
+
+def test_given_a_data_limit_then_an_allocation_beyond_it_fails_and_one_below_does_not() -> None:
+    code = "import sys; len(bytearray(int(sys.argv[1])))"
+    with data_limit(256 << 20) as limited:
+        within, beyond = (
+            subprocess.run([sys.executable, "-c", code, str(mib << 20)], preexec_fn=limited.enter, capture_output=True)
+            for mib in (64, 320)
+        )
+    assert within.returncode == 0
+    assert b"MemoryError" in beyond.stderr
+
+
+def test_the_first_means_that_can_be_had_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    @contextlib.contextmanager
+    def cannot(_: int) -> Iterator[Confinement]:
+        asked.append("cannot")
+        raise RunError("no such luck")
+        yield
+
+    @contextlib.contextmanager
+    def can(nbytes: int) -> Iterator[Confinement]:
+        asked.append("can")
+        yield Confinement(nbytes, "can")
+
+    monkeypatch.setattr(limits, "_MEANS", (cannot, can, cannot))
+    with confined(GIB) as limited:
+        assert (limited.mechanism, limited.note, asked) == ("can", "", ["cannot", "can"])
 
 
 def test_a_limit_has_room_for_a_process() -> None:

@@ -379,3 +379,25 @@ def test_given_a_group_when_its_books_are_read_then_shared_memory_is_no_file(
     (tmp_path / "memory.stat").write_text(stat)
 
     assert (group.peak_bytes(), group.file_bytes()) == (77, 42)
+
+
+@pytest.mark.parametrize(
+    ("version", "files", "own_limit"),
+    [
+        (2, {"memory.max": str(GIB)}, GIB),
+        (2, {"memory.max": "max"}, None),
+        (2, {}, None),  # a group without the memory controller
+        (1, {"memory.limit_in_bytes": str(2 * GIB), "memory.stat": f"hierarchical_memory_limit {GIB}"}, GIB),
+        (1, {"memory.limit_in_bytes": str(UNLIMITED_V1)}, None),
+    ],
+)
+def test_a_groups_own_limit_is_not_that_of_the_groups_around_it(
+    tmp_path: Path, version: int, files: dict[str, str], own_limit: int | None
+) -> None:
+    # given a tighter one around it, which version 1 tells of in the group itself
+    folder = tmp_path / "inside"
+    folder.mkdir()
+    (tmp_path / "memory.max").write_text(str(MIB))
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    assert MemoryGroup(folder, tmp_path, version).own_limit_bytes() == own_limit

@@ -9,71 +9,26 @@ import contextlib
 import os
 import signal
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from meminspect.errors import RunError, UsageError
+from meminspect.engine.limits.confinement import Confinement
+from meminspect.errors import RunError
 from meminspect.sampling.cgroups import MemoryGroup, memory_group
-from meminspect.units import format_bytes, parse_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["LimitedGroup", "limited_group", "parse_limit"]
-
-_LEAST_BYTES: Final = 64 << 20  # an interpreter alone takes about this much: less says nothing of any strategy
+__all__ = ["kill_members", "limited_group"]
 
 _PREFIX: Final = "meminspect-run-"  # and the supervisor's process id: a name whose process is gone is stale
 _MEMBERS: Final = "cgroup.procs"
 _REMOVAL_S: Final = 2.0
 _PAUSE_S: Final = 0.01
-_REMEDY: Final = "limits need root or a delegated cgroup"
-
-
-@dataclass(frozen=True, slots=True)
-class LimitedGroup:
-    """A memory cgroup that holds one worker and what it starts."""
-
-    group: MemoryGroup
-    limit_bytes: int
-
-    def enter(self) -> None:
-        """Move the calling process in; what it has used before stays charged to where it comes from.
-
-        Raises:
-            OSError: it may not.
-        """
-        (self.group.folder / _MEMBERS).write_text("0")
-
-    def document(self, file_bytes: int | None) -> dict[str, Any]:
-        """What the capture keeps of it.
-
-        Args:
-            file_bytes: the most page cache that has been seen charged to it.
-        """
-        return {
-            "bytes": self.limit_bytes,
-            "mechanism": f"cgroup v{self.group.version}",
-            "cgroup_peak_bytes": self.group.peak_bytes(),
-            "cgroup_file_bytes": file_bytes,
-        }
-
-
-def parse_limit(text: str) -> int:
-    """Parse a limit in bytes: ``8GiB``.
-
-    Raises:
-        UsageError: it is not a size, or too small for any process.
-    """
-    nbytes = parse_bytes(text)
-    if nbytes < _LEAST_BYTES:
-        raise UsageError(f"{format_bytes(nbytes)} leaves a process no room", "write it like 8GiB, 512MiB or 16GB")
-    return nbytes
 
 
 @contextlib.contextmanager
-def limited_group(nbytes: int) -> Iterator[LimitedGroup]:
+def limited_group(nbytes: int) -> Iterator[Confinement]:
     """Make a group with a limit near this process's own, and remove it in the end with all that is still in it.
 
     Raises:
@@ -81,7 +36,7 @@ def limited_group(nbytes: int) -> Iterator[LimitedGroup]:
     """
     own = memory_group()
     if own is None:
-        raise RunError("no memory limit can be set: no memory cgroups are mounted here")
+        raise RunError("no memory cgroups are mounted here")
     place = _place(own)
     _remove_stale(place.folder)
     folder = place.folder / f"{_PREFIX}{os.getpid()}"
@@ -95,13 +50,17 @@ def limited_group(nbytes: int) -> Iterator[LimitedGroup]:
             made.set_limit(nbytes)
         except OSError as error:
             raise _impossible(error, folder) from error
-        yield LimitedGroup(made, nbytes)
+
+        def enter() -> None:  # what the process has used before stays charged to where it comes from
+            (folder / _MEMBERS).write_text("0")
+
+        yield Confinement(nbytes, f"cgroup v{made.version}", made, enter)
     finally:
         _remove(folder)
 
 
 def _impossible(error: OSError, folder: Path) -> RunError:
-    return RunError(f"no memory limit can be set: {folder}: {error.strerror}; {_REMEDY}")
+    return RunError(f"{folder}: {error.strerror}")
 
 
 def _place(own: MemoryGroup) -> MemoryGroup:
@@ -122,8 +81,8 @@ def _place(own: MemoryGroup) -> MemoryGroup:
             if "memory" in (group.folder / "cgroup.subtree_control").read_text().split():
                 return group
     raise RunError(
-        f"no memory limit can be set: {own.folder} holds processes, so that cgroup v2 lets no group below it have a "
-        f"limit of its own, and one beside it would evade the limits on it; {_REMEDY} without processes of its own"
+        f"{own.folder} holds processes, so that cgroup v2 lets no group below it have a "
+        f"limit of its own, and one beside it would evade the limits on it"
     )
 
 
@@ -140,7 +99,7 @@ def _remove(folder: Path) -> None:
     """Remove a group; what the worker has left behind in it is killed, since only an empty group can be removed."""
     deadline = time.monotonic() + _REMOVAL_S
     while not _removed(folder) and time.monotonic() < deadline:
-        _kill_members(folder)
+        kill_members(folder)
         time.sleep(_PAUSE_S)
 
 
@@ -150,7 +109,8 @@ def _removed(folder: Path) -> bool:
     return not folder.exists()
 
 
-def _kill_members(folder: Path) -> None:
+def kill_members(folder: Path) -> None:
+    """Kill what is in a group."""
     with contextlib.suppress(OSError):
         for member in map(int, (folder / _MEMBERS).read_text().split()):
             if member:  # 0 is a process of another namespace here, and our own group to `kill`

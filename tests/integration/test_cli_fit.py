@@ -1,0 +1,83 @@
+"""`meminspect fit`: real probes under real limits."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+from checkpoint_variants import Variants
+from command_line import Home, finished, until
+
+from meminspect.capture.store import CaptureReader
+from meminspect.checkpoint import read_checkpoint
+from meminspect.engine.limits.group import limited_group
+from meminspect.errors import RunError
+from meminspect.sampling.page_cache import evict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+MIB = 1 << 20
+TOLERANCE = 64 * MIB  # and so few probes
+
+
+@pytest.fixture(scope="module")
+def variants(tmp_path_factory: pytest.TempPathFactory) -> Variants:
+    return Variants(tmp_path_factory.mktemp("checkpoints"))
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Home]:
+    yield (made := Home(tmp_path / "home"))
+    until(lambda: not made.processes())
+
+
+@pytest.fixture
+def checkpoint(variants: Variants) -> Path:
+    """200 MB that can be dropped from the page cache, where limits can be set."""
+    if not all(evict(file.path) for file in read_checkpoint(variants["big"]).files):
+        pytest.skip("the pages of this file system cannot be dropped (a tmpfs?)")
+    try:
+        with limited_group(1 << 30):
+            pass
+    except RunError as error:
+        pytest.skip(error.message)
+    return variants["big"]
+
+
+def test_the_smallest_limit_is_found_beside_theory_and_only_its_capture_is_kept(checkpoint: Path, home: Home) -> None:
+    done = home.meminspect(
+        "fit", "--ckpt", checkpoint, "-s", "meta-assign", "--tolerance", TOLERANCE, "--json", OMP_NUM_THREADS="1"
+    )
+
+    assert done.status == 0, done
+    document = done.document
+    assert (document["schema"], document["tolerance_bytes"]) == ("meminspect.fit/1", TOLERANCE)
+    (fit,) = document["fits"]
+    assert (fit["answer"], fit["baseline"]["source"], fit["confined"]) == ("found", "measured", True)
+    assert 0 < fit["completes_at_bytes"] - fit["dies_at_bytes"] <= TOLERANCE
+    assert abs(fit["difference_bytes"]) <= 2 * TOLERANCE
+    assert {probe["outcome"] for probe in fit["probes"]} == {"completed", "oom_killed"}
+    (kept,) = home.captures.iterdir()
+    assert fit["capture"] == str(kept)
+    with CaptureReader(kept) as capture:
+        assert capture.fact("spec")["limit_bytes"] == fit["limit_bytes"]
+        assert capture.fact("outcome")["outcome"] == "completed"
+    assert "meta-assign without a limit: completed" in done.stderr.splitlines()
+    assert not list(home.folder.glob("meminspect-fit-*"))
+
+
+def test_given_ctrl_c_then_what_is_known_so_far_is_told(checkpoint: Path, home: Home) -> None:
+    command = home.start("fit", "--ckpt", checkpoint, "-s", "naive,meta-assign", "--json")
+    until(lambda: list(home.folder.glob("meminspect-fit-*/0-0.meminspect")))
+
+    os.kill(command.pid, signal.SIGINT)
+    done = finished(command)
+
+    assert done.status == 130, done
+    (fit,) = done.document["fits"]
+    assert (fit["strategy"], fit["answer"], fit["probes"], fit["capture"]) == ("naive", "interrupted", [], None)
+    assert fit["theory_bytes"] > 500 * MIB
