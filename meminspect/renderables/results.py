@@ -14,9 +14,11 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
+    from meminspect.analysis.repeats import Group
+
     Run = Mapping[str, Any]
 
-__all__ = ["chart", "result_table"]
+__all__ = ["chart", "repeats_table", "result_table"]
 
 _MEASURED: Final = ("█", "#")  # in UTF-8, in ASCII
 _THEORY: Final = ("░", "-")
@@ -47,12 +49,35 @@ def _row(name: str, run: Run, unit: int) -> list[str]:
     ]
 
 
+def repeats_table(found: Sequence[Group], *, decimal: bool) -> Table:
+    """A line a strategy: medians, with the range of the time that matters."""
+    largest = max((peak.median for group in found if (peak := group.peak("rss_bytes"))), default=0)
+    unit, name = _unit(int(largest), decimal=decimal)
+    columns = ("strategy", f"heap {name}", f"file {name}", "× floor", "returned", "resident (range)", "done")
+    return table(columns, [_medians(group, unit) for group in found], gap=1)
+
+
+def _medians(group: Group, unit: int) -> list[str]:
+    heap, file, total = (group.peak(f"{pool}_bytes") for pool in ("heap", "file", "rss"))
+    returned, resident = group.time("returned_s"), group.time("resident_s")
+    floor = (group.typical["theory"] or {}).get("floor_bytes")
+    return [
+        group.strategy,
+        _scaled(heap and heap.median, unit),
+        _scaled(file and file.median, unit),
+        _scaled(total and total.median, floor) if floor else "–",
+        format_duration(returned and returned.median),
+        resident.seconds() if resident else "–",
+        f"{len(group.good)}/{len(group.runs)}",
+    ]
+
+
 def _unit(largest_bytes: int, *, decimal: bool) -> tuple[int, str]:
     base, names = (1000, ("MB", "GB")) if decimal else (1024, ("MiB", "GiB"))
     return (base**3, names[1]) if largest_bytes >= base**3 else (base**2, names[0])
 
 
-def _scaled(nbytes: int | None, unit: int) -> str:
+def _scaled(nbytes: float | None, unit: int) -> str:
     if nbytes is None:
         return "–"
     value = nbytes / unit
