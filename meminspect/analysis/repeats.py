@@ -93,7 +93,7 @@ class Difference(NamedTuple):
     """How much longer one strategy takes to be resident than another, by the rounds in which both came to their end."""
 
     ratio: float  # the median of the rounds' ratios
-    noise: float  # how far a round's ratio lies from it at most, as a fraction
+    noise: float  # how far a round's ratio lies from it at most, either way, as a fraction
     rounds: int
     agreeing: int  # rounds in which the same one took longer
     certain: bool
@@ -156,7 +156,7 @@ def difference(first: Group, second: Group) -> Difference | None:
     if not ratios:
         return None
     ratio = statistics.median(ratios)
-    noise = max(abs(one - ratio) for one in ratios) / ratio
+    noise = max(max(one / ratio, ratio / one) for one in ratios) - 1
     longer, shorter = sum(one > 1 for one in ratios), sum(one < 1 for one in ratios)
     if len(ratios) >= _FEW:
         certain = _by_chance(max(longer, shorter), longer + shorter) <= _CHANCE

@@ -98,7 +98,7 @@ def test_given_a_large_difference_then_it_is_a_multiple() -> None:
 def test_given_rounds_that_disagree_then_it_is_noise_however_large() -> None:
     found = of_pair([1.0] * 5, [2.0, 2.0, 2.0, 0.5, 2.0])
     assert not found.certain
-    assert found.text() == "a difference of 100 %, which is within the noise (±75 %)"
+    assert found.text() == "a difference of 100 %, which is within the noise (±300 %)"
 
 
 @pytest.mark.parametrize(("agreeing", "rounds", "certain"), [(4, 5, False), (8, 10, False), (9, 10, True)])
