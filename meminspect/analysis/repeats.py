@@ -186,8 +186,11 @@ def sentence(group: Group, *, decimal: bool) -> str:
     wrong = sum(bool(run["tensors"]["mismatched"]) for run in group.runs)
     if wrong:
         words += f"; in {wrong} of them tensors differ from the checkpoint"
-    said = dict.fromkeys(run["message"] for run in group.runs if run["message"])
-    return "; ".join([words, *said])
+    said: dict[str, str] = {}  # one message an outcome: their figures differ by a little, what they say does not
+    for run in group.runs:
+        if run["message"]:
+            said.setdefault(run["outcome"], run["message"])
+    return "; ".join([words, *said.values()])
 
 
 def comparison(runs: Sequence[Run], *, decimal: bool) -> list[str]:

@@ -164,7 +164,8 @@ def test_a_strategy_is_one_sentence_with_its_outcomes_counted() -> None:
 
 
 def test_given_runs_that_all_died_then_that_and_why_is_all_there_is() -> None:
-    (group,) = groups([a_run("a", 1, 2, **DEAD), a_run("a", 2, 2, **DEAD)])
+    again = {**DEAD, "message": "killed while reading, a little later"}
+    (group,) = groups([a_run("a", 1, 2, **DEAD), a_run("a", 2, 2, **again)])
     assert sentence(group, decimal=False) == "a: 2 × OOM-killed; killed while reading"
 
 
