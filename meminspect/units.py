@@ -48,15 +48,21 @@ def format_rate(bytes_per_s: float | None) -> str:
     return "–" if bytes_per_s is None else f"{format_bytes(bytes_per_s)}/s"
 
 
-def format_duration(seconds: float | None) -> str:
-    """Format a duration: ``850 µs``, ``12.3 ms``, ``4.56 s``, ``2:05 min``; ``–`` for None."""
+def format_duration(seconds: float | None, *, like: float | None = None) -> str:
+    """Format a duration: ``850 µs``, ``12.3 ms``, ``4.56 s``, ``2:05 min``; ``–`` for None.
+
+    Args:
+        seconds: the duration.
+        like: another one, whose unit it is to be written in, so that both can be compared.
+    """
     if seconds is None:
         return "–"
-    if round(seconds * 1e6) < 1000:
+    scale = seconds if like is None else like
+    if round(scale * 1e6) < 1000:
         return f"{seconds * 1e6:.0f} µs"
-    if round(seconds * 1e3, 1) < 1000:
+    if round(scale * 1e3, 1) < 1000:
         return f"{seconds * 1e3:.1f} ms"
-    if round(seconds, 2) < 60:
+    if round(scale, 2) < 60:
         return f"{seconds:.2f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}:{rest:02d} min"

@@ -48,7 +48,7 @@ def run_document(capture: CaptureReader) -> dict[str, Any]:
         "cache": cache_document(capture, cut),
         "baseline": _baseline(cut),
         "peak": _peak(cut, samples, on_device=on_device),
-        "peak_bracket_bytes": _NO_POOLS if cut is None else {**_NO_POOLS, **cut.brackets()._asdict()},
+        "peak_bracket_bytes": _peak_bracket(cut),
         "peak_at": _peak_at(cut, events),
         "steady": _steady(cut, capture.fact("steady"), samples, on_device=on_device),
         "theory": confined_document(capture.fact("theory"), room_bytes),
@@ -91,6 +91,13 @@ def _peak(cut: Window | None, samples: Sequence[Sample], *, on_device: bool) -> 
         "rss_bytes": cut.peak_rss_bytes,
         "vram_used_bytes": _vram_above_first(inside) if on_device else None,
     }
+
+
+def _peak_bracket(cut: Window | None) -> dict[str, int | None]:
+    """How much higher each true peak may lie; nobody knows of a total whose mark was not read to the end."""
+    if cut is None:
+        return {**_NO_POOLS, "rss_bytes": None}
+    return {**_NO_POOLS, **cut.brackets()._asdict(), "rss_bytes": 0 if cut.exact else None}
 
 
 def _vram_above_first(samples: Sequence[Sample]) -> int | None:

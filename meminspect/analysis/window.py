@@ -49,10 +49,11 @@ class Window:
     end_ns: int
     moments: tuple[Moment, ...]
     marks: tuple[Moment, ...]  # those of them that the peak of the total is taken from
+    exact: bool = True  # whether these hold every peak of the total, and not only its highest reading
 
     @functools.cached_property
     def peak_rss_bytes(self) -> int:
-        """The exact peak of the process above the baseline."""
+        """The peak of the process above the baseline; exact where `exact` says so."""
         return self._highest_mark - self.baseline.reading.rss_bytes
 
     @functools.cached_property
@@ -127,7 +128,7 @@ def window(events: Sequence[Event], samples: Sequence[Sample], *, marks_reset: b
     ]
     moments = (start, *sorted([*inside, *sampled], key=lambda moment: moment.t_ns))
     exact = marks_reset and end is not None  # the worker's own readings have every peak
-    return Window(start, end_ns, moments, (start, *inside) if exact else moments)
+    return Window(start, end_ns, moments, (start, *inside) if exact else moments, exact)
 
 
 def _moment(t_ns: int, reading: Reading, old_mark: int) -> Moment:

@@ -15,8 +15,12 @@ if TYPE_CHECKING:
     Run = Mapping[str, Any]
 
 __all__ = [
-    "OUTCOME_WORDS", "PHASE_WORDS", "advice", "bill", "comparison", "completed", "excess", "names", "sentence", "times",
+    "ONE_RUN_NOISE", "OUTCOME_WORDS", "PHASE_WORDS", "advice", "bill", "comparison", "completed", "excess", "names",
+    "sentence", "times",
 ]  # fmt: skip
+
+ONE_RUN_NOISE: Final = 0.25
+"""By how much the times of identical loads may differ: their standard deviation is a fifth."""
 
 OUTCOME_WORDS: Final = {
     "completed": "completed",
@@ -177,4 +181,20 @@ def comparison(runs: Sequence[Run], *, decimal: bool) -> str:
     if soonest["resident_s"] is None:
         return words
     after = f"was resident soonest, after {format_duration(soonest['resident_s'])}"
-    return f"{words}, and {after}" if soonest is least else f"{words}; {quick} {after}"
+    words = f"{words}, and {after}" if soonest is least else f"{words}; {quick} {after}"
+    return words + _too_close(finished, soonest)
+
+
+def _too_close(finished: Sequence[tuple[str, Run]], soonest: Run) -> str:
+    """Which of the others were so nearly as soon that single runs cannot tell who is; empty where none was."""
+    longer = {
+        name: run["resident_s"] / soonest["resident_s"] - 1
+        for name, run in finished
+        if run is not soonest and run["resident_s"] and soonest["resident_s"]
+    }
+    close = {name: share for name, share in longer.items() if share <= ONE_RUN_NOISE}
+    if not close:
+        return ""
+    at_most = "at most " if len(close) > 1 else ""
+    share = f"{at_most}{100 * max(close.values()):.0f} %"
+    return f"; {' and '.join(close)} took {share} longer, which single runs cannot tell from chance"

@@ -38,7 +38,18 @@ __all__ = [
 _PLAIN_STEPS: Final = 4  # lines that a progress bar becomes where there is no terminal
 
 # For terminals and files that are not UTF-8.
-_ASCII: Final = {"·": "-", "–": "-", "—": "-", "…": "...", "×": "x", "★": "*", "→": "->", "µ": "u", "’": "'"}
+_ASCII: Final = {
+    "·": "-",
+    "–": "-",
+    "—": "-",
+    "…": "...",
+    "×": "x",
+    "★": "*",
+    "→": "->",
+    "µ": "u",
+    "±": "+/-",
+    "’": "'",
+}
 _ERRORS: Final = "meminspect-ascii"
 
 

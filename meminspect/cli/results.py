@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from rich.padding import Padding
 
+from meminspect.analysis.repeats import comparison, groups, repeated
+from meminspect.analysis.repeats import sentence as in_rounds
 from meminspect.analysis.steady import retained
 from meminspect.analysis.storage_words import storage_lines
 from meminspect.analysis.words import advice, bill, completed, sentence
 from meminspect.cli import output
-from meminspect.renderables.results import chart, result_table
+from meminspect.renderables.results import chart, repeats_table, result_table
 from meminspect.renderables.texts import safe
 
 if TYPE_CHECKING:
@@ -23,13 +25,16 @@ __all__ = ["show"]
 
 
 def show(runs: Sequence[Run], *, decimal: bool) -> None:
-    """Print everything about finished runs to stdout."""
+    """Print everything about finished runs to stdout; of several rounds what they have in common."""
     if not runs:
         return
     console = output.stdout()
     tried = {run["strategy"] for run in runs}
-    for run in runs:
-        console.print(safe(sentence(run, decimal=decimal), "answer" if completed(run) else "trouble"))
+    series = groups(runs) if repeated(runs) else None
+    drawn = runs if series is None else [group.typical for group in series]
+    for index, run in enumerate(drawn):
+        words = sentence(run, decimal=decimal) if series is None else in_rounds(series[index], decimal=decimal)
+        console.print(safe(words, "answer" if completed(run) else "trouble"))
         if run["bill"]:
             console.print(safe(f"  = {bill(run, decimal=decimal)}", "quiet"))
             kept = retained(run, decimal=decimal)
@@ -38,16 +43,40 @@ def show(runs: Sequence[Run], *, decimal: bool) -> None:
         if run.get("better") and run["better"]["strategy"] not in tried:
             console.print(safe(f"  → {advice(run, decimal=decimal)}", "answer"))
     console.print()
-    console.print(result_table(runs, decimal=decimal))
+    if series is None:
+        console.print(result_table(runs, decimal=decimal))
+    else:
+        console.print(repeats_table(series, decimal=decimal))
+        _print_comparison(runs, decimal=decimal)
+        drawn = [{**run, "repeat": {"index": 1, "of": 1}} for run in drawn]  # which needs no number beside it
+    _print_chart(drawn, decimal=decimal)
+    _print_captures([run["capture"] for run in runs])
+
+
+def _print_comparison(runs: Sequence[Run], *, decimal: bool) -> None:
+    console = output.stdout()
+    statements = comparison(runs, decimal=decimal)
+    if statements:
+        console.print()
+    for words in statements:
+        console.print(safe(words, "answer"))
+
+
+def _print_chart(runs: Sequence[Run], *, decimal: bool) -> None:
+    console = output.stdout()
     drawing = chart(runs, console.width, decimal=decimal, ascii_only=output.ascii_only(console))
     if drawing:
         console.print()
         for line in drawing.splitlines():
             console.print(safe(line), soft_wrap=True)
+
+
+def _print_captures(paths: Sequence[str]) -> None:
+    console = output.stdout()
     console.print()
-    console.print(safe("capture" if len(runs) == 1 else "captures", "label"))
-    for run in runs:
-        console.print(safe(f"  {_from_home(run['capture'])}"), soft_wrap=True)
+    console.print(safe("capture" if len(paths) == 1 else "captures", "label"))
+    for path in paths:
+        console.print(safe(f"  {_from_home(path)}"), soft_wrap=True)
     console.print(safe("meminspect export CAPTURE --to json (or csv) takes one apart", "quiet"))
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from meminspect.analysis.repeats import summary
 from meminspect.analysis.run import run_document
 from meminspect.analysis.subject import read_subject
 from meminspect.capture.library import default_folder, new_path
@@ -107,6 +108,7 @@ def command(
                 "checkpoint": subject.document,
                 "machine": subject.machine.document(),
                 "runs": runs,
+                "summary": summary(runs),
             }
         )
     else:

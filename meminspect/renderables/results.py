@@ -6,8 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 from meminspect.analysis.words import OUTCOME_WORDS, names
-from meminspect.renderables.scale import scaled as _scaled
-from meminspect.renderables.scale import unit_for as _unit
+from meminspect.renderables.scale import scaled, unit_for
 from meminspect.renderables.texts import table
 from meminspect.units import format_duration
 
@@ -16,9 +15,11 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
+    from meminspect.analysis.repeats import Group
+
     Run = Mapping[str, Any]
 
-__all__ = ["chart", "result_table"]
+__all__ = ["chart", "repeats_table", "result_table"]
 
 _MEASURED: Final = ("█", "#")  # in UTF-8, in ASCII
 _THEORY: Final = ("░", "-")
@@ -28,7 +29,7 @@ _FRAME_ROWS: Final = 4  # title, frame, and the scale
 def result_table(runs: Sequence[Run], *, decimal: bool) -> Table:
     """One unit for all sizes, named in the head, so that they can be compared at a glance and 80 columns suffice."""
     largest = max((run["theory"]["peak_rss_bytes"] for run in runs if run["theory"]), default=0)
-    unit, name = _unit(largest, decimal=decimal)
+    unit, name = unit_for(largest, decimal=decimal)
     columns = ("strategy", f"heap {name}", f"file {name}", "theory", "× floor", "returned", "resident", "outcome")
     rows = [_row(name, run, unit) for name, run in zip(names(runs), runs, strict=True)]
     return table(columns, rows, gap=1)  # or the longest outcomes would be cut
@@ -39,13 +40,36 @@ def _row(name: str, run: Run, unit: int) -> list[str]:
     floor, predicted = theory.get("floor_bytes"), theory.get("peak_rss_bytes")
     return [
         name,
-        _scaled(peak["heap_bytes"], unit),
-        _scaled(peak["file_bytes"], unit),
-        _scaled(predicted, unit),
-        _scaled(peak["rss_bytes"], floor) if floor else "–",
+        scaled(peak["heap_bytes"], unit),
+        scaled(peak["file_bytes"], unit),
+        scaled(predicted, unit),
+        scaled(peak["rss_bytes"], floor) if floor else "–",
         format_duration(run["returned_s"]),
         format_duration(run["resident_s"]),
         OUTCOME_WORDS.get(run["outcome"], str(run["outcome"])),
+    ]
+
+
+def repeats_table(found: Sequence[Group], *, decimal: bool) -> Table:
+    """A line a strategy: medians, with the range of the time that matters."""
+    largest = max((peak.median for group in found if (peak := group.peak("rss_bytes"))), default=0)
+    unit, name = unit_for(int(largest), decimal=decimal)
+    columns = ("strategy", f"heap {name}", f"file {name}", "× floor", "returned", "resident (range)", "done")
+    return table(columns, [_medians(group, unit) for group in found], gap=1)
+
+
+def _medians(group: Group, unit: int) -> list[str]:
+    heap, file, total = (group.peak(f"{pool}_bytes") for pool in ("heap", "file", "rss"))
+    returned, resident = group.time("returned_s"), group.time("resident_s")
+    floor = (group.typical["theory"] or {}).get("floor_bytes")
+    return [
+        group.strategy,
+        scaled(heap and heap.median, unit),
+        scaled(file and file.median, unit),
+        scaled(total and total.median, floor) if floor else "–",
+        format_duration(returned and returned.median),
+        resident.seconds() if resident else "–",
+        f"{len(group.good)}/{len(group.runs)}",
     ]
 
 
@@ -65,7 +89,7 @@ def chart(runs: Sequence[Run], width: int, *, decimal: bool, ascii_only: bool) -
     plotext: Any = importlib.import_module("plotext")  # which has no types to lose
     figures = [(run["peak"]["rss_bytes"], run["theory"]["peak_rss_bytes"]) for run in measured]
     largest = max(map(max, figures))
-    unit, unit_name = _unit(largest, decimal=decimal)
+    unit, unit_name = unit_for(largest, decimal=decimal)
     marks = [_MEASURED[ascii_only], _THEORY[ascii_only]]
     rows = 3 * len(measured) - 1  # measured, theory, a gap
     plotext.clear_figure()

@@ -11,7 +11,7 @@ def unit_for(largest_bytes: int, *, decimal: bool) -> tuple[int, str]:
     return (base**3, names[1]) if largest_bytes >= base**3 else (base**2, names[0])
 
 
-def scaled(nbytes: int | None, unit: int) -> str:
+def scaled(nbytes: float | None, unit: int) -> str:
     """A size in a unit, with as many digits as tell something apart; ``–`` for None."""
     if nbytes is None:
         return "–"

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 PAIRS = 15
 TRIPWIRE = 1.5  # identical loads differ by a fifth: 1 % cannot be seen this way, a blunder can
-TOLERANCE_BYTES = 16 << 20
-TOLERANCE = 0.02
+TOLERANCE_BYTES = 2 << 20  # of small loads: what the kernel's counters and the allocator's rounding leave open
+TOLERANCE = 0.005
 
 
 def instrumented(home: Home, checkpoint: Path, strategy: str) -> dict[str, Any]:

@@ -37,7 +37,7 @@ RUN: dict[str, Any] = {
     },
     "baseline": {"rss_bytes": _BYTES, "heap_bytes": _BYTES, "file_bytes": _BYTES},
     "peak": {**_POOLS, "rss_bytes": _BYTES, "vram_used_bytes": _BYTES},
-    "peak_bracket_bytes": _POOLS,
+    "peak_bracket_bytes": {**_POOLS, "rss_bytes": _BYTES},
     "peak_at": {"t_s": _TIME, "phase": _TEXT, "tensor": _TEXT},
     "steady": {
         **_POOLS, "rss_bytes": _BYTES, "vram_used_bytes": _BYTES, "retained_heap_bytes": _BYTES,
@@ -161,7 +161,7 @@ def test_given_no_terminal_then_progress_is_a_line_a_phase_on_stderr(ended: Call
 def test_given_json_then_stdout_is_one_document_with_every_key_of_the_contract(ended: Callable[[str], Ended]) -> None:
     for name in ("repeated", "cast", "bits"):
         document = ended(name).done.document
-        assert document.keys() == {"schema", "checkpoint", "machine", "runs"}
+        assert document.keys() == {"schema", "checkpoint", "machine", "runs", "summary"}
         assert document["schema"] == "meminspect.run/1"
         for run in document["runs"]:
             assert breaches(run, RUN) == []
@@ -184,6 +184,10 @@ def test_given_repeats_then_strategies_take_turns(ended: Callable[[str], Ended])
     assert len({run["capture"] for run in runs}) == 4
     assert "mmap-assign 2/2: import" in done.stderr.splitlines()
     assert {Path(run["capture"]).parent for run in runs} == {home.captures}, "XDG_DATA_HOME says where"
+    for line, strategy in zip(done.document["summary"], ("mmap-assign", "meta-assign"), strict=True):
+        times = sorted(run["resident_s"] for run in runs if run["strategy"] == strategy)
+        assert (line["strategy"], line["runs"], line["completed"]) == (strategy, 2, 2)
+        assert line["resident_s"] == {"median": sum(times) / 2, "min": times[0], "max": times[1]}
 
 
 def test_given_a_file_as_out_then_it_is_a_capture_that_can_be_copied_alone(ended: Callable[[str], Ended]) -> None:

@@ -85,6 +85,13 @@ def test_durations(seconds: float | None, text: str) -> None:
     assert format_duration(seconds) == text
 
 
+def test_a_duration_can_be_written_in_the_unit_of_another() -> None:
+    assert format_duration(0.5, like=2.0) == "0.50 s"
+    assert format_duration(0.0004, like=0.02) == "0.4 ms"
+    assert format_duration(30.0, like=90.0) == "0:30 min"
+    assert format_duration(None, like=2.0) == "–"
+
+
 @pytest.mark.parametrize(("seconds", "text"), [(0.000_999_9, "1.0 ms"), (0.999_96, "1.00 s"), (59.999, "1:00 min")])
 def test_a_duration_that_rounds_up_takes_the_next_unit(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 from textual.containers import Grid
 from textual.widgets import Footer, Static
 
+from meminspect.analysis.repeats import comparison as in_rounds
+from meminspect.analysis.repeats import repeated
 from meminspect.analysis.words import comparison, names
 from meminspect.renderables.headline import provenance, title
 from meminspect.renderables.results import result_table
@@ -82,7 +84,9 @@ class RaceScreen(WatchScreen):
         self.query_one("#headline", Static).update(self._answer(views))
 
     def _answer(self, views: tuple[RunView, ...]) -> Text:
-        words = comparison([view.result for view in views if view.result is not None], decimal=False)
+        results = [view.result for view in views if view.result is not None]
+        rounds = in_rounds(results, decimal=False) if repeated(results) else []
+        words = "; ".join(rounds) or comparison(results, decimal=False)
         if words and len({(view.facts.get("checkpoint") or {}).get("path") for view in views if view.facts}) > 1:
             words += "; they loaded different checkpoints"
         ended = sum(view.ended for view in views)

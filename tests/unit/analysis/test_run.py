@@ -24,7 +24,7 @@ KEYS: dict[str, set[str] | None] = {
     "cache": {"state", "fraction_before", "fraction_after", "reason", "files"},
     "baseline": {"rss_bytes", "heap_bytes", "file_bytes"},
     "peak": POOLS | {"rss_bytes", "vram_used_bytes"},
-    "peak_bracket_bytes": POOLS,
+    "peak_bracket_bytes": POOLS | {"rss_bytes"},
     "peak_at": {"t_s", "phase", "tensor"},
     "steady": POOLS | {"rss_bytes", "vram_used_bytes", "retained_heap_bytes", "trimmed_heap_bytes"},
     "theory": None, "bill": None,
@@ -128,6 +128,7 @@ def test_a_completed_run_has_every_figure(document: Callable[..., Document]) -> 
         25 * MIB,
         0,
     )
+    assert run["peak_bracket_bytes"]["rss_bytes"] == 0, "the kernel's mark, read to the end"
     assert run["peak_at"] == {"t_s": pytest.approx(0.006), "phase": "read", "tensor": "a"}
     assert run["bill"] == [
         {"item": Item.FLOOR, "pool": "heap", "bytes": 300 * MIB},
@@ -173,6 +174,13 @@ def test_what_others_do_with_the_device_is_no_figure_of_a_load_on_the_cpu(docume
     run = document(completed_facts(), completed_events(), samples)
     assert run["peak"]["vram_used_bytes"] is None
     assert run["steady"]["vram_used_bytes"] is None
+
+
+def test_where_the_total_may_have_been_higher_nobody_knows_by_how_much(document: Callable[..., Document]) -> None:
+    unset = document({**completed_facts(), "baseline": {"resets": False}}, completed_events())
+    assert unset["peak"]["rss_bytes"] is not None
+    assert unset["peak_bracket_bytes"]["rss_bytes"] is None
+    assert unset["peak_bracket_bytes"]["heap_bytes"] is not None
 
 
 @pytest.mark.parametrize(
@@ -232,6 +240,7 @@ def test_a_killed_run_has_the_figures_up_to_its_death(document: Callable[..., Do
     check_keys(run)
     assert run["died_at"] == died_at
     assert (run["peak"]["rss_bytes"], run["peak"]["heap_bytes"]) == (2100 * MIB, 2000 * MIB)
+    assert run["peak_bracket_bytes"]["rss_bytes"] is None, "it may have been higher still when it was killed"
     assert run["peak_at"] == {"t_s": pytest.approx(0.015), "phase": "read", "tensor": "a"}
     assert sum(line["bytes"] for line in run["bill"]) == 2100 * MIB
     assert (run["returned_s"], run["resident_s"]) == (None, None)

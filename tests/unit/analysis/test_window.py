@@ -65,6 +65,13 @@ def test_a_run_that_became_resident_takes_its_marks_from_the_worker_alone() -> N
     assert window.peaks().heap_bytes == 9
 
 
+def test_the_total_is_exact_where_its_mark_was_reset_at_the_baseline_and_read_to_the_end() -> None:
+    whole, killed = [baseline(10), resident(20, reading())], [baseline(10), phase(11, "read", reading())]
+    assert cut(whole).exact
+    assert not cut(killed, [sample(12, reading())]).exact
+    assert not window(whole, [], marks_reset=False).exact
+
+
 def test_where_the_kernel_resets_no_marks_an_old_one_is_not_of_the_window() -> None:
     events = [
         baseline(10, mark_before=5000),

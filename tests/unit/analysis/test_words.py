@@ -242,6 +242,19 @@ def test_given_two_that_share_it_then_both_are_named() -> None:
     )
 
 
+def test_given_times_that_single_runs_cannot_tell_apart_then_it_says_so() -> None:
+    a, b = measured("a", GIB, GIB, 1.0), measured("b", 2 * GIB, GIB, 1.25)
+    assert comparison([a, b], decimal=False) == (
+        "a took least heap, 1.00 GiB, and was resident soonest, after 1.00 s; "
+        "b took 25 % longer, which single runs cannot tell from chance"
+    )
+    c, slow = measured("c", 2 * GIB, GIB, 1.1), measured("d", 2 * GIB, GIB, 1.3)
+    assert comparison([a, b, c, slow], decimal=False).endswith(
+        "; b and c took at most 25 % longer, which single runs cannot tell from chance"
+    )
+    assert "chance" not in comparison([a, slow, measured("e", GIB, GIB, None)], decimal=False)
+
+
 def test_given_the_same_heap_then_the_lower_total_took_less() -> None:
     runs = [measured("a", GIB, 3 * GIB, 2.0), measured("b", GIB, 2 * GIB, 1.0)]
     assert comparison(runs, decimal=False).startswith("b took least heap")

@@ -47,3 +47,23 @@ def test_what_was_tried_as_well_is_seen_in_the_table(capsys: pytest.CaptureFixtu
 
 def test_captures_of_before_there_was_advice_are_shown_too(capsys: pytest.CaptureFixture[str]) -> None:
     assert shown(capsys, a_run("naive"))[0].startswith("naive: killed")
+
+
+def test_several_rounds_are_a_sentence_a_strategy_and_what_can_be_told_of_their_times(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def completed(strategy: str, index: int, resident_s: float) -> dict[str, Any]:
+        return a_run(
+            strategy, outcome="completed", message="", resident_s=resident_s, repeat={"index": index, "of": 2},
+            tensors={"mismatched": 0},
+        )  # fmt: skip
+
+    times = [("naive", 1, 1.0), ("sharded", 1, 1.1), ("naive", 2, 1.2), ("sharded", 2, 1.2)]
+    lines = shown(capsys, *(completed(*one) for one in times))
+    text = " ".join(" ".join(lines).split())
+    assert "naive: 2 × completed; peak 6.00 GiB, 3.00 × the model; resident after 1.10 s (1.00–1.20)" in text
+    assert "sharded: 2 × completed" in text
+    table = next(index for index, line in enumerate(lines) if line.startswith("strategy"))
+    assert [line.split()[0] for line in lines[table + 1 : table + 3]] == ["naive", "sharded"]
+    assert "sharded: 1.15 s (1.10–1.20), a difference of 5 %, which is within the noise (±25 %)" in text
+    assert "1/2" not in text, "no run is on its own"

@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.theme import Theme
 
 from meminspect.analysis.follow import RunView
+from meminspect.analysis.repeats import groups
 from meminspect.analysis.words import OUTCOME_WORDS
 from meminspect.renderables.palette import STYLES
-from meminspect.renderables.results import chart, result_table
+from meminspect.renderables.results import chart, repeats_table, result_table
 
 GIB = 1 << 30
 MIB = 1 << 20
@@ -101,6 +102,36 @@ def test_every_outcome_finds_room_in_80_columns(outcome: str) -> None:
 
 def test_an_outcome_of_a_version_to_come_is_its_own_word() -> None:
     assert printed([a_run(outcome="abducted\x1b")])[1].endswith("abducted\\x1b")
+
+
+# --- several rounds
+
+
+def printed_rounds(runs: list[Run]) -> list[str]:
+    file = io.StringIO()
+    Console(file=file, width=80, theme=Theme(STYLES)).print(repeats_table(groups(runs), decimal=False))
+    return [line.rstrip() for line in file.getvalue().splitlines()]
+
+
+def test_rounds_are_a_row_a_strategy_with_the_range_of_the_time() -> None:
+    right: Run = {"tensors": {"mismatched": 0}}
+    runs = [a_run(resident_s=seconds, **right) for seconds in (2.0, 4.0, 2.5)]
+    dead = a_run("sharded", outcome="oom_killed", returned_s=None, resident_s=None, **right)
+    assert printed_rounds([*runs, dead]) == [
+        "strategy     heap GiB file GiB × floor returned   resident (range) done",
+        "naive            6.00     1.00    3.50   1.50 s 2.50 s (2.00–4.00)  3/3",
+        "sharded             –        –       –        –                  –  0/1",
+    ]
+
+
+def test_rounds_of_any_time_find_room_in_80_columns() -> None:
+    for times in ((0.9, 59.99, 0.95), (3598.0, 3599.0, 3540.0), (1e-3, 0.9, 0.5)):
+        runs = [
+            a_run("mmap-assign", resident_s=time, returned_s=time, tensors={"mismatched": 0}) for time in (*times, 0.6)
+        ]
+        lines = printed_rounds(runs * 25)
+        assert len(lines) == 2, "nothing was folded"
+        assert lines[1].endswith("100/100")
 
 
 # --- the chart
