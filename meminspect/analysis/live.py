@@ -122,6 +122,7 @@ def bill(
     t_ns: int,
     baseline_ns: int,
     peak_rss_bytes: int,
+    *,
     retained_bytes: int = 0,
     room_bytes: int | None = None,
 ) -> tuple[BillLine, ...]:

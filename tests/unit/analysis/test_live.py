@@ -82,10 +82,10 @@ def test_a_bill_files_what_is_in_memory_under_the_theorys_items_and_the_rest_as_
 
 def test_what_the_allocator_keeps_is_a_line_where_it_is_worth_one() -> None:
     mib = 1 << 20
-    kept = bill(naive_run(), NAIVE_LEDGER, int(21.5 * MS), 10 * MS, 640 + 3 * mib, 2 * mib)
+    kept = bill(naive_run(), NAIVE_LEDGER, int(21.5 * MS), 10 * MS, 640 + 3 * mib, retained_bytes=2 * mib)
     assert lines(kept)[Item.RETAINED, "heap"] == 2 * mib
     assert lines(kept)[Item.UNEXPLAINED, ""] == mib
-    little = bill(naive_run(), NAIVE_LEDGER, int(21.5 * MS), 10 * MS, 640, mib - 1)
+    little = bill(naive_run(), NAIVE_LEDGER, int(21.5 * MS), 10 * MS, 640, retained_bytes=mib - 1)
     assert (Item.RETAINED, "heap") not in lines(little)
 
 
@@ -185,12 +185,12 @@ def mapped_run() -> list[Event]:
 
 def test_given_a_limited_room_then_touched_pages_are_there_only_as_far_as_heap_leaves_it() -> None:
     free = lines(bill(mapped_run(), MAPPED_LEDGER, 20 * MS, 10 * MS, 1100))
-    held = lines(bill(mapped_run(), MAPPED_LEDGER, 20 * MS, 10 * MS, 695, 700))
+    held = lines(bill(mapped_run(), MAPPED_LEDGER, 20 * MS, 10 * MS, 695, room_bytes=700))
     assert free == {("floor", "file"): 600, ("floor", "heap"): 300, ("staging", "file"): 200, ("unexplained", ""): 0}
     # 700 are full before there is any heap, and no more can be resident later
     assert held == {("floor", "file"): 525, ("staging", "file"): 175, ("unexplained", ""): -5}
 
 
 def test_given_heap_that_fills_the_room_then_no_page_is_left() -> None:
-    held = lines(bill(mapped_run(), MAPPED_LEDGER, 20 * MS, 10 * MS, 310, 250))
+    held = lines(bill(mapped_run(), MAPPED_LEDGER, 20 * MS, 10 * MS, 310, room_bytes=250))
     assert held == {("floor", "heap"): 300, ("unexplained", ""): 10}

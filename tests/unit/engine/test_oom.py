@@ -9,7 +9,7 @@ import pytest
 
 from meminspect.engine import oom
 from meminspect.engine.ceiling import Ceiling, Ceilings, recorded_ceiling
-from meminspect.engine.limits import LimitedGroup
+from meminspect.engine.limits import Confinement
 from meminspect.engine.oom import OomWatch
 from meminspect.sampling.cgroups import MemoryGroup
 from meminspect.sampling.kernel_log import OomKill
@@ -132,7 +132,7 @@ def test_given_neither_log_nor_counters_then_nothing_could_tell(machine_kills: l
 
 def ceilings(group: MemoryGroup, *, limited: bool = True) -> Ceilings:
     if limited:
-        return Ceilings(MACHINE, group, LimitedGroup(group, GIB))
+        return Ceilings(MACHINE, group, Confinement(GIB, "cgroup v2", group))
     around = MemoryGroup(group.folder.parent, group.top, 2)
     return Ceilings(MACHINE, around, None)
 
