@@ -163,18 +163,18 @@ def bill(
     return (*lines, BillLine(Item.UNEXPLAINED, "", peak_rss_bytes - explained))
 
 
-def _most_resident(events: Sequence[Event], room_bytes: int | None) -> list[tuple[str, Pool, str, int]]:
+def _most_resident(events: Sequence[Event], room_bytes: int | None) -> Iterable[tuple[str, Pool, str, int]]:
     """What was resident when most was, from the last event with a reading on."""
     last = max((index for index, event in enumerate(events) if event.reading is not None), default=0)
+    replay, totals = _Replay(), list[int]()
+    for event in events:
+        replay.apply(event)
+        totals.append(replay.total_bytes(room_bytes))
+    most = max(range(last, len(events)), key=totals.__getitem__, default=0)  # the first of equals
     replay = _Replay()
-    for event in events[: last + 1]:
+    for event in events[: most + 1]:
         replay.apply(event)
-    most, resident = replay.total_bytes(room_bytes), list(replay.resident())
-    for event in events[last + 1 :]:
-        replay.apply(event)
-        if replay.total_bytes(room_bytes) > most:
-            most, resident = replay.total_bytes(room_bytes), list(replay.resident())
-    return resident
+    return replay.resident()
 
 
 def _shares(ledger: Iterable[LedgerRow]) -> dict[tuple[str, str, str], dict[str, int]]:
