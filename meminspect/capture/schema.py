@@ -4,7 +4,8 @@ Times are nanoseconds since the run's start (`facts.started` has the wall clock)
 
 History:
     1 (2026-11): first version.
-    2 (2026-11): page_cache. A reader of version 1 finds no such table, and answers with no rows.
+    2 (2026-11): page_cache: of version 1, which has no such table, there are no rows. Events of kind `batch`. The time
+        of a sample is its key.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 
 -- What the supervisor saw from outside, every few milliseconds.
 CREATE TABLE samples (
-    t_ns INTEGER NOT NULL,              -- when the reading began
+    t_ns INTEGER PRIMARY KEY,           -- when the reading began
     heap_bytes INTEGER NOT NULL,        -- RssAnon
     file_bytes INTEGER NOT NULL,        -- RssFile
     pinned_bytes INTEGER NOT NULL,      -- RssShmem
@@ -37,26 +38,25 @@ CREATE TABLE samples (
     major_faults INTEGER,
     vram_used_bytes INTEGER             -- of the device, by the driver
 );
-CREATE INDEX samples_by_time ON samples (t_ns);
 
 -- What the worker reported from inside, in the order it happened.
 CREATE TABLE events (
     seq INTEGER PRIMARY KEY,
     t_ns INTEGER NOT NULL,
-    kind TEXT NOT NULL,                 -- phase, begin, end, release, reading, report
+    kind TEXT NOT NULL,                 -- phase, begin, end, release, reading, report, batch
     operation TEXT NOT NULL,            -- none, materialise, copy, assign, touch
     pool TEXT NOT NULL,                 -- none, heap, file, pinned, vram
     id INTEGER NOT NULL,                -- ties begin, end and release together
     bytes INTEGER NOT NULL,
     file INTEGER NOT NULL,              -- index into the checkpoint's files, -1 for none
     file_offset INTEGER NOT NULL,
-    exact INTEGER NOT NULL,             -- 1: high_water_bytes covers exactly begin to end of this tensor
+    exact INTEGER NOT NULL,             -- 1: high_water_bytes covers this tensor's operation and no other's
     heap_bytes INTEGER,
     file_bytes INTEGER,
     pinned_bytes INTEGER,
     high_water_bytes INTEGER,
     name TEXT NOT NULL,                 -- the tensor, the phase, the report
-    detail TEXT NOT NULL                -- begin: "float16 [4096, 4096]"; report: JSON
+    detail TEXT NOT NULL                -- begin: "float16 [4096, 4096]"; report: JSON; batch: many operations, as JSON
 );
 
 -- How much of each of the checkpoint's files was in the page cache, now and then; a row is true until the next one of

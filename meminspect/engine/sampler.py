@@ -65,9 +65,7 @@ class Sampler(threading.Thread):
         samples = []
         with contextlib.suppress(IndexError):
             while True:
-                raw = self._taken.popleft()
-                with contextlib.suppress(ProcessGone):  # a zombie's books, in which there is nothing left
-                    samples.append(self._sample(raw))
+                samples.append(self._sample(self._taken.popleft()))
         return samples
 
     def _sample(self, raw: _Raw) -> Sample:

@@ -20,6 +20,8 @@ __all__ = ["ProcessGone", "ProcessMemory", "parse_sizes", "parse_status"]
 _KIB: Final = 1024
 _PAGE_BYTES: Final = os.sysconf("SC_PAGESIZE")
 _MOST_BYTES: Final = 64 << 10  # a user in hundreds of groups has a long status
+_HIGH_WATER: Final = b"\nVmHWM:"
+_NO_PAGES: Final = b"0 "
 _RESET_HIGH_WATER: Final = b"5"  # man 5 proc, /proc/pid/clear_refs
 
 
@@ -63,7 +65,7 @@ class ProcessMemory:
         Raises:
             ProcessGone: the process has ended.
         """
-        return _reading(self._read(self._status))
+        return _reading(self.status())
 
     def sizes(self) -> bytes:
         """The kernel's shortest text on memory, for `parse_sizes`.
@@ -71,7 +73,10 @@ class ProcessMemory:
         Raises:
             ProcessGone: the process has ended.
         """
-        return self._read(self._statm)
+        text = self._read(self._statm)
+        if text.startswith(_NO_PAGES):  # a zombie's
+            raise ProcessGone
+        return text
 
     def status(self) -> bytes:
         """The kernel's whole text, for `parse_status`.
@@ -79,7 +84,10 @@ class ProcessMemory:
         Raises:
             ProcessGone: the process has ended.
         """
-        return self._read(self._status)
+        text = self._read(self._status)
+        if _HIGH_WATER not in text:  # a zombie's
+            raise ProcessGone
+        return text
 
     def reset_high_water(self) -> bool:
         """Make the high-water mark start again from the present RSS; False where the kernel does not let us.
@@ -151,39 +159,27 @@ class ProcessMemory:
 
 
 def parse_sizes(statm: bytes) -> tuple[int, int]:
-    """Heap, and all that is shared or of files, of what `ProcessMemory.sizes` has returned (`man 5 proc`, statm).
-
-    Raises:
-        ProcessGone: it is a zombie's, which has no memory left to count.
-    """
+    """Heap, and all that is shared or of files, of what `ProcessMemory.sizes` has returned (`man 5 proc`, statm)."""
     _, resident, shared, _ = statm.split(b" ", 3)
-    if resident == b"0":
-        raise ProcessGone
     return (int(resident) - int(shared)) * _PAGE_BYTES, int(shared) * _PAGE_BYTES
 
 
 def parse_status(status: bytes) -> tuple[Reading, int]:
-    """Pools and high-water mark, and swapped-out bytes, of what `ProcessMemory.status` has returned.
-
-    Raises:
-        ProcessGone: it is a zombie's, which has no memory left to count.
-    """
+    """Pools and high-water mark, and swapped-out bytes, of what `ProcessMemory.status` has returned."""
     return _reading(status), _kib_after(status, b"\nVmSwap:", 0)
 
 
 def _reading(status: bytes) -> Reading:
     # The lines stand in this order (fs/proc/task_mmu.c, task_mem), so each search starts at the one before.
     # A line's start belongs to the label: the first line is the process's name, which may be anything.
-    high_at = status.find(b"\nVmHWM:")
-    if high_at < 0:
-        raise ProcessGone
+    high_at = status.find(_HIGH_WATER)
     anon_at = status.find(b"\nRssAnon:", high_at)
     file_at = status.find(b"\nRssFile:", anon_at)
     return Reading(
         _kib_after(status, b"\nRssAnon:", anon_at),
         _kib_after(status, b"\nRssFile:", file_at),
         _kib_after(status, b"\nRssShmem:", file_at),
-        _kib_after(status, b"\nVmHWM:", high_at),
+        _kib_after(status, _HIGH_WATER, high_at),
     )
 
 
