@@ -228,9 +228,16 @@ def _end(writer: CaptureWriter, task: LoadTask, story: Story, player: _Player) -
     if story.outcome == "completed":
         writer.fact("returned", {"t_ns": elapsed_ns - 50_000_000, "started_ns": began_ns})
         writer.fact("resident", {"t_ns": elapsed_ns, "started_ns": began_ns})
-        writer.fact("cache", {"fraction_before": 1.0, "fraction_after": 1.0})
+        whole = [1.0] * len(task.checkpoint.files)
+        writer.fact(
+            "cache",
+            {"fraction_before": 1.0, "fraction_after": 1.0, "before": whole, "after": whole, "reasons": {}},
+        )
         count = len(task.checkpoint.tensors)
         writer.fact("tensors", {"expected": count, "verified": count, "mismatched": 0, "missing": 0, "unexpected": 0})
+    began = {"read_bytes": 0, "minor_faults": 20_000, "major_faults": 12}
+    ended = {"read_bytes": 8 << 20, "minor_faults": 700_000, "major_faults": 40}
+    writer.fact("io", {"before": began, "after": ended if story.outcome == "completed" else None})
     better = better_than(story.strategy, task, min(USABLE_BYTES, story.limit_bytes or USABLE_BYTES))
     writer.fact("better", None if story.outcome == "cancelled" else better)
     flying = player.events[-1] if story.share < 1 and story.share else None
