@@ -16,11 +16,10 @@ import threading
 import time
 from array import array
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from meminspect.capture.batches import Batch
 from meminspect.capture.records import Event, EventKind, Operation, Pool, Reading
-from meminspect.capture.ring import pack
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,7 +47,8 @@ class Recorder:
         enabled: False during the warm-up: the hooks run, but nothing is recorded.
         tiny_bytes: operations on fewer bytes are gathered.
         charged_ns: spent on behalf of recording so far; the hooks' own calls, about 1 µs each, come on top.
-        retained_at_peak_bytes: what the allocator kept of freed memory when the highest mark was read; None if unknown.
+        retained_at_peak_bytes: what the allocator kept of freed memory at the end of the phase with the highest
+            mark; None if unknown.
 
     Args:
         ring: where events go.
@@ -67,9 +67,10 @@ class Recorder:
         self._memory = memory
         self._free_bytes = free_bytes
         self._peak_bytes = 0  # the highest mark since the last `reading` that has reset it
+        self._peak_is_new = False
         # Re-entrant: a release may strike, through the garbage collector, while an event is being written.
         self._lock = threading.RLock()
-        self._waiting: deque[tuple[bytes, bool]] = deque()
+        self._waiting: deque[tuple[tuple[Any, ...], bool]] = deque()
         self._writing = False
         self._next_id = 0
         self._in_flight: set[int] = set()
@@ -104,6 +105,7 @@ class Recorder:
             if not self.enabled:
                 return
             reading = self._read(started_ns, reset=not self._in_flight)
+            self._ask_what_is_retained()
             self._write(Event(started_ns, EventKind.PHASE, reading=reading, name=name))
             self._charge(started_ns)
 
@@ -132,11 +134,8 @@ class Recorder:
             self._in_flight.add(id_)
             if self._batch is not None:
                 self._flush(started_ns)
-            self._put(
-                Event(
-                    started_ns, EventKind.BEGIN, operation, pool, id_, nbytes, file, offset, False, None, name, detail
-                )
-            )
+            kind = EventKind.BEGIN
+            self._put((started_ns, kind, operation, pool, id_, nbytes, file, offset, False, None, name, detail))
             self._charge(started_ns)
         return id_
 
@@ -154,7 +153,7 @@ class Recorder:
                 reading = self._read(started_ns, reset=True)
             if self._batch is not None:
                 self._flush(started_ns)
-            self._put(Event(started_ns, EventKind.END, operation, pool, id_, nbytes, -1, -1, alone, reading, name))
+            self._put((started_ns, EventKind.END, operation, pool, id_, nbytes, -1, -1, alone, reading, name, ""))
             self._charge(started_ns)
 
     def done(
@@ -189,6 +188,7 @@ class Recorder:
         """Record and return the worker's memory under a name, and whether the mark has been reset after it."""
         with self._lock:
             reading = self._read(time.monotonic_ns(), reset=False)
+            self._ask_what_is_retained()
             was_reset = reset and self._memory.reset_high_water()
             self._begun_since_reset = 0 if was_reset else 2
             if was_reset:
@@ -224,11 +224,16 @@ class Recorder:
         self._last_reading_ns = started_ns
         reading = self._memory.reading()
         if reading.high_water_bytes > self._peak_bytes:
-            self._peak_bytes = reading.high_water_bytes
-            self.retained_at_peak_bytes = self._free_bytes()
+            self._peak_bytes, self._peak_is_new = reading.high_water_bytes, True
         if reset:
             self._begun_since_reset = 0 if self._memory.reset_high_water() else 2
         return reading
+
+    def _ask_what_is_retained(self) -> None:
+        """Once a phase, if it had the highest mark so far: between two tensors the question would cost too much."""
+        if self._peak_is_new:
+            self._peak_is_new = False
+            self.retained_at_peak_bytes = self._free_bytes()
 
     def _gather(
         self,
@@ -262,15 +267,16 @@ class Recorder:
         self._flush(event.t_ns)
         self._put(event)
 
-    def _put(self, event: Event) -> None:
-        record, vital = pack(event), event.kind in _VITAL
+    def _put(self, event: tuple[Any, ...]) -> None:
+        """Write an event, given as it is or as the plain tuple of its fields, which takes less to make."""
+        vital = event[1] in _VITAL
         if self._writing:  # we have struck in the middle of a write, which takes this one along
-            self._waiting.append((record, vital))
+            self._waiting.append((event, vital))
             return
         self._writing = True
         try:
-            self._ring.write(record, vital)
+            self._ring.put(event, vital)
             while self._waiting:
-                self._ring.write(*self._waiting.popleft())
+                self._ring.put(*self._waiting.popleft())
         finally:
             self._writing = False

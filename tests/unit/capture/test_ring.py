@@ -45,6 +45,25 @@ def test_any_event_through_a_ring_is_the_same(event: Event) -> None:
         assert list(pair.reader.drain()) == [event]
 
 
+@settings(deadline=None)
+@given(st.lists(events, min_size=1, max_size=12))
+def test_events_put_as_their_fields_arrive_like_packed_ones_wherever_the_ring_wraps_around(given: list[Event]) -> None:
+    with ring(2048) as pair:
+        for event in given:
+            pair.writer.put(tuple(event))
+            assert list(pair.reader.drain()) == [event]
+        assert pair.writer.lost == 0
+
+
+def test_a_full_ring_counts_what_is_put_as_lost() -> None:
+    with ring(512) as pair:
+        for index in range(9):
+            pair.writer.put(tuple(numbered(index)))
+        arrived = [event.id for event in pair.reader.drain()]
+        assert arrived == list(range(len(arrived)))
+        assert 2 <= len(arrived) == 9 - pair.writer.lost
+
+
 @given(st.text(st.characters(categories=["Cs", "Cc", "Lu"]), min_size=1, max_size=20))
 def test_a_name_with_lone_surrogates_arrives_as_text_that_sqlite_takes(name: str) -> None:
     arrived = unpack(pack(Event(0, EventKind.PHASE, name=name))[PREFIX_BYTES:]).name

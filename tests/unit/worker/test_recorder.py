@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import pytest
 from worker_doubles import BIG, Recording
@@ -129,21 +129,21 @@ def test_of_tiny_tensors_the_one_in_hand_is_marked_though_no_record_tells_of_it(
     assert [event.name for event in recording.events(EventKind.BEGIN)] == ["a", "größe"]
 
 
-def test_what_the_allocator_keeps_is_asked_when_the_highest_mark_is_read(
+def test_what_the_allocator_keeps_is_asked_once_a_phase_if_that_has_the_highest_mark(
     recording: Recording, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # given an allocator that keeps more and more, and a mark that rises once after the baseline
-    clock, kept = itertools.count(READING_GAP_NS, READING_GAP_NS), itertools.count(100)
-    monkeypatch.setattr(recorder_module.time, "monotonic_ns", lambda: next(clock))
-    marks = iter([9000, 10, 30, 20])
+    # given an allocator that keeps more and more, and marks of which the highest after the baseline is in 'read'
+    kept, marks = itertools.count(100), iter([9000, 10, 20, 30, 25])
     monkeypatch.setattr(recording.memory, "reading", lambda: Reading(5, 0, 0, next(marks)))
     recorder = Recorder(recording.writer, cast("ProcessMemory", recording.memory), lambda: next(kept))
     recorder.enabled = True
     recorder.reading("baseline", reset=True)
-    for name in "abc":
-        recorder.end(recorder.begin(MATERIALISE, HEAP, name, BIG), MATERIALISE, HEAP, name, BIG)
-    assert recorder.retained_at_peak_bytes == 102  # asked at 9000, which was before the baseline, at 10 and at 30
-    assert next(kept) == 103
+    recorder.phase("build")
+    recorder.phase("read")
+    recorder.phase("copy")
+    assert recorder.retained_at_peak_bytes == 103
+    recorder.reading("resident", reset=True)
+    assert recorder.retained_at_peak_bytes == 103  # the mark of 'copy' was lower
 
 
 def test_a_release_that_strikes_between_the_steps_of_gathering_leaves_the_batch_whole(recording: Recording) -> None:
@@ -207,7 +207,7 @@ def test_a_report_is_json_and_recording_accounts_for_its_cost(recording: Recordi
     assert recorder.event_us_median is not None
 
 
-@pytest.mark.parametrize("bytes_before_the_end", [400, 48], ids=["in the middle", "where the ring wraps around"])
+@pytest.mark.parametrize("bytes_before_the_end", [800, 48], ids=["in the middle", "where the ring wraps around"])
 def test_a_release_that_strikes_while_an_event_is_being_written_loses_neither(
     bytes_before_the_end: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -217,23 +217,18 @@ def test_a_release_that_strikes_while_an_event_is_being_written_loses_neither(
     recording = Recording(len(filler) + bytes_before_the_end)
     recording.writer.write(filler)
     recording.events()
-    recorder, struck = recording.recorder, []
+    recorder, struck, has_room = recording.recorder, [], recording.writer._has_room
 
-    class Record(bytes):
-        """A packed record; the first time that bytes are taken out of it, the collector strikes."""
+    def struck_while_asking(written: int, nbytes: int, vital: bool) -> bool:
+        if not struck:
+            struck.append("now")
+            recorder.release(7, HEAP, "gone", BIG)
+            recorder.phase("read")  # which has it written
+        return has_room(written, nbytes, vital)
 
-        def __getitem__(self, index: Any) -> Any:
-            part = super().__getitem__(index)
-            if not struck:
-                struck.append("now")
-                recorder.release(7, HEAP, "gone", BIG)
-            return part
-
-    monkeypatch.setattr(
-        recorder_module, "pack", lambda event: Record(pack(event)) if event.name == "interrupted" else pack(event)
-    )
+    monkeypatch.setattr(recording.writer, "_has_room", struck_while_asking)
     recorder.report("interrupted", {})
     recorder.report("after", {})
     assert struck
-    assert sorted(event.name for event in recording.events()) == ["after", "gone", "interrupted"]
+    assert sorted(event.name for event in recording.events()) == ["after", "gone", "interrupted", "read"]
     assert recording.writer.lost == 0
