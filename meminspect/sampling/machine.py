@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import re
-from dataclasses import dataclass, replace
+import sys
+import warnings
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,13 +15,19 @@ from meminspect.sampling import cgroups
 from meminspect.sampling.nvml import Gpu, Nvml, open_nvml
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 __all__ = ["Machine", "read_machine"]
 
 _OVERCOMMIT: Final = Path("/proc/sys/vm/overcommit_memory")
 _MEMINFO: Final = Path("/proc/meminfo")
 _THP: Final = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+NO_LIMIT: Final = "no limit is set"
+NO_CGROUPS: Final = "this system has no cgroups"
+_NO_CGROUP: Final = "no memory cgroup can be seen here, so a limit of one would not be known"
+_NO_THP: Final = "this system has no transparent huge pages, or does not show their mode here"
+_NO_TORCH: Final = "torch is not installed beside meminspect"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +45,7 @@ class Machine:
         kernel: the kernel's release.
         thp: the mode of transparent huge pages: always, madvise or never.
         largest_mapping_bytes: the most that the kernel lets a process map privately at once; None for no bound.
+        reasons: why what is unknown or absent is so, by the name of the JSON contract.
     """
 
     ram_total_bytes: int
@@ -49,6 +58,13 @@ class Machine:
     kernel: str
     thp: str | None
     largest_mapping_bytes: int | None = None
+    reasons: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    @property
+    def limit_is_known(self) -> bool:
+        """Whether one knows what the cgroups allow: a limit, or that there is none."""
+        reason = self.reasons.get("memory_limit_bytes", NO_LIMIT)
+        return self.memory_limit_bytes is not None or reason in (NO_LIMIT, NO_CGROUPS)
 
     @property
     def usable_bytes(self) -> int:
@@ -80,6 +96,7 @@ class Machine:
             "torch_version": self.torch_version,
             "kernel": self.kernel,
             "thp": self.thp,
+            "reasons": dict(self.reasons),
         }
 
 
@@ -91,31 +108,50 @@ def read_machine(nvml: Nvml | None = None) -> Machine:
     """
     import psutil
 
+    # Of two counts that nobody asks here; /proc/vmstat may be hidden from containers.
+    warnings.filterwarnings("ignore", "'sin' and 'sout' swap memory stats", RuntimeWarning)
     memory = psutil.virtual_memory()  # type: ignore[no-untyped-call]
     swap = psutil.swap_memory()  # type: ignore[no-untyped-call]
     group = cgroups.memory_group()
+    limit_bytes = None if group is None else group.limit_bytes()
+    gpus, why_no_gpus = _gpus(nvml)
+    torch_version, thp = _torch_version(), _thp()
+    reasons = {
+        "memory_limit_bytes": _why_no_limit(group) if limit_bytes is None else "",
+        "gpus": why_no_gpus,
+        "torch_version": _NO_TORCH if torch_version is None else "",
+        "thp": _NO_THP if thp is None else "",
+    }
     return Machine(
         ram_total_bytes=int(memory.total),
         ram_available_bytes=int(memory.available),
-        memory_limit_bytes=None if group is None else group.limit_bytes(),
+        memory_limit_bytes=limit_bytes,
         limit_available_bytes=None if group is None else group.available_bytes(),
         swap_free_bytes=int(swap.free),
-        gpus=tuple(_gpus(nvml)),
-        torch_version=_torch_version(),
+        gpus=tuple(gpus),
+        torch_version=torch_version,
         kernel=platform.release(),
-        thp=_thp(),
+        thp=thp,
         largest_mapping_bytes=_largest_mapping_bytes(int(memory.total) + int(swap.total)),
+        reasons={name: reason for name, reason in reasons.items() if reason},
     )
 
 
-def _gpus(nvml: Nvml | None) -> Sequence[Gpu]:
+def _why_no_limit(group: cgroups.MemoryGroup | None) -> str:
+    if group is None:
+        return _NO_CGROUP if sys.platform == "linux" else NO_CGROUPS
+    return group.why_no_limit() or NO_LIMIT
+
+
+def _gpus(nvml: Nvml | None) -> tuple[Sequence[Gpu], str]:
+    """The GPUs, and why there are none to tell of."""
     if nvml is not None:
-        return nvml.devices()
-    opened = open_nvml().nvml
-    if opened is None:
-        return ()
-    with opened:
-        return opened.devices()
+        return nvml.devices(), ""
+    opening = open_nvml()
+    if opening.nvml is None:
+        return (), opening.reason
+    with opening.nvml:
+        return opening.nvml.devices(), ""
 
 
 def _largest_mapping_bytes(ram_and_swap_bytes: int, path: Path = _OVERCOMMIT) -> int | None:

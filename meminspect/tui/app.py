@@ -121,7 +121,8 @@ class MeminspectApp(App[int]):
         from meminspect.engine.session import Standby
 
         if self.standby is None:
-            self.standby = Standby()
+            with contextlib.suppress(RunError):  # the run will meet it too, and says so where it would have been
+                self.standby = Standby()
 
     def _replace(self, screen: Screen[None]) -> None:
         if len(self.screen_stack) > 1:

@@ -43,7 +43,7 @@ def test_given_this_machine_when_read_then_it_agrees_with_the_kernel():
 
 
 def test_given_the_contract_when_documented_then_exactly_its_names_and_unknown_is_null():
-    read = Machine(4 * GIB, 3 * GIB, None, None, 0, (), None, "6.1", None)
+    read = Machine(4 * GIB, 3 * GIB, None, None, 0, (), None, "6.1", None, reasons={"thp": "no such thing"})
 
     assert read.document() == {
         "ram_total_bytes": 4 * GIB,
@@ -54,6 +54,7 @@ def test_given_the_contract_when_documented_then_exactly_its_names_and_unknown_i
         "torch_version": None,
         "kernel": "6.1",
         "thp": None,
+        "reasons": {"thp": "no such thing"},
     }
 
 
