@@ -12,7 +12,7 @@ from rich.theme import Theme
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 
-from meminspect.errors import ExitCode
+from meminspect.errors import ExitCode, RunError
 from meminspect.renderables.palette import STYLES
 from meminspect.tui.colours import DARK, LIGHT
 from meminspect.tui.faults import fault_of, log_fault

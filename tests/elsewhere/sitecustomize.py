@@ -21,6 +21,7 @@ import socket  # noqa: F401
 import subprocess  # noqa: F401
 import sys
 import tempfile  # noqa: F401
+import urllib.request  # noqa: F401
 import uuid  # noqa: F401
 from typing import Any
 

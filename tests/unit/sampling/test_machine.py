@@ -157,3 +157,29 @@ def test_given_a_process_that_holds_some_when_left_out_then_both_budgets_have_it
     assert (machine.with_room_of(100).ram_available_bytes, machine.with_room_of(100).limit_available_bytes) == (
         8 * GIB + 100, expected,
     )  # fmt: skip
+
+
+def test_given_cgroups_that_nobody_sees_when_read_then_their_limit_is_unknown_and_not_absent(
+    no_driver: None, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(cgroups, "memory_group", lambda: None)
+
+    read = read_machine()
+
+    assert read.memory_limit_bytes is None
+    assert not read.limit_is_known
+    assert read.document()["reasons"] == {
+        "gpus": "no NVIDIA driver",
+        "memory_limit_bytes": "no memory cgroup can be seen here, so a limit of one would not be known",
+        **{name: reason for name, reason in read.reasons.items() if name in ("thp", "torch_version")},
+    }
+
+
+def test_given_a_group_without_a_limit_when_read_then_that_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "cgroup.procs").touch()
+    monkeypatch.setattr(cgroups, "memory_group", lambda: cgroups.MemoryGroup(tmp_path, tmp_path, 2))
+
+    read = read_machine()
+
+    assert read.limit_is_known
+    assert read.reasons["memory_limit_bytes"] == "no limit is set"
