@@ -64,6 +64,7 @@ class MeminspectApp(App[int]):
         self.folder = folder
         self.runs: Runs | None = None
         self.standby: Standby | None = None
+        self._told_why_no_standby = False
         self.fault: Fault | None = None  # what ended the app, for whoever started it
         self._ckpt = ckpt
         self._captures = captures
@@ -121,8 +122,12 @@ class MeminspectApp(App[int]):
         from meminspect.engine.session import Standby
 
         if self.standby is None:
-            with contextlib.suppress(RunError):  # the run will meet it too, and says so where it would have been
+            try:
                 self.standby = Standby()
+            except RunError:
+                told, self._told_why_no_standby = self._told_why_no_standby, True
+                if not told:  # and not again with every plan: a run says it too
+                    raise
 
     def _replace(self, screen: Screen[None]) -> None:
         if len(self.screen_stack) > 1:

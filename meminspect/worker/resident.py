@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import contextlib
 import ctypes
 import mmap
 from typing import TYPE_CHECKING, Final
@@ -49,8 +48,7 @@ def live_bytes(model: nn.Module) -> int:
 def touch(model: nn.Module, recorder: Recorder) -> None:
     """Touch every page of every parameter and buffer; those that are mapped from a file are reported."""
     recorder.phase("touch")
-    ranges = _mapped_ranges()
-    starts, ends = zip(*ranges, strict=True) if ranges else ((), ())
+    starts, ends = zip(*_mapped_ranges(), strict=True)  # never empty: the interpreter itself is mapped
     for name, storage in storages(model):
         address, nbytes = storage.data_ptr(), storage.nbytes()
         below = bisect.bisect_right(starts, address) - 1
@@ -63,12 +61,9 @@ def touch(model: nn.Module, recorder: Recorder) -> None:
 
 
 def _mapped_ranges() -> list[tuple[int, int]]:
-    """Address ranges that are mapped from files, in ascending order; none where that is not told.
-
-    Source: `man 5 proc`, /proc/pid/maps.
-    """
-    ranges: list[tuple[int, int]] = []
-    with contextlib.suppress(OSError), open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:  # noqa: PTH123 - procfs
+    """Address ranges that are mapped from files, in ascending order (`man 5 proc`, /proc/pid/maps)."""
+    ranges = []
+    with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:  # noqa: PTH123 - procfs
         for line in maps:
             span, _, _, _, inode, *_ = line.split(None, 5)
             if inode != "0":
