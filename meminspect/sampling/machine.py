@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import re
 import sys
@@ -26,6 +27,8 @@ _THP: Final = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 NO_LIMIT: Final = "no limit is set"
 NO_CGROUPS: Final = "this system has no cgroups"
 _NO_CGROUP: Final = "no memory cgroup can be seen here, so a limit of one would not be known"
+_NO_MEMINFO: Final = "/proc/meminfo cannot be read here"
+_FREE_ONLY: Final = f"only what is free, without what the page cache could give back: {_NO_MEMINFO}"
 _NO_THP: Final = "this system has no transparent huge pages, or does not show their mode here"
 _NO_TORCH: Final = "torch is not installed beside meminspect"
 
@@ -45,14 +48,14 @@ class Machine:
         kernel: the kernel's release.
         thp: the mode of transparent huge pages: always, madvise or never.
         largest_mapping_bytes: the most that the kernel lets a process map privately at once; None for no bound.
-        reasons: why what is unknown or absent is so, by the name of the JSON contract.
+        reasons: why what is unknown or absent is so, or less than it might be, by the name of the JSON contract.
     """
 
     ram_total_bytes: int
     ram_available_bytes: int
     memory_limit_bytes: int | None
     limit_available_bytes: int | None
-    swap_free_bytes: int
+    swap_free_bytes: int | None
     gpus: tuple[Gpu, ...]
     torch_version: str | None
     kernel: str
@@ -106,35 +109,59 @@ def read_machine(nvml: Nvml | None = None) -> Machine:
     Args:
         nvml: the opened NVIDIA library; without it, it is opened for this reading where there is one.
     """
-    import psutil
-
-    # Of two counts that nobody asks here; /proc/vmstat may be hidden from containers.
-    warnings.filterwarnings("ignore", "'sin' and 'sout' swap memory stats", RuntimeWarning)
-    memory = psutil.virtual_memory()  # type: ignore[no-untyped-call]
-    swap = psutil.swap_memory()  # type: ignore[no-untyped-call]
+    total_bytes, available_bytes, why_free_only = _ram()
+    swap_bytes, free_swap_bytes = _swap()
     group = cgroups.memory_group()
     limit_bytes = None if group is None else group.limit_bytes()
     gpus, why_no_gpus = _gpus(nvml)
     torch_version, thp = _torch_version(), _thp()
     reasons = {
+        "ram_available_bytes": why_free_only,
+        "swap_free_bytes": _NO_MEMINFO if free_swap_bytes is None else "",
         "memory_limit_bytes": _why_no_limit(group) if limit_bytes is None else "",
         "gpus": why_no_gpus,
         "torch_version": _NO_TORCH if torch_version is None else "",
         "thp": _NO_THP if thp is None else "",
     }
     return Machine(
-        ram_total_bytes=int(memory.total),
-        ram_available_bytes=int(memory.available),
+        ram_total_bytes=total_bytes,
+        ram_available_bytes=available_bytes,
         memory_limit_bytes=limit_bytes,
         limit_available_bytes=None if group is None else group.available_bytes(),
-        swap_free_bytes=int(swap.free),
+        swap_free_bytes=free_swap_bytes,
         gpus=tuple(gpus),
         torch_version=torch_version,
         kernel=platform.release(),
         thp=thp,
-        largest_mapping_bytes=_largest_mapping_bytes(int(memory.total) + int(swap.total)),
+        largest_mapping_bytes=_largest_mapping_bytes(total_bytes + swap_bytes),
         reasons={name: reason for name, reason in reasons.items() if reason},
     )
+
+
+def _ram() -> tuple[int, int, str]:
+    """All of it, what can be had, and why that is no more than what is free."""
+    import psutil
+
+    try:
+        memory = psutil.virtual_memory()  # type: ignore[no-untyped-call]
+    except OSError:  # a container may hide /proc/meminfo, but not the system call
+        pages = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_AVPHYS_PAGES")
+        total_bytes, free_bytes = (count * os.sysconf("SC_PAGE_SIZE") for count in pages)
+        return total_bytes, free_bytes, _FREE_ONLY
+    return int(memory.total), int(memory.available), ""
+
+
+def _swap() -> tuple[int, int | None]:
+    """All of it, as far as it is known, and what is free of it."""
+    import psutil
+
+    # Of two counts that nobody asks here; /proc/vmstat may be hidden from containers.
+    warnings.filterwarnings("ignore", "'sin' and 'sout' swap memory stats", RuntimeWarning)
+    try:
+        swap = psutil.swap_memory()  # type: ignore[no-untyped-call]
+    except OSError:
+        return 0, None
+    return int(swap.total), int(swap.free)
 
 
 def _why_no_limit(group: cgroups.MemoryGroup | None) -> str:

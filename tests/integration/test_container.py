@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 NOBODY = 65534
 REPOSITORY = Path(__file__).parents[2]
 COVERED = ("/sys/fs/cgroup", "/proc/pressure")
-UNREADABLE = ("/dev/kmsg", "/proc/vmstat")
+UNREADABLE = ("/dev/kmsg", "/proc/vmstat", "/proc/meminfo")
 
 
 @pytest.fixture
@@ -80,12 +80,16 @@ def reachable(paths: Sequence[Path]) -> list[str]:
 def test_given_a_container_that_shows_little_when_run_then_what_it_hides_is_null_with_a_reason(
     container: tuple[str, ...], home: Home, checkpoint: Path
 ) -> None:
-    done = home.meminspect("run", "--ckpt", checkpoint, "-s", "naive", "--json", wrapper=container)
+    done = home.meminspect("run", "--ckpt", checkpoint, "-s", "naive", "--force", "--json", wrapper=container)
 
     assert done.status == 0, done.stderr
     machine, run = done.document["machine"], done.run
     assert machine["memory_limit_bytes"] is None
     assert machine["reasons"]["memory_limit_bytes"].startswith("no memory cgroup can be seen")
+    assert machine["ram_total_bytes"] > machine["ram_available_bytes"] > 0
+    assert machine["reasons"]["ram_available_bytes"].startswith("only what is free")
+    assert machine["swap_free_bytes"] is None
+    assert machine["reasons"]["swap_free_bytes"] == "/proc/meminfo cannot be read here"
     for file in done.document["checkpoint"]["files"]:
         assert file["cached_fraction"] is None
         assert "owner" in file["cached_reason"]

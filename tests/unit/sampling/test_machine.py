@@ -4,8 +4,9 @@ import dataclasses
 import importlib.metadata
 import platform
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
+import psutil
 import pytest
 from sampling_processes import run_python
 
@@ -183,3 +184,19 @@ def test_given_a_group_without_a_limit_when_read_then_that_is_known(tmp_path: Pa
 
     assert read.limit_is_known
     assert read.reasons["memory_limit_bytes"] == "no limit is set"
+
+
+def test_given_a_meminfo_that_is_hidden_when_read_then_what_is_free_and_why_no_more(monkeypatch: pytest.MonkeyPatch):
+    def hidden() -> NoReturn:
+        raise FileNotFoundError("/proc/meminfo")
+
+    monkeypatch.setattr(psutil, "virtual_memory", hidden)
+    monkeypatch.setattr(psutil, "swap_memory", hidden)
+
+    read = read_machine()
+
+    assert read.ram_total_bytes == pytest.approx(meminfo("MemTotal"), rel=0.05)
+    assert 0 < read.ram_available_bytes < read.ram_total_bytes
+    assert read.swap_free_bytes is None
+    assert read.reasons["ram_available_bytes"].startswith("only what is free, without what the page cache")
+    assert read.reasons["swap_free_bytes"] == "/proc/meminfo cannot be read here"
