@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from meminspect.sampling.file_system import network_note
+from meminspect.sampling.mounted import UNKNOWN_FILE_SYSTEM
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -69,6 +70,7 @@ def checkpoint_document(
         },
         "tied": [list(names) for names in checkpoint.tied],
         "file_system": file_system,
+        "file_system_reason": None if file_system else UNKNOWN_FILE_SYSTEM,
         "warnings": [
             *filter(None, [network_note(file_system)]),
             *checkpoint.warnings,

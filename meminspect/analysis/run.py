@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from meminspect.analysis.confinement import confined_document, room_under
 from meminspect.analysis.live import bill, place_at, tensors_materialised
 from meminspect.analysis.steady import steady_document
-from meminspect.analysis.storage import cache_document, forward_document, io_document
+from meminspect.analysis.storage import NEVER_BEGAN, cache_document, forward_document, io_document
 from meminspect.analysis.verdict import PROCESS_BYTES
 from meminspect.analysis.window import samples_between, window
 
@@ -24,6 +24,12 @@ _POOL_KEYS = ("heap_bytes", "file_bytes", "pinned_bytes")
 _LIMIT_KEYS = ("bytes", "mechanism", "cgroup_peak_bytes", "cgroup_file_bytes", "note")
 RLIMIT_DATA = "RLIMIT_DATA"  # the mechanism that counts promises of memory, and no page of a file that is only read
 _UNACCOUNTED = 16 << 20  # pages of libraries that others had read, and what the cgroup's counters lag behind
+_DIED = "the worker died before it could read its high-water mark, so the highest reading stands for the peak"
+_NO_RESET = (
+    "the kernel lets nobody reset the high-water mark here (/proc/PID/clear_refs), so the highest reading stands for "
+    "the peak where it is below an earlier one"
+)
+_NO_DEVICE = "the load uses no device"
 _NO_POOLS = dict.fromkeys((*_POOL_KEYS, "vram_allocated_bytes", "vram_reserved_bytes"))
 
 
@@ -34,7 +40,8 @@ def run_document(capture: CaptureReader) -> dict[str, Any]:
     events = [event for _, event in capture.events()]
     samples = capture.samples()
     on_device = (spec.get("options") or {}).get("device", "cpu") != "cpu"
-    cut = window(events, samples, marks_reset=(capture.fact("baseline") or {}).get("resets", True))
+    resets = (capture.fact("baseline") or {}).get("resets", True)
+    cut = window(events, samples, marks_reset=resets)
     limit = _limit(spec, capture.fact("limit"), cut)
     room_bytes = _room_bytes(limit, cut)
     return {
@@ -49,6 +56,8 @@ def run_document(capture: CaptureReader) -> dict[str, Any]:
         "baseline": _baseline(cut),
         "peak": _peak(cut, samples, on_device=on_device),
         "peak_bracket_bytes": _peak_bracket(cut),
+        "peak_bracket_reason": _why_no_bracket(cut, resets=resets),
+        "vram_reason": _why_no_vram(capture.fact("vram"), on_device=on_device),
         "peak_at": _peak_at(cut, events),
         "steady": _steady(cut, capture.fact("steady"), samples, on_device=on_device),
         "theory": confined_document(capture.fact("theory"), room_bytes),
@@ -98,6 +107,21 @@ def _peak_bracket(cut: Window | None) -> dict[str, int | None]:
     if cut is None:
         return {**_NO_POOLS, "rss_bytes": None}
     return {**_NO_POOLS, **cut.brackets()._asdict(), "rss_bytes": 0 if cut.exact else None}
+
+
+def _why_no_bracket(cut: Window | None, *, resets: bool) -> str | None:
+    if cut is None:
+        return NEVER_BEGAN
+    if cut.exact:
+        return None
+    return _DIED if resets else _NO_RESET
+
+
+def _why_no_vram(vram: Mapping[str, Any] | None, *, on_device: bool) -> str | None:
+    """Why there is no `vram_used_bytes`; None where there is."""
+    if not on_device:
+        return _NO_DEVICE
+    return (vram or {}).get("reason") or None
 
 
 def _vram_above_first(samples: Sequence[Sample]) -> int | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from meminspect.analysis.window import samples_between
 from meminspect.capture.records import EventKind
 from meminspect.sampling.file_system import is_network
+from meminspect.sampling.mounted import UNKNOWN_FILE_SYSTEM
 from meminspect.sampling.pressure import NO_PRESSURE
 
 if TYPE_CHECKING:
@@ -19,10 +20,10 @@ if TYPE_CHECKING:
 
     Fact = Mapping[str, Any]
 
-__all__ = ["cache_document", "forward_document", "io_document"]
+__all__ = ["NEVER_BEGAN", "cache_document", "forward_document", "io_document"]
 
 _COLD, _WARM = 0.01, 0.99
-_NEVER_BEGAN: Final = "the load never began"
+NEVER_BEGAN: Final = "the load never began"
 _NOT_RECORDED: Final = "its capture, of an older meminspect, does not tell"
 _BOOKS: Final = ("read_bytes", "major_faults", "minor_faults")
 _PRESSURES: Final = ("memory_some", "memory_full", "io_some", "io_full")
@@ -42,7 +43,7 @@ def cache_document(capture: CaptureReader, cut: Window | None) -> dict[str, Any]
         state = "cold" if before <= _COLD else "warm" if before >= _WARM else "mixed"
     reason = None
     if state is None:
-        reason = _first_reason(files) if cache else _NEVER_BEGAN if cut is None else _NOT_RECORDED
+        reason = _first_reason(files) if cache else NEVER_BEGAN if cut is None else _NOT_RECORDED
     return {"state": state, "fraction_before": before, "fraction_after": after, "reason": reason, "files": files}
 
 
@@ -112,12 +113,13 @@ def io_document(capture: CaptureReader, cut: Window | None, samples: Sequence[Sa
         **_pressure(capture.fact("pressure"), cut),
         "file_system": kind,
         "network": None if kind is None else is_network(kind),
+        "file_system_reason": None if kind else UNKNOWN_FILE_SYSTEM,
     }
 
 
 def _grown(io: Fact | None, cut: Window | None, samples: Sequence[Sample], resident: Fact | None) -> dict[str, Any]:
     if io is None or cut is None:
-        return {**dict.fromkeys((*_BOOKS, "bytes_per_s")), "reason": _NEVER_BEGAN if cut is None else _NOT_RECORDED}
+        return {**dict.fromkeys((*_BOOKS, "bytes_per_s")), "reason": NEVER_BEGAN if cut is None else _NOT_RECORDED}
     after = io["after"] or _last_seen(samples_between(samples, cut.baseline.t_ns, cut.end_ns))
     grown = {
         key: None if io["before"][key] is None or after[key] is None else after[key] - io["before"][key]
@@ -146,7 +148,7 @@ def _last_seen(samples: Sequence[Sample]) -> dict[str, int | None]:
 def _pressure(pressure: Fact | None, cut: Window | None) -> dict[str, Any]:
     """Seconds in which somebody, or everybody, waited for memory or for storage."""
     if pressure is None or cut is None:
-        return {"pressure": None, "pressure_reason": _NEVER_BEGAN if cut is None else _NOT_RECORDED}
+        return {"pressure": None, "pressure_reason": NEVER_BEGAN if cut is None else _NOT_RECORDED}
     before, after = pressure["before"], pressure["after"]
     if before is None or after is None:
         return {"pressure": None, "pressure_reason": NO_PRESSURE}

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from meminspect.analysis.describe import cached_fraction, checkpoint_document
 from meminspect.sampling import page_cache
-from meminspect.sampling.file_system import file_system
 from meminspect.sampling.machine import read_machine
+from meminspect.sampling.mounted import file_system_of
 
 if TYPE_CHECKING:
     from meminspect.analysis.describe import Document
@@ -39,6 +39,6 @@ def read_subject(checkpoint: Checkpoint, architecture: Architecture | None, arch
     """
     residencies = [page_cache.cached_fraction(file.path) for file in checkpoint.files]
     document = checkpoint_document(
-        checkpoint, architecture, residencies, file_system(checkpoint.path), architecture_note
+        checkpoint, architecture, residencies, file_system_of(checkpoint.path), architecture_note
     )
     return Subject(checkpoint, document, cached_fraction(checkpoint, residencies), read_machine())

@@ -40,6 +40,7 @@ _SHORT_TEXT: Final = 126  # so that a record is a multiple of 8 bytes
 _SHORT: Final = struct.Struct(f"<IIqBBBBIqiqqqqqHI{_SHORT_TEXT}s")
 _EXACT, _HAS_READING = 1, 2
 _NO_READING: Final = (0, 0, 0, 0)
+_CHUNK_BYTES: Final = 1 << 20
 _LONGEST_NAME: Final = 4096
 _LONGEST_DETAIL: Final = 1 << 19
 _RESERVE: Final = 2 * _LONGEST_DETAIL  # for vital records only
@@ -82,18 +83,48 @@ def unpack(body: bytes) -> Event:
 
 
 def create_ring(capacity: int = CAPACITY) -> int:
-    """Create an empty ring in anonymous shared memory and return its file descriptor."""
-    descriptor = os.memfd_create("meminspect-ring", os.MFD_CLOEXEC)
-    os.ftruncate(descriptor, _HEADER_BYTES + capacity)
+    """Create an empty ring in memory that can be shared and return its file descriptor.
+
+    Raises:
+        RunError: there is no room for it.
+    """
+    descriptor = _nameless_file(_HEADER_BYTES + capacity)
     os.pwrite(descriptor, struct.pack("<5Q", _MAGIC, capacity, 0, 0, 0), 0)
     return descriptor
+
+
+def _nameless_file(nbytes: int) -> int:
+    """Anonymous memory; where the system has none of that kind, or a container forbids it, a file without a name."""
+    try:
+        descriptor = os.memfd_create("meminspect-ring", os.MFD_CLOEXEC)
+    except (AttributeError, OSError):
+        return _temporary_file(nbytes)
+    os.ftruncate(descriptor, nbytes)
+    return descriptor
+
+
+def _temporary_file(nbytes: int) -> int:
+    import tempfile
+
+    try:
+        with tempfile.TemporaryFile(prefix="meminspect-ring-", buffering=0) as file:
+            # Written and not only made so long: a mapped hole on a disk that is full would kill whoever touches it.
+            for start in range(0, nbytes, _CHUNK_BYTES):
+                file.write(bytes(min(_CHUNK_BYTES, nbytes - start)))
+            return os.dup(file.fileno())
+    except OSError as error:
+        where = tempfile.gettempdir()
+        raise RunError(f"no room for the events of a run in {where}: {error.strerror}", "set TMPDIR") from error
 
 
 class _Ring:
     def __init__(self, descriptor: int) -> None:
         size = os.fstat(descriptor).st_size
         # Populated at once: pages that a record touches first would otherwise show up as the load's memory.
-        self._map = mmap.mmap(descriptor, size, mmap.MAP_SHARED | mmap.MAP_POPULATE)
+        populate = getattr(mmap, "MAP_POPULATE", 0)
+        self._map = mmap.mmap(descriptor, size, mmap.MAP_SHARED | populate)
+        if not populate:
+            self._map[:: mmap.PAGESIZE]  # one byte of each page
         self._slots = memoryview(self._map)[:_MARK_AT].cast("Q")
         if self._slots[_MAGIC_SLOT] != _MAGIC or self._slots[_CAPACITY_SLOT] != size - _HEADER_BYTES:
             raise RunError("the event ring is not one of ours", "this is a bug in meminspect")

@@ -36,10 +36,10 @@ class Cancellation:
         """CANCELLED or ABANDONED where the run is to end, else None."""
         return self._wish_in(self._ready(0))
 
-    def end_of(self, pidfd: int, timeout_s: float | None = None) -> Ending:
-        """Wait for the end of a process, for the wish to end it, or for so long."""
-        ready = self._ready(None if timeout_s is None else math.ceil(timeout_s * 1000), pidfd)
-        if pidfd in ready:
+    def end_of(self, end: int, timeout_s: float | None = None) -> Ending:
+        """Wait for a process to end, which makes its descriptor `end` ready, for the wish to end it, or for so long."""
+        ready = self._ready(None if timeout_s is None else math.ceil(timeout_s * 1000), end)
+        if end in ready:
             return Ending.ITSELF
         return self._wish_in(ready) or Ending.TIMED_OUT
 

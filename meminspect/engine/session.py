@@ -13,6 +13,7 @@ from meminspect.capture.store import CaptureReader
 from meminspect.engine.cancellation import CANCEL
 from meminspect.engine.ceiling import recorded_ceiling
 from meminspect.engine.explain import explain_lost
+from meminspect.engine.support import require_measurable
 from meminspect.engine.worker_state import WorkerState
 from meminspect.errors import CaptureError, RunError
 
@@ -132,6 +133,7 @@ class Session:
 
 
 def _supervisor() -> subprocess.Popen[str]:
+    require_measurable()
     path = "\n".join(entry or os.getcwd() for entry in sys.path)  # noqa: PTH109 - sys.path is text
     try:
         return subprocess.Popen(  # noqa: S603 - our own interpreter and module

@@ -35,8 +35,8 @@ from meminspect.engine.warmup import tiny_twin
 from meminspect.engine.watching import watch
 from meminspect.engine.worker_process import WorkerProcess
 from meminspect.errors import MeminspectError, RunError
-from meminspect.sampling.file_system import file_system
 from meminspect.sampling.machine import read_machine
+from meminspect.sampling.mounted import file_system_of
 from meminspect.sampling.nvml import open_nvml
 from meminspect.sampling.page_cache import cached_fraction
 from meminspect.strategies import find
@@ -121,7 +121,7 @@ def _run(
     residencies = [cached_fraction(file.path) for file in checkpoint.files]
     writer.fact(
         "checkpoint",
-        checkpoint_document(checkpoint, task.architecture, residencies, file_system(checkpoint.path), task.note),
+        checkpoint_document(checkpoint, task.architecture, residencies, file_system_of(checkpoint.path), task.note),
     )
     writer.fact("machine", machine.document())
     writer.fact("vram", {"reason": opening.why_no_readings()})

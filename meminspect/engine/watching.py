@@ -68,7 +68,7 @@ def watch(
         stack.callback(worker.wait)
         stack.callback(worker.kill)
         worker.start(wanted)
-        ending = cancellation.end_of(worker.pidfd, end.timeout_s)
+        ending = cancellation.end_of(worker.end, end.timeout_s)
         if ending is not Ending.ITSELF:
             worker.kill()
         status = worker.wait()

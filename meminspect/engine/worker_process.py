@@ -1,4 +1,4 @@
-"""One worker process and the descriptors that tie it to us: ring, lifeline, pidfd and what it prints."""
+"""One worker process and the descriptors that tie it to us: ring, lifeline, its end and what it prints."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class WorkerProcess:
         self.ring = RingReader(ring)
         os.close(ring)
         self.pid = self._process.pid
-        self.pidfd = os.pidfd_open(self.pid)
+        self.end = self._end_descriptor()
         self._printing = [
             threading.Thread(target=self._collect, args=(name, stream), name=name, daemon=True)
             for name, stream in (("stdout", self._process.stdout), ("stderr", self._process.stderr))
@@ -97,7 +97,7 @@ class WorkerProcess:
     def alive(self) -> bool:
         """Whether it has not ended."""
         poll = select.poll()
-        poll.register(self.pidfd, select.POLLIN)
+        poll.register(self.end, select.POLLIN)
         return not poll.poll(0)
 
     def held_bytes(self) -> int:
@@ -115,9 +115,13 @@ class WorkerProcess:
             os.write(self._spec, (json.dumps(wanted) + "\n").encode())
 
     def kill(self) -> None:
-        """SIGKILL, through the pidfd, so that it can never hit a recycled process id."""
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        """SIGKILL, through the pidfd where there is one, so that it can never hit a recycled process id."""
+        try:
+            signal.pidfd_send_signal(self.end, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        except (AttributeError, OSError):  # `end` is a pipe, or a container forbids it
+            self._process.kill()
 
     def wait(self) -> int:
         """Wait for the end; the exit status, negative for a signal. All that was printed has been collected then.
@@ -141,7 +145,20 @@ class WorkerProcess:
         for descriptor in (self._lifeline, self._spec):
             os.close(descriptor)
         self.ring.close()
-        os.close(self.pidfd)
+        os.close(self.end)
+
+    def _end_descriptor(self) -> int:
+        """What is readable, or hangs up, as soon as the worker has ended."""
+        try:
+            return os.pidfd_open(self.pid)
+        except (AttributeError, OSError):  # another system, Linux before 5.3, or a container that forbids it
+            end, far_end = os.pipe()
+            threading.Thread(target=self._hang_up, args=(far_end,), name="end", daemon=True).start()
+            return end
+
+    def _hang_up(self, far_end: int) -> None:
+        self._process.wait()
+        os.close(far_end)
 
     def _collect(self, name: str, stream: IO[bytes]) -> None:
         with stream:

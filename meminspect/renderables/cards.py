@@ -34,22 +34,22 @@ def checkpoint_card(subject: Subject, *, decimal: bool) -> list[Text]:
         counted(document["tensors"], "tensor"),
         f"{format_bytes(document['bytes'], decimal=decimal)}{_dtypes(subject)}",
     )
-    cached = f"{percent(subject.cached_fraction)} in page cache"
+    fraction = subject.cached_fraction
+    cached = "share in page cache not available" if fraction is None else f"{percent(fraction)} in page cache"
     second = (
         document["architecture"] or "unknown architecture",
         f"{format_count(document['parameters'])} parameters",
-        f"{document['file_system'] or 'unknown file system'}, {cached}",
+        f"{document['file_system'] or 'file system not available'}, {cached}",
     )
     return [safe(_SEPARATOR.join(first), "answer"), safe(_SEPARATOR.join(second))]
 
 
 def machine_card(machine: Machine, *, decimal: bool) -> Text:
     """What the machine has and allows: one line."""
-    limit = machine.memory_limit_bytes
     parts = [
         f"{format_bytes(machine.ram_total_bytes, decimal=decimal)} RAM",
         f"{format_bytes(machine.usable_bytes, decimal=decimal)} usable",
-        "no cgroup limit" if limit is None else f"cgroup limit {format_bytes(limit, decimal=decimal)}",
+        _limit(machine, decimal=decimal),
     ]
     parts += [
         f"{gpu.name or 'GPU'} with {format_bytes(gpu.free_bytes, decimal=decimal)} free"
@@ -57,6 +57,12 @@ def machine_card(machine: Machine, *, decimal: bool) -> Text:
         for gpu in machine.gpus
     ] or ["no GPU"]
     return safe(f"this machine: {_SEPARATOR.join(parts)}")
+
+
+def _limit(machine: Machine, *, decimal: bool) -> str:
+    if machine.memory_limit_bytes is not None:
+        return f"cgroup limit {format_bytes(machine.memory_limit_bytes, decimal=decimal)}"
+    return "no cgroup limit" if machine.limit_is_known else "cgroup limit not available"
 
 
 def warnings_card(subject: Subject) -> list[Text]:
@@ -73,10 +79,8 @@ def counted(count: int, thing: str) -> str:
     return f"{count:,} {thing}{'' if count == 1 else 's'}"
 
 
-def percent(fraction: float | None) -> str:
+def percent(fraction: float) -> str:
     """Whole percents, where 0 and 100 are said of nothing and of everything only."""
-    if fraction is None:
-        return "unknown share"
     if 0 < fraction < 0.01:
         return "< 1 %"
     return f"{min(int(100 * fraction), 100)} %"

@@ -23,6 +23,8 @@ __all__ = [
 # Version 1 says "no limit" as the largest number of whole pages, which differs with the size of a page.
 _UNLIMITED: Final = 1 << 62
 
+_IN_EVERY_GROUP: Final = "cgroup.procs"
+
 _BREATH_BYTES: Final = 4 << 20  # more than a single charge ever asks for: a huge page of 2 MiB
 
 
@@ -73,6 +75,15 @@ class MemoryGroup:
             # Version 1 tells here what groups out of sight allow, as a pod's around its container.
             limits.append(_number_after(self.folder / "memory.stat", names.inherited_limit))
         return min((limit for limit in limits if limit is not None), default=None)
+
+    def why_no_limit(self) -> str:
+        """Why `limit_bytes` has none to tell where one may be set: it may not be read. Empty where there is none."""
+        names = _NAMES[self.version]
+        if not (self.top / _IN_EVERY_GROUP).exists():  # something else is mounted over it
+            return f"no memory cgroup can be seen at {self.top}"
+        # What is not there is no limit: the root of version 2 has none, nor has a group without the controller.
+        hidden = next((path for group in self.lineage() if _hidden(path := group.folder / names.limit)), None)
+        return "" if hidden is None else f"{hidden} may not be read here"
 
     def used_bytes(self) -> int | None:
         """What the group uses, its page cache and the groups below it included; None where it is not counted."""
@@ -209,6 +220,16 @@ def _folder(mount: Mount, path: str) -> Path | None:
     parts = [part for part in inside.split("/") if part]
     folder = mount.point.joinpath(*parts)
     return folder if ".." not in parts and folder.is_dir() else None
+
+
+def _hidden(path: Path) -> bool:
+    try:
+        path.read_bytes()
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
 
 
 def _number(path: Path) -> int | None:

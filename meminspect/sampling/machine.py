@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import re
-from dataclasses import dataclass, replace
+import sys
+import warnings
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,13 +16,21 @@ from meminspect.sampling import cgroups
 from meminspect.sampling.nvml import Gpu, Nvml, open_nvml
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 __all__ = ["Machine", "read_machine"]
 
 _OVERCOMMIT: Final = Path("/proc/sys/vm/overcommit_memory")
 _MEMINFO: Final = Path("/proc/meminfo")
 _THP: Final = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+NO_LIMIT: Final = "no limit is set"
+NO_CGROUPS: Final = "this system has no cgroups"
+_NO_CGROUP: Final = "no memory cgroup can be seen here, so a limit of one would not be known"
+_NO_MEMINFO: Final = "/proc/meminfo cannot be read here"
+_FREE_ONLY: Final = f"only what is free, without what the page cache could give back: {_NO_MEMINFO}"
+_NO_THP: Final = "this system has no transparent huge pages, or does not show their mode here"
+_NO_TORCH: Final = "torch is not installed beside meminspect"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,18 +48,26 @@ class Machine:
         kernel: the kernel's release.
         thp: the mode of transparent huge pages: always, madvise or never.
         largest_mapping_bytes: the most that the kernel lets a process map privately at once; None for no bound.
+        reasons: why what is unknown or absent is so, or less than it might be, by the name of the JSON contract.
     """
 
     ram_total_bytes: int
     ram_available_bytes: int
     memory_limit_bytes: int | None
     limit_available_bytes: int | None
-    swap_free_bytes: int
+    swap_free_bytes: int | None
     gpus: tuple[Gpu, ...]
     torch_version: str | None
     kernel: str
     thp: str | None
     largest_mapping_bytes: int | None = None
+    reasons: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    @property
+    def limit_is_known(self) -> bool:
+        """Whether one knows what the cgroups allow: a limit, or that there is none."""
+        reason = self.reasons.get("memory_limit_bytes", NO_LIMIT)
+        return self.memory_limit_bytes is not None or reason in (NO_LIMIT, NO_CGROUPS)
 
     @property
     def usable_bytes(self) -> int:
@@ -80,6 +99,7 @@ class Machine:
             "torch_version": self.torch_version,
             "kernel": self.kernel,
             "thp": self.thp,
+            "reasons": dict(self.reasons),
         }
 
 
@@ -89,33 +109,76 @@ def read_machine(nvml: Nvml | None = None) -> Machine:
     Args:
         nvml: the opened NVIDIA library; without it, it is opened for this reading where there is one.
     """
-    import psutil
-
-    memory = psutil.virtual_memory()  # type: ignore[no-untyped-call]
-    swap = psutil.swap_memory()  # type: ignore[no-untyped-call]
+    total_bytes, available_bytes, why_free_only = _ram()
+    swap_bytes, free_swap_bytes = _swap()
     group = cgroups.memory_group()
+    limit_bytes = None if group is None else group.limit_bytes()
+    gpus, why_no_gpus = _gpus(nvml)
+    torch_version, thp = _torch_version(), _thp()
+    reasons = {
+        "ram_available_bytes": why_free_only,
+        "swap_free_bytes": _NO_MEMINFO if free_swap_bytes is None else "",
+        "memory_limit_bytes": _why_no_limit(group) if limit_bytes is None else "",
+        "gpus": why_no_gpus,
+        "torch_version": _NO_TORCH if torch_version is None else "",
+        "thp": _NO_THP if thp is None else "",
+    }
     return Machine(
-        ram_total_bytes=int(memory.total),
-        ram_available_bytes=int(memory.available),
-        memory_limit_bytes=None if group is None else group.limit_bytes(),
+        ram_total_bytes=total_bytes,
+        ram_available_bytes=available_bytes,
+        memory_limit_bytes=limit_bytes,
         limit_available_bytes=None if group is None else group.available_bytes(),
-        swap_free_bytes=int(swap.free),
-        gpus=tuple(_gpus(nvml)),
-        torch_version=_torch_version(),
+        swap_free_bytes=free_swap_bytes,
+        gpus=tuple(gpus),
+        torch_version=torch_version,
         kernel=platform.release(),
-        thp=_thp(),
-        largest_mapping_bytes=_largest_mapping_bytes(int(memory.total) + int(swap.total)),
+        thp=thp,
+        largest_mapping_bytes=_largest_mapping_bytes(total_bytes + swap_bytes),
+        reasons={name: reason for name, reason in reasons.items() if reason},
     )
 
 
-def _gpus(nvml: Nvml | None) -> Sequence[Gpu]:
+def _ram() -> tuple[int, int, str]:
+    """All of it, what can be had, and why that is no more than what is free."""
+    import psutil
+
+    try:
+        memory = psutil.virtual_memory()  # type: ignore[no-untyped-call]
+    except OSError:  # a container may hide /proc/meminfo, but not the system call
+        pages = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_AVPHYS_PAGES")
+        total_bytes, free_bytes = (count * os.sysconf("SC_PAGE_SIZE") for count in pages)
+        return total_bytes, free_bytes, _FREE_ONLY
+    return int(memory.total), int(memory.available), ""
+
+
+def _swap() -> tuple[int, int | None]:
+    """All of it, as far as it is known, and what is free of it."""
+    import psutil
+
+    # Of two counts that nobody asks here; /proc/vmstat may be hidden from containers.
+    warnings.filterwarnings("ignore", "'sin' and 'sout' swap memory stats", RuntimeWarning)
+    try:
+        swap = psutil.swap_memory()  # type: ignore[no-untyped-call]
+    except OSError:
+        return 0, None
+    return int(swap.total), int(swap.free)
+
+
+def _why_no_limit(group: cgroups.MemoryGroup | None) -> str:
+    if group is None:
+        return _NO_CGROUP if sys.platform == "linux" else NO_CGROUPS
+    return group.why_no_limit() or NO_LIMIT
+
+
+def _gpus(nvml: Nvml | None) -> tuple[Sequence[Gpu], str]:
+    """The GPUs, and why there are none to tell of."""
     if nvml is not None:
-        return nvml.devices()
-    opened = open_nvml().nvml
-    if opened is None:
-        return ()
-    with opened:
-        return opened.devices()
+        return nvml.devices(), ""
+    opening = open_nvml()
+    if opening.nvml is None:
+        return (), opening.reason
+    with opening.nvml:
+        return opening.nvml.devices(), ""
 
 
 def _largest_mapping_bytes(ram_and_swap_bytes: int, path: Path = _OVERCOMMIT) -> int | None:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import functools
 import mmap
 import os
 import stat
+import sys
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
@@ -21,7 +23,9 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-__all__ = ["OpenFile", "Residency", "cached_bytes", "cached_fraction", "evict", "warm"]
+__all__ = [
+    "OpenFile", "Residency", "cached_bytes", "cached_fraction", "evict", "forget", "warm", "without_read_ahead",
+]  # fmt: skip
 
 _CACHESTAT: Final = 451  # on every architecture but alpha: include/uapi/asm-generic/unistd.h
 _OVERLAYFS: Final = 0x794C7630  # include/uapi/linux/magic.h
@@ -115,7 +119,7 @@ def evict(path: Path) -> bool:
             if _may_see(descriptor):
                 with contextlib.suppress(OSError):  # whether it helped is measured below
                     os.fsync(descriptor)  # dirty pages are not dropped
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            forget(descriptor)
             cached = cached_bytes(descriptor, 0, os.fstat(descriptor).st_size)
             if not cached:
                 return cached == 0
@@ -138,9 +142,27 @@ def warm(path: Path, stop: Callable[[], bool] = lambda: False) -> int:
     buffer = bytearray(_BUFFER_BYTES)
     done = 0
     with _opened(path) as descriptor:
-        while not stop() and (count := os.preadv(descriptor, [buffer], done)):
+        while not stop() and (count := os.readv(descriptor, [buffer])):
             done += count
     return done
+
+
+def forget(descriptor: int, offset: int = 0, length: int = 0) -> None:
+    """Ask for a range's pages to be dropped from the page cache; 0 as a length means to the end.
+
+    Raises:
+        OSError: this system takes no such advice.
+    """
+    if not hasattr(os, "posix_fadvise"):  # macOS
+        raise OSError(errno.ENOTSUP, "this system drops no file from the page cache")
+    os.posix_fadvise(descriptor, offset, length, os.POSIX_FADV_DONTNEED)
+
+
+def without_read_ahead(descriptor: int) -> None:
+    """Let reads of a file bring nothing but what is asked for into the page cache, where that can be had."""
+    if hasattr(os, "posix_fadvise"):
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
 
 
 def _open(path: Path) -> int:
@@ -163,15 +185,19 @@ def _cached(descriptor: int, offset: int, length: int) -> tuple[int | None, str]
     length = min(length, os.fstat(descriptor).st_size - offset)
     if length <= 0:  # which cachestat would read as "to the end of the file"
         return 0, ""
+    if sys.platform != "linux":  # where the call has another number, and mincore other manners
+        return None, "meminspect can ask Linux only what is in the page cache"
     kind = _file_system_magic(descriptor)
     if kind == _ZFS:
         return None, "ZFS keeps files in a cache of its own, of which the kernel does not tell"
     # An overlay's own inode has no pages, they are the layer's: cachestat answers 0, mincore looks at the layer.
-    pages = None if kind == _OVERLAYFS else _cachestat(descriptor, offset, length)
+    pages = None if kind in (_OVERLAYFS, None) else _cachestat(descriptor, offset, length)
     if pages is None:
         if not _may_see(descriptor):
             # To anyone else mincore calls every page resident (mm/mincore.c, can_do_mincore).
             return None, "the kernel tells only the file's owner and those who may write it"
+        if not _mincore_can_say_no():
+            return None, "there is no cachestat (Linux 6.5), and mincore calls every page resident here"
         pages = _mincore(descriptor, offset, length)
     if pages is None:
         return None, "neither cachestat (Linux 6.5) nor mincore works here"
@@ -203,6 +229,23 @@ def _mincore(descriptor: int, offset: int, length: int) -> int | None:
             libc.munmap(address, size)
         pages += len(states.raw.translate(None, _NOT_RESIDENT))
     return pages
+
+
+@functools.cache
+def _mincore_can_say_no() -> bool:
+    """Whether it tells that a page which nobody has touched is not there: gVisor's calls all of them resident.
+
+    True also where it tells nothing at all, which whoever asks in earnest will meet.
+    """
+    libc = _libc()
+    address = libc.mmap(None, _PAGE, mmap.PROT_READ, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
+    if address == _MAP_FAILED:
+        return True
+    try:
+        state = ctypes.create_string_buffer(1)
+        return bool(libc.mincore(address, _PAGE, state)) or not state.raw[0] & 1
+    finally:
+        libc.munmap(address, _PAGE)
 
 
 def _may_see(descriptor: int) -> bool:

@@ -12,7 +12,7 @@ from rich.theme import Theme
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 
-from meminspect.errors import ExitCode
+from meminspect.errors import ExitCode, RunError
 from meminspect.renderables.palette import STYLES
 from meminspect.tui.colours import DARK, LIGHT
 from meminspect.tui.faults import fault_of, log_fault
@@ -64,6 +64,7 @@ class MeminspectApp(App[int]):
         self.folder = folder
         self.runs: Runs | None = None
         self.standby: Standby | None = None
+        self._told_why_no_standby = False
         self.fault: Fault | None = None  # what ended the app, for whoever started it
         self._ckpt = ckpt
         self._captures = captures
@@ -121,7 +122,12 @@ class MeminspectApp(App[int]):
         from meminspect.engine.session import Standby
 
         if self.standby is None:
-            self.standby = Standby()
+            try:
+                self.standby = Standby()
+            except RunError:
+                told, self._told_why_no_standby = self._told_why_no_standby, True
+                if not told:  # and not again with every plan: a run says it too
+                    raise
 
     def _replace(self, screen: Screen[None]) -> None:
         if len(self.screen_stack) > 1:

@@ -46,6 +46,9 @@ def _free_bytes() -> int:
     group = memory_group()
     limit, used = (group.limit_bytes(), group.used_bytes()) if group is not None else (None, None)
     room = [] if limit is None or used is None else [limit - used]
-    lines = _MEMINFO.read_text().splitlines()
+    try:
+        lines = _MEMINFO.read_text().splitlines()
+    except OSError:  # a container may hide it
+        return 0
     room += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemFree:")]
     return min(room, default=0)

@@ -12,6 +12,7 @@ import fcntl
 import os
 import select
 import signal
+import threading
 from typing import Final
 
 __all__ = ["die_with", "prefer_as_victim"]
@@ -21,13 +22,26 @@ _F_SETSIG: Final = getattr(fcntl, "F_SETSIG", 10)  # named in Python 3.13 only; 
 
 def die_with(lifeline: int) -> None:
     """Be killed as soon as the other end of the pipe `lifeline` is closed; at once if it is already."""
-    fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
-    fcntl.fcntl(lifeline, _F_SETSIG, signal.SIGKILL)
-    fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
+    try:
+        _told_by_kernel(lifeline)
+    except OSError:  # another system, or a container that forbids it: the next best
+        threading.Thread(target=_wait_and_die, args=(lifeline,), name="lifeline", daemon=True).start()
+        return
     poll = select.poll()
     poll.register(lifeline, 0)
     if poll.poll(0):  # it hung up before we were listening
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _told_by_kernel(lifeline: int) -> None:
+    fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(lifeline, _F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
+
+
+def _wait_and_die(lifeline: int) -> None:
+    os.read(lifeline, 1)  # nothing is ever written: it ends with the other end
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def prefer_as_victim() -> None:

@@ -5,12 +5,13 @@ Each tensor is read again from its file, a few MiB at a time, and cast as the st
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import torch
 
-from meminspect.sampling.page_cache import cached_bytes
+from meminspect.sampling.page_cache import cached_bytes, forget, without_read_ahead
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,7 +31,7 @@ def verify(model: nn.Module, task: LoadTask) -> dict[str, object]:
     mismatched = []
     files = [os.open(file.path, os.O_RDONLY) for file in task.checkpoint.files]
     for descriptor in files:
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)  # no read-ahead: it would warm what we do not drop
+        without_read_ahead(descriptor)  # it would warm what we do not drop
     try:
         for name, pieces in task.pieces.items():
             tensor = loaded.get(name)
@@ -145,5 +146,6 @@ def _read(descriptor: int, offset: int, nbytes: int) -> bytearray:
             raise OSError("the file is shorter than its header says")
         view, position = view[count:], position + count
     if cached == 0:
-        os.posix_fadvise(descriptor, offset, nbytes, os.POSIX_FADV_DONTNEED)
+        with contextlib.suppress(OSError):
+            forget(descriptor, offset, nbytes)
     return buffer

@@ -37,7 +37,7 @@ RUN: dict[str, Any] = {
     },
     "baseline": {"rss_bytes": _BYTES, "heap_bytes": _BYTES, "file_bytes": _BYTES},
     "peak": {**_POOLS, "rss_bytes": _BYTES, "vram_used_bytes": _BYTES},
-    "peak_bracket_bytes": {**_POOLS, "rss_bytes": _BYTES},
+    "peak_bracket_bytes": {**_POOLS, "rss_bytes": _BYTES}, "peak_bracket_reason": _TEXT, "vram_reason": _TEXT,
     "peak_at": {"t_s": _TIME, "phase": _TEXT, "tensor": _TEXT},
     "steady": {
         **_POOLS, "rss_bytes": _BYTES, "vram_used_bytes": _BYTES, "retained_heap_bytes": _BYTES,
@@ -49,6 +49,7 @@ RUN: dict[str, Any] = {
     "io": {
         "read_bytes": _BYTES, "major_faults": _BYTES, "minor_faults": _BYTES, "bytes_per_s": _TIME, "reason": _TEXT,
         "pressure": (dict, None), "pressure_reason": _TEXT, "file_system": _TEXT, "network": (bool, None),
+        "file_system_reason": _TEXT,
     },
     "forward": (dict, None), "forward_reason": _TEXT,
     "overhead": {

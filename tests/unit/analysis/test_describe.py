@@ -16,7 +16,7 @@ from meminspect.strategies.task import task_for
 
 CHECKPOINT_KEYS = {
     "path", "layout", "architecture", "files", "shards", "tensors", "parameters", "bytes", "largest_tensor",
-    "largest_shard_bytes", "dtypes", "tied", "file_system", "warnings",
+    "largest_shard_bytes", "dtypes", "tied", "file_system", "file_system_reason", "warnings",
 }  # fmt: skip
 POOLS_KEYS = {"heap_bytes", "file_bytes", "pinned_bytes", "vram_allocated_bytes", "vram_reserved_bytes"}
 
@@ -69,6 +69,7 @@ def test_a_checkpoint_is_described_with_every_key_of_the_contract(tied: Checkpoi
         "dtypes": {"float16": {"tensors": 3, "bytes": 100}, "int64": {"tensors": 1, "bytes": 8}},
         "tied": [["a.weight", "head.weight"]],
         "file_system": "ext4",
+        "file_system_reason": None,
         "warnings": ["odd", "a note"],
     }
     assert document.keys() == CHECKPOINT_KEYS
@@ -80,6 +81,7 @@ def test_what_is_unknown_is_null_and_not_missing() -> None:
     assert document.keys() == CHECKPOINT_KEYS
     assert document["architecture"] is document["largest_tensor"] is document["largest_shard_bytes"] is None
     assert document["file_system"] is None
+    assert document["file_system_reason"] == "no table of what is mounted can be read here"
 
 
 def test_the_whole_checkpoint_is_cached_as_far_as_its_bytes_are(tied: Checkpoint) -> None:

@@ -158,6 +158,15 @@ def test_without_a_device_its_figures_are_unknown_rather_than_zero(document: Cal
         assert run[part]["vram_reserved_bytes"] is None
     assert run["peak"]["vram_used_bytes"] is None
     assert run["steady"]["vram_used_bytes"] is None
+    assert run["vram_reason"] == "the load uses no device"
+
+
+@pytest.mark.parametrize(("told", "reason"), [("no NVIDIA driver", "no NVIDIA driver"), ("", None)])
+def test_a_device_that_does_not_tell_its_use_has_a_reason(
+    document: Callable[..., Document], told: str, reason: str | None
+) -> None:
+    on_device = {"spec": {**SPEC, "options": {"device": "cuda"}}, "vram": {"reason": told}}
+    assert document({**completed_facts(), **on_device}, completed_events())["vram_reason"] == reason
 
 
 def test_the_devices_memory_is_counted_from_the_baseline(document: Callable[..., Document]) -> None:
@@ -180,7 +189,22 @@ def test_where_the_total_may_have_been_higher_nobody_knows_by_how_much(document:
     unset = document({**completed_facts(), "baseline": {"resets": False}}, completed_events())
     assert unset["peak"]["rss_bytes"] is not None
     assert unset["peak_bracket_bytes"]["rss_bytes"] is None
+    assert "clear_refs" in unset["peak_bracket_reason"]
     assert unset["peak_bracket_bytes"]["heap_bytes"] is not None
+
+
+@pytest.mark.parametrize(
+    ("events", "reason"),
+    [([], "the load never began"), (completed_events()[:-3], "the worker died"), (completed_events(), None)],
+    ids=["never began", "died", "completed"],
+)
+def test_a_total_that_is_not_exact_has_the_reason(
+    document: Callable[..., Document], events: list[Event], reason: str | None
+) -> None:
+    run = document(completed_facts(), events)
+    assert run["peak_bracket_bytes"]["rss_bytes"] == (0 if reason is None else None)
+    assert (run["peak_bracket_reason"] or "").startswith(reason or "")
+    assert bool(run["peak_bracket_reason"]) is bool(reason)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import mmap
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,6 +21,7 @@ from meminspect.errors import RunError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 PREFIX_BYTES = 8
 SMALL_RING = 1024
@@ -176,6 +180,7 @@ def test_memory_that_is_no_ring_is_refused() -> None:
 
 _CHILD = """
 import sys
+import tempfile
 sys.path[:] = sys.argv[2].split("\\n")
 from meminspect.capture.records import Event, EventKind
 from meminspect.capture.ring import RingWriter, pack
@@ -220,3 +225,37 @@ def test_a_ring_full_of_events_has_room_left_for_what_a_result_hangs_on() -> Non
 
     assert writer.lost == 1
     assert [found.name for found in reader.drain()][-1] == "end"
+
+
+@pytest.mark.parametrize("absent", [True, False], ids=["no such call", "forbidden"])
+def test_without_anonymous_memory_a_ring_lies_in_a_file_without_a_name(
+    absent: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if absent:
+        monkeypatch.delattr(os, "memfd_create")
+        monkeypatch.delattr(mmap, "MAP_POPULATE")
+    else:
+        monkeypatch.setattr(os, "memfd_create", refuse)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    with ring() as pair:
+        pair.writer.write(pack(numbered(7)))
+
+        assert list(pair.reader.drain()) == [numbered(7)]
+        assert os.fstat(pair.descriptor).st_size == 4096 + SMALL_RING
+        assert not os.get_inheritable(pair.descriptor)
+        assert not list(tmp_path.iterdir())
+
+
+def test_without_room_for_that_file_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "memfd_create", refuse)
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+
+    with pytest.raises(RunError, match=r"no room for the events of a run in .*: Operation not permitted") as raised:
+        create_ring()
+
+    assert raised.value.hint == "set TMPDIR"
+
+
+def refuse(*_: object, **__: object) -> int:
+    raise PermissionError(errno.EPERM, "Operation not permitted")

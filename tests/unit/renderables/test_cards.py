@@ -27,9 +27,9 @@ def subject(tmp_path: Path) -> Subject:
 
 @pytest.mark.parametrize(
     ("fraction", "words"),
-    [(0.0, "0 %"), (1e-9, "< 1 %"), (0.385, "38 %"), (0.9999, "99 %"), (1.0, "100 %"), (None, "unknown share")],
+    [(0.0, "0 %"), (1e-9, "< 1 %"), (0.385, "38 %"), (0.9999, "99 %"), (1.0, "100 %")],
 )
-def test_only_nothing_is_0_percent_and_only_everything_is_100(fraction: float | None, words: str) -> None:
+def test_only_nothing_is_0_percent_and_only_everything_is_100(fraction: float, words: str) -> None:
     assert percent(fraction) == words
 
 

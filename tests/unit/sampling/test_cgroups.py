@@ -401,3 +401,14 @@ def test_a_groups_own_limit_is_not_that_of_the_groups_around_it(
     for name, text in files.items():
         (folder / name).write_text(text)
     assert MemoryGroup(folder, tmp_path, version).own_limit_bytes() == own_limit
+
+
+def test_given_a_limit_that_may_not_be_read_when_asked_then_why_there_is_none_to_tell(tmp_path: Path):
+    group = MemoryGroup(tmp_path, tmp_path, 2)
+
+    assert group.why_no_limit() == f"no memory cgroup can be seen at {tmp_path}"
+    (tmp_path / "cgroup.procs").touch()
+    assert group.why_no_limit() == ""
+    (tmp_path / "memory.max").mkdir()  # which cannot be read, by root neither
+    assert group.limit_bytes() is None
+    assert group.why_no_limit() == f"{tmp_path}/memory.max may not be read here"

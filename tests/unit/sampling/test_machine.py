@@ -4,8 +4,9 @@ import dataclasses
 import importlib.metadata
 import platform
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
+import psutil
 import pytest
 from sampling_processes import run_python
 
@@ -43,7 +44,7 @@ def test_given_this_machine_when_read_then_it_agrees_with_the_kernel():
 
 
 def test_given_the_contract_when_documented_then_exactly_its_names_and_unknown_is_null():
-    read = Machine(4 * GIB, 3 * GIB, None, None, 0, (), None, "6.1", None)
+    read = Machine(4 * GIB, 3 * GIB, None, None, 0, (), None, "6.1", None, reasons={"thp": "no such thing"})
 
     assert read.document() == {
         "ram_total_bytes": 4 * GIB,
@@ -54,6 +55,7 @@ def test_given_the_contract_when_documented_then_exactly_its_names_and_unknown_i
         "torch_version": None,
         "kernel": "6.1",
         "thp": None,
+        "reasons": {"thp": "no such thing"},
     }
 
 
@@ -156,3 +158,45 @@ def test_given_a_process_that_holds_some_when_left_out_then_both_budgets_have_it
     assert (machine.with_room_of(100).ram_available_bytes, machine.with_room_of(100).limit_available_bytes) == (
         8 * GIB + 100, expected,
     )  # fmt: skip
+
+
+def test_given_cgroups_that_nobody_sees_when_read_then_their_limit_is_unknown_and_not_absent(
+    no_driver: None, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(cgroups, "memory_group", lambda: None)
+
+    read = read_machine()
+
+    assert read.memory_limit_bytes is None
+    assert not read.limit_is_known
+    assert read.document()["reasons"] == {
+        "gpus": "no NVIDIA driver",
+        "memory_limit_bytes": "no memory cgroup can be seen here, so a limit of one would not be known",
+        **{name: reason for name, reason in read.reasons.items() if name in ("thp", "torch_version")},
+    }
+
+
+def test_given_a_group_without_a_limit_when_read_then_that_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "cgroup.procs").touch()
+    monkeypatch.setattr(cgroups, "memory_group", lambda: cgroups.MemoryGroup(tmp_path, tmp_path, 2))
+
+    read = read_machine()
+
+    assert read.limit_is_known
+    assert read.reasons["memory_limit_bytes"] == "no limit is set"
+
+
+def test_given_a_meminfo_that_is_hidden_when_read_then_what_is_free_and_why_no_more(monkeypatch: pytest.MonkeyPatch):
+    def hidden() -> NoReturn:
+        raise FileNotFoundError("/proc/meminfo")
+
+    monkeypatch.setattr(psutil, "virtual_memory", hidden)
+    monkeypatch.setattr(psutil, "swap_memory", hidden)
+
+    read = read_machine()
+
+    assert read.ram_total_bytes == pytest.approx(meminfo("MemTotal"), rel=0.05)
+    assert 0 < read.ram_available_bytes < read.ram_total_bytes
+    assert read.swap_free_bytes is None
+    assert read.reasons["ram_available_bytes"].startswith("only what is free, without what the page cache")
+    assert read.reasons["swap_free_bytes"] == "/proc/meminfo cannot be read here"

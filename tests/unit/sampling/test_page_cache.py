@@ -175,6 +175,42 @@ def test_given_a_kernel_that_answers_neither_call_when_asked_then_unknown_with_a
     assert "cachestat" in reason
 
 
+def test_given_a_kernel_that_calls_everything_resident_when_asked_then_unknown_and_never_all_of_it(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As gVisor's does, in which many containers run."""
+    monkeypatch.setattr(page_cache, "_cachestat", lambda *_: None)
+    monkeypatch.setattr(page_cache, "_mincore_can_say_no", lambda: False)
+
+    fraction, reason = cached_fraction(file)
+
+    assert fraction is None
+    assert "every page resident" in reason
+
+
+def test_given_this_kernel_when_its_mincore_is_tried_then_an_untouched_page_is_not_there():
+    assert page_cache._mincore_can_say_no()
+
+
+def test_given_an_unknown_file_system_when_asked_then_not_by_the_call_that_answers_0_on_an_overlay(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+):
+    warm(file)
+    monkeypatch.setattr(page_cache, "_file_system_magic", lambda _: None)
+    monkeypatch.setattr(page_cache, "_cachestat", lambda *_: 0)
+
+    assert cached_fraction(file) == Residency(1.0, "")
+
+
+def test_given_a_system_that_drops_nothing_when_evicted_then_the_error_says_so(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delattr(os, "posix_fadvise")
+
+    with pytest.raises(OSError, match="drops no file from the page cache"):
+        evict(file)
+
+
 def test_given_zfs_when_asked_then_unknown_as_its_cache_is_another(file: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(page_cache, "_file_system_magic", lambda _: 0x2FC12FC1)
 

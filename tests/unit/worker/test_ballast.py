@@ -25,3 +25,13 @@ def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_given_a_load_that_needs_more_than_a_limit_leaves_then_nothing_is_populated() -> None:
     assert ballast.populate(ROOM_FOR_BALLAST - MIB)
     assert not ballast.populate(ROOM_FOR_BALLAST + MIB)
+
+
+def test_given_a_container_that_hides_what_is_free_then_nothing_is_populated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ballast, "_REPORTING", tmp_path)
+    monkeypatch.setattr(ballast, "_MEMINFO", tmp_path / "absent")
+    monkeypatch.setattr(ballast, "memory_group", lambda: None)
+
+    assert not ballast.populate(MIB)
