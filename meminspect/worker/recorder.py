@@ -47,8 +47,7 @@ class Recorder:
         enabled: False during the warm-up: the hooks run, but nothing is recorded.
         tiny_bytes: operations on fewer bytes are gathered.
         charged_ns: spent on behalf of recording so far; the hooks' own calls, about 1 µs each, come on top.
-        retained_at_peak_bytes: what the allocator kept of freed memory at the end of the phase with the highest
-            mark; None if unknown.
+        retained_at_peak_bytes: what the allocator kept of freed memory when the highest mark was read; None if unknown.
 
     Args:
         ring: where events go.
@@ -67,7 +66,6 @@ class Recorder:
         self._memory = memory
         self._free_bytes = free_bytes
         self._peak_bytes = 0  # the highest mark since the last `reading` that has reset it
-        self._peak_is_new = False
         # Re-entrant: a release may strike, through the garbage collector, while an event is being written.
         self._lock = threading.RLock()
         self._waiting: deque[tuple[tuple[Any, ...], bool]] = deque()
@@ -105,7 +103,6 @@ class Recorder:
             if not self.enabled:
                 return
             reading = self._read(started_ns, reset=not self._in_flight)
-            self._ask_what_is_retained()
             self._write(Event(started_ns, EventKind.PHASE, reading=reading, name=name))
             self._charge(started_ns)
 
@@ -188,7 +185,6 @@ class Recorder:
         """Record and return the worker's memory under a name, and whether the mark has been reset after it."""
         with self._lock:
             reading = self._read(time.monotonic_ns(), reset=False)
-            self._ask_what_is_retained()
             was_reset = reset and self._memory.reset_high_water()
             self._begun_since_reset = 0 if was_reset else 2
             if was_reset:
@@ -224,16 +220,11 @@ class Recorder:
         self._last_reading_ns = started_ns
         reading = self._memory.reading()
         if reading.high_water_bytes > self._peak_bytes:
-            self._peak_bytes, self._peak_is_new = reading.high_water_bytes, True
+            self._peak_bytes = reading.high_water_bytes
+            self.retained_at_peak_bytes = self._free_bytes()  # at once: what is freed next was in use at the peak
         if reset:
             self._begun_since_reset = 0 if self._memory.reset_high_water() else 2
         return reading
-
-    def _ask_what_is_retained(self) -> None:
-        """Once a phase, if it had the highest mark so far: between two tensors the question would cost too much."""
-        if self._peak_is_new:
-            self._peak_is_new = False
-            self.retained_at_peak_bytes = self._free_bytes()
 
     def _gather(
         self,
