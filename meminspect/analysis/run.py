@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 from meminspect.analysis.confinement import confined_document, room_under
@@ -23,6 +24,7 @@ __all__ = ["run_document"]
 _POOL_KEYS = ("heap_bytes", "file_bytes", "pinned_bytes")
 _LIMIT_KEYS = ("bytes", "mechanism", "cgroup_peak_bytes", "cgroup_file_bytes", "note")
 RLIMIT_DATA = "RLIMIT_DATA"  # the mechanism that counts promises of memory, and no page of a file that is only read
+_HUNDRED = 100
 _UNACCOUNTED = 16 << 20  # pages of libraries that others had read, and what the cgroup's counters lag behind
 _DIED = "the worker died before it could read its high-water mark, so the highest reading stands for the peak"
 _NO_RESET = (
@@ -65,7 +67,7 @@ def run_document(capture: CaptureReader) -> dict[str, Any]:
         "tensors": _tensors(events, capture.fact("tensors"), capture.fact("checkpoint")),
         "io": io_document(capture, cut, samples),
         **forward_document(capture, cut, events, samples),
-        "overhead": _overhead(cut, capture.fact("supervision"), capture.fact("hooks")),
+        "overhead": _overhead(cut, samples, capture.fact("supervision"), capture.fact("hooks")),
         "limit": limit,
         "repeat": {"index": spec.get("repeat_index"), "of": spec.get("repeat_of")},
         "capture": str(capture.path),
@@ -181,8 +183,17 @@ def _tensors(
     return {**document, "materialised": tensors_materialised(events)}
 
 
+def _lateness_ms(samples: Sequence[Sample]) -> float | None:
+    """By how much the latest of a hundred samples came later than the others; None of fewer."""
+    gaps = sorted(after.t_ns - before.t_ns for before, after in itertools.pairwise(samples))
+    return (gaps[len(gaps) * 99 // 100] - gaps[len(gaps) // 2]) / 1e6 if len(gaps) >= _HUNDRED else None
+
+
 def _overhead(
-    cut: Window | None, supervision: Mapping[str, Any] | None, hooks: Mapping[str, Any] | None
+    cut: Window | None,
+    samples: Sequence[Sample],
+    supervision: Mapping[str, Any] | None,
+    hooks: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """What watching cost. The hooks delay the load itself; the others run beside it, on another core if any."""
     watched, inside = supervision or {}, hooks or {}
@@ -201,6 +212,7 @@ def _overhead(
         "hooks_s": hooks_s,
         "accounted_fraction": fraction,
         "max_gap_ms": watched.get("max_gap_ms"),
+        "late_ms_p99": _lateness_ms(samples),
         "events": inside.get("events"),
         "events_lost": watched.get("events_lost"),
         "event_us_median": inside.get("event_us_median"),

@@ -102,10 +102,10 @@ def phases(capture: CaptureReader) -> list[str]:
     return [event.name for _, event in capture.events() if event.kind.name == "PHASE"]
 
 
-@pytest.mark.parametrize("strategy", ["naive", "mmap-assign"])
 def test_given_a_standby_then_the_run_has_its_worker_and_the_same_peaks_and_facts(
-    variants: Variants, home: Home, tmp_path: Path, strategy: str
+    variants: Variants, home: Home, tmp_path: Path
 ) -> None:
+    strategy = "mmap-assign"
     standby = Standby()
     worker_pid = waiting(home).pid
     assert sorted(path.name for path in home.folder.iterdir()) == [], "nothing is written"
@@ -203,8 +203,11 @@ def test_given_a_standby_when_it_is_closed_then_nothing_is_left(home: Home, impo
     standby.close()
 
 
-@pytest.mark.parametrize("signal_", [signal.SIGKILL, signal.SIGTERM])
-@pytest.mark.parametrize("imported", [False, True], ids=["just started", "when torch is there"])
+@pytest.mark.parametrize(
+    ("signal_", "imported"),
+    [(signal.SIGKILL, True), (signal.SIGTERM, False)],
+    ids=["killed when torch is there", "ended when just started"],
+)
 def test_given_an_app_with_a_standby_when_it_is_killed_then_nothing_is_left(
     home: Home, signal_: signal.Signals, imported: bool
 ) -> None:

@@ -58,8 +58,8 @@ CHOSEN = {
     "meta": tuple(STRATEGIES),
     "slices": ("mmap-assign", "sharded", "naive"),
     "shards": ("mmap-assign", "meta-assign", "sharded"),
-    "gpt2": ("meta-assign", "naive"),
-    "skeleton": ("mmap-assign", "naive"),
+    "gpt2": ("meta-assign",),
+    "skeleton": ("mmap-assign",),
 }
 CELLS = [(checkpoint, strategy) for checkpoint, strategies in CHOSEN.items() for strategy in strategies]
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from run_events import MIB, MS, baseline, begin, end, phase, reading, release, resident, sample
 
-from meminspect.analysis.run import run_document
+from meminspect.analysis.run import _lateness_ms, run_document
 from meminspect.capture.records import Event, Operation, Pool, Sample
 from meminspect.capture.store import CaptureReader, CaptureWriter
 from meminspect.theory.ledger import Item
@@ -35,8 +35,8 @@ KEYS: dict[str, set[str] | None] = {
     },
     "forward": None, "forward_reason": None,
     "overhead": {
-        "samples", "sampler_cpu_s", "writer_cpu_s", "hooks_s", "accounted_fraction", "max_gap_ms", "events",
-        "event_us_median", "cache_watch_cpu_s",
+        "samples", "sampler_cpu_s", "writer_cpu_s", "hooks_s", "accounted_fraction", "max_gap_ms", "late_ms_p99",
+        "events", "event_us_median", "cache_watch_cpu_s",
     },
     "limit": None,
     "repeat": {"index", "of"},
@@ -352,3 +352,13 @@ def test_theory_is_told_as_far_as_the_limit_held(
 def test_what_would_have_done_better_is_told_as_it_was_stored(document: Callable[..., Document]) -> None:
     better = {"strategy": "mmap-assign", "why": "", "peak": {}, "peak_rss_bytes": 1, "recipe": "model = 1"}
     assert document({"spec": SPEC, "better": better})["better"] == better
+
+
+def test_how_late_samples_came_is_told_of_a_hundred_and_more() -> None:
+    def late_ms(times_ms: list[int]) -> float | None:
+        return _lateness_ms([Sample(t_ms * MS, 1, 1, 0, 0, 2) for t_ms in times_ms])
+
+    even = [20 * number for number in range(200)]
+    assert late_ms(even[:50]) is None
+    assert late_ms([*even[:100], *(t_ms + 7 for t_ms in even[100:])]) == 0  # one of two hundred is not one of a hundred
+    assert late_ms([t_ms + 5 * (number > 50) + 5 * (number > 100) for number, t_ms in enumerate(even)]) == 5
