@@ -182,7 +182,7 @@ def test_given_a_file_that_shrinks_before_it_is_loaded_then_the_run_fails_with_t
     ("variant", "strategy", "name"),
     [
         ("shards", "sharded", 'sp ace \'quo"te\' tri"""ple ünï {x} %s [1]*? new\nline\t\x1b[31m\\'),
-        ("meta", "mmap-assign", "not utf-8 \udcff"),
+        ("shards", "meta-assign", "not utf-8 \udcff"),
     ],
     ids=["quotes and control characters", "no UTF-8"],
 )

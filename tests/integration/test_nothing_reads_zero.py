@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import pytest
 from command_line import Done, Home
 
-from meminspect.strategies import STRATEGIES
 from meminspect.synthesis import tiny_checkpoint
 
 if TYPE_CHECKING:
@@ -15,18 +14,19 @@ if TYPE_CHECKING:
 
 POOLS = ("heap_bytes", "file_bytes", "pinned_bytes")
 TOLERANCE_BYTES = 2 << 20
+CHOSEN = ("mmap-assign", "naive")  # one that maps and assigns, one that builds, reads and copies
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
     folder: Path = tmp_path_factory.mktemp("nothing")
     checkpoint = tiny_checkpoint("llama", "meta", "meta", "float16", folder / "tiny")
-    return Home(folder / "home").meminspect("run", "--ckpt", checkpoint, "-s", "all", "--json")
+    return Home(folder / "home").meminspect("run", "--ckpt", checkpoint, "-s", ",".join(CHOSEN), "--json")
 
 
-def test_given_a_checkpoint_of_kilobytes_then_every_pool_reads_zero_with_every_strategy(done: Done) -> None:
+def test_given_a_checkpoint_of_kilobytes_then_every_pool_reads_zero(done: Done) -> None:
     assert done.status == 0, done
-    assert [run["strategy"] for run in done.document["runs"]] == list(STRATEGIES)
+    assert [run["strategy"] for run in done.document["runs"]] == list(CHOSEN)
     for run in done.document["runs"]:
         for part, keys in {"peak": (*POOLS, "rss_bytes"), "steady": (*POOLS, "trimmed_heap_bytes")}.items():
             read = {key: run[part][key] for key in keys}

@@ -56,7 +56,7 @@ CHECKPOINTS: dict[str, Callable[[Path], Path]] = {
 # Every strategy meets every kind of file: pickles and safetensors, one file, slices and shards.
 CHOSEN = {
     "meta": tuple(STRATEGIES),
-    "slices": ("mmap-assign", "sharded", "naive"),
+    "slices": ("mmap-assign", "naive"),
     "shards": ("mmap-assign", "meta-assign", "sharded"),
     "gpt2": ("meta-assign",),
     "skeleton": ("mmap-assign",),

@@ -117,8 +117,16 @@ def test_pick_with_what_a_path_can_become(compare: Compare, task: LoadTask) -> N
     assert compare(MeminspectApp(), SMALL, drive)
 
 
-@every_size
-@pytest.mark.parametrize("name", STORIES)
+# The ends that are told in a line or two look alike from 120 columns on.
+RUNS = [
+    (name, size)
+    for name in STORIES
+    for size in SIZES
+    if size != "200" or name not in ("failed", "refused", "cancelled", "hostile")
+]
+
+
+@pytest.mark.parametrize(("name", "size"), [(name, SIZES[size]) for name, size in RUNS], ids=map("-".join, RUNS))
 def test_run(compare: Compare, task: LoadTask, name: str, size: tuple[int, int]) -> None:
     capture = captures.write(Path(f"{name}.meminspect"), task, STORIES[name])
 
