@@ -303,6 +303,7 @@ def test_given_a_run_under_way_when_the_app_ends_then_nothing_is_left_running_an
         assert reader.fact("outcome")["outcome"] == document["run"]["outcome"]
 
 
+@pytest.mark.slow
 def test_given_a_run_under_way_when_the_window_changes_its_size_then_the_app_goes_on(
     big: Path, window: Terminal
 ) -> None:

@@ -76,6 +76,7 @@ def warmed(checkpoint: Path) -> None:
         warm(file.path)
 
 
+@pytest.mark.slow
 def test_given_either_state_when_the_other_is_asked_for_then_the_run_begins_in_it_and_measures_so(
     checkpoint: Path, home: Home
 ) -> None:
@@ -93,6 +94,7 @@ def test_given_either_state_when_the_other_is_asked_for_then_the_run_begins_in_i
         assert (capture.fact("preparing"), capture.fact("spec")["cache"]) == ("", "cold")
 
 
+@pytest.mark.slow
 def test_given_a_file_that_somebody_maps_then_a_cold_run_says_that_it_was_not(checkpoint: Path, home: Home) -> None:
     warmed(checkpoint)
     (file,) = read_checkpoint(checkpoint).files
@@ -171,6 +173,7 @@ def test_given_a_checkpoint_that_others_have_read_then_a_limited_run_is_not_conf
     assert done.run["limit"]["cgroup_file_bytes"] < 100 << 20 < done.run["peak"]["file_bytes"]
 
 
+@pytest.mark.slow
 def test_given_a_supervisor_that_was_killed_then_the_next_run_removes_the_group_that_it_left(
     variants: Variants, home: Home, groups: MemoryGroup
 ) -> None:

@@ -215,6 +215,7 @@ def homeless() -> tuple[str, ...]:
     return wrapper
 
 
+@pytest.mark.slow
 def test_given_no_home_then_a_place_for_captures_has_to_be_named(
     variants: Variants, home: Home, homeless: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,6 +234,7 @@ def test_given_no_home_then_a_place_for_captures_has_to_be_named(
     assert not list(tmp_path.glob("~*"))
 
 
+@pytest.mark.slow
 def test_given_a_cache_that_cannot_be_written_then_the_warm_up_makes_do_without(variants: Variants, home: Home) -> None:
     home.folder.mkdir()
     place = home.folder / "a file where a folder belongs"
@@ -244,6 +246,7 @@ def test_given_a_cache_that_cannot_be_written_then_the_warm_up_makes_do_without(
     assert not list(home.folder.glob("meminspect-*")), "the passing one is gone"
 
 
+@pytest.mark.slow
 def test_given_a_cache_that_somebody_has_emptied_then_the_warm_up_writes_it_again(
     variants: Variants, home: Home
 ) -> None:

@@ -83,9 +83,10 @@ def gone(process: psutil.Process) -> bool:
 @pytest.mark.parametrize(
     ("victim", "phase"),  # every process at its beginning, in the load and after it; a run takes seconds of two cores
     [
-        ("worker", "import"), ("worker", "warm-up"), ("worker", "read"), ("worker", "verify"),
-        ("supervisor", "build"), ("supervisor", "verify"),
-        ("command", "warm-up"), ("command", "read"),
+        ("worker", "import"), ("worker", "read"), ("supervisor", "build"), ("command", "warm-up"),
+        *(pytest.param(victim, phase, marks=pytest.mark.slow) for victim, phase in (
+            ("worker", "warm-up"), ("worker", "verify"), ("supervisor", "verify"), ("command", "read"),
+        )),
     ],
 )  # fmt: skip
 def test_given_a_run_when_one_process_is_killed_then_none_is_left_and_the_capture_tells(

@@ -26,6 +26,8 @@ PARAMETERS = 60_000_000
 TOLERANCE = 0.02
 TOLERANCE_BYTES = 16 << 20
 
+pytestmark = pytest.mark.slow
+
 
 class Combination(NamedTuple):
     strategy: str

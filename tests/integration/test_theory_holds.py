@@ -57,7 +57,7 @@ CHECKPOINTS: dict[str, Callable[[Path], Path]] = {
 CHOSEN = {
     "meta": tuple(STRATEGIES),
     "slices": ("mmap-assign", "naive"),
-    "shards": ("mmap-assign", "meta-assign", "sharded"),
+    "shards": ("mmap-assign", "sharded"),
     "gpt2": ("meta-assign",),
     "skeleton": ("mmap-assign",),
 }
