@@ -33,6 +33,8 @@ APP = "from meminspect.engine.session import Standby; standby = Standby(); print
 VARYING = {"spec", "started", "supervision", "hooks", "machine", "plan", "environment", "baseline", "returned",
            "resident", "window", "steady", "io", "pressure"}  # fmt: skip
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def variants(tmp_path_factory: pytest.TempPathFactory) -> Variants:
