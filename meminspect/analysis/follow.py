@@ -352,8 +352,9 @@ class _Window:
         )
         since_ns = t_ns - self.began_ns
         total = held.total_bytes
-        if reading.high_water_bytes > self._old_mark_bytes and since_ns > 0:
-            total = max(total, reading.high_water_bytes - base.rss_bytes)
+        mark_bytes = reading.high_water_bytes or 0  # a sample may have none
+        if mark_bytes > self._old_mark_bytes and since_ns > 0:
+            total = max(total, mark_bytes - base.rss_bytes)
         if (total, -since_ns) > (self._peak_bytes, -self._peak_ns):  # the first of equals, in whatever order they come
             self._peak_bytes, self._peak_ns = total, since_ns
         self._peaks = Held(*map(max, self._peaks, held))

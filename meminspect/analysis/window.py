@@ -31,6 +31,7 @@ class Moment(NamedTuple):
 
     t_ns: int
     reading: Reading
+    marked: bool = True  # whether the mark was read, too; else what was resident stands for it
 
 
 class PoolPeaks(NamedTuple):
@@ -85,15 +86,20 @@ class Window:
         """How much higher each pool's true peak may lie."""
         highest = [max(moment.reading[pool] for moment in self.moments) for pool in range(3)]
         beyond = [0, 0, 0]
-        for before, after in zip(self.moments, self.moments[1:]):  # noqa: B905 - pairs of neighbours
-            mark = after.reading.high_water_bytes
-            if mark <= max(before.reading.rss_bytes, after.reading.rss_bytes):
+        last_mark = seen_rss = 0  # the mark when it was last read, and the most that was resident since
+        least = [0, 0, 0]  # of each pool since then
+        for moment in self.moments:
+            reading = moment.reading
+            mark, pools = reading.high_water_bytes, reading[:3]
+            seen_rss = max(seen_rss, reading.rss_bytes)
+            least = [min(*both) for both in zip(least, pools, strict=True)]
+            if not moment.marked:
                 continue
-            if mark == before.reading.high_water_bytes:  # an old mark, not set between these two
-                continue
-            least = [min(before.reading[pool], after.reading[pool]) for pool in range(3)]
-            for pool in range(3):
-                beyond[pool] = max(beyond[pool], mark - (sum(least) - least[pool]) - highest[pool])
+            # An old mark, or one that is no higher than what was read, was not set since the last one was read.
+            if moment is not self.baseline and mark > seen_rss and mark != last_mark:
+                for pool in range(3):
+                    beyond[pool] = max(beyond[pool], mark - (sum(least) - least[pool]) - highest[pool])
+            last_mark, seen_rss, least = mark, reading.rss_bytes, list(pools)
         return PoolPeaks(*beyond)
 
 
@@ -122,7 +128,7 @@ def window(events: Sequence[Event], samples: Sequence[Sample], *, marks_reset: b
         if event.reading is not None and baseline.t_ns < event.t_ns <= end_ns
     ]
     sampled = [
-        _moment(sample.t_ns, Reading(*sample[1:4], sample.high_water_bytes), old_mark)
+        _moment(sample.t_ns, Reading(*sample[1:4], sample.high_water_bytes or 0), old_mark)
         for sample in samples
         if baseline.t_ns < sample.t_ns <= end_ns
     ]
@@ -132,9 +138,10 @@ def window(events: Sequence[Event], samples: Sequence[Sample], *, marks_reset: b
 
 
 def _moment(t_ns: int, reading: Reading, old_mark: int) -> Moment:
-    if reading.high_water_bytes <= old_mark:
+    marked = reading.high_water_bytes > old_mark
+    if not marked:
         reading = reading._replace(high_water_bytes=reading.rss_bytes)
-    return Moment(t_ns, reading)
+    return Moment(t_ns, reading, marked)
 
 
 def samples_between(samples: Sequence[Sample], start_ns: int, end_ns: int) -> Sequence[Sample]:

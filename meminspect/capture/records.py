@@ -98,7 +98,7 @@ class Sample(NamedTuple):
     file_bytes: int
     pinned_bytes: int
     swap_bytes: int
-    high_water_bytes: int
+    high_water_bytes: int | None = None  # not asked every time
     read_bytes: int | None = None
     minor_faults: int | None = None
     major_faults: int | None = None

@@ -5,7 +5,7 @@ Times are nanoseconds since the run's start (`facts.started` has the wall clock)
 History:
     1 (2026-11): first version.
     2 (2026-11): page_cache: of version 1, which has no such table, there are no rows. Events of kind `batch`. The time
-        of a sample is its key.
+        of a sample is its key, and not every sample has a mark.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CREATE TABLE samples (
     file_bytes INTEGER NOT NULL,        -- RssFile
     pinned_bytes INTEGER NOT NULL,      -- RssShmem
     swap_bytes INTEGER NOT NULL,
-    high_water_bytes INTEGER NOT NULL,  -- largest RSS since the worker last reset the mark
+    high_water_bytes INTEGER,           -- largest RSS since the worker last reset the mark
     read_bytes INTEGER,                 -- storage reads caused by the process so far
     minor_faults INTEGER,
     major_faults INTEGER,

@@ -74,9 +74,7 @@ class Sampler(threading.Thread):
             # What it shares is files' pages, but for the little of other kinds that the last whole sample told of.
             pinned_bytes = min(self._pinned_bytes, shared_bytes)
             self.last_rss_bytes = heap_bytes + shared_bytes
-            return Sample(
-                raw.t_ns, heap_bytes, shared_bytes - pinned_bytes, pinned_bytes, self._swap_bytes, self.last_rss_bytes
-            )
+            return Sample(raw.t_ns, heap_bytes, shared_bytes - pinned_bytes, pinned_bytes, self._swap_bytes)
         reading, self._swap_bytes = parse_status(raw.sizes)
         self._pinned_bytes, self.last_rss_bytes = reading.pinned_bytes, reading.rss_bytes
         return Sample(raw.t_ns, *reading[:3], self._swap_bytes, reading.high_water_bytes, *raw.others)

@@ -62,7 +62,7 @@ class WorkerState:
 
     def sampled(self, sample: Sample) -> None:
         """Take what was seen from outside into account; samples come in order, before or after the events."""
-        self._read(sample.t_ns, Reading(*sample[1:4], sample.high_water_bytes))
+        self._read(sample.t_ns, Reading(*sample[1:4], sample.high_water_bytes or 0))
         self._swap_bytes = sample.swap_bytes
         if self._baseline is None or sample.t_ns <= self._baseline_ns:
             self._swap_before_bytes = sample.swap_bytes

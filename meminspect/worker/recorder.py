@@ -4,7 +4,8 @@ The high-water mark is the process's, not a tensor's: it is reset, and called ex
 alone between two readings. Every reset is preceded by a reading, so that no peak is forgotten.
 
 What watching may cost decides what is written. A reading takes some 40 µs between two tensors, when the load has
-swept the caches: one every 20 ms is enough. What takes no time (a name that changes hands, a mapping, a release) and,
+swept the caches: one every 20 ms is enough while memory grows, and one before it falls again, or nobody could tell
+which pool had made the mark. What takes no time (a name that changes hands, a mapping, a release) and,
 in checkpoints of very many, tiny tensors are gathered into one record for many (`capture.batches`).
 """
 
@@ -35,6 +36,7 @@ SMALL_BYTES: Final = 1 << 20
 READING_GAP_NS: Final = 20_000_000
 """No tensor's end is read sooner after the last reading: at 40 µs each that is 0.2 % of the load."""
 
+_FALLING: Final = "falling"  # the name of a reading before memory goes
 _BATCH_AGE_NS: Final = 20_000_000  # what has been gathered is written by then, for whoever watches live
 _VITAL: Final = (EventKind.PHASE, EventKind.READING, EventKind.REPORT)
 """What the run's result hangs on: these find room in the ring when tensors' events no longer do."""
@@ -180,6 +182,16 @@ class Recorder:
         started_ns = time.monotonic_ns()
         with self._lock:
             self._gather(started_ns, Operation.RELEASE, pool, id_, name, nbytes)
+
+    def before_fall(self) -> None:
+        """Memory is about to go: what has been done since the last reading is read, unless something is in flight."""
+        if not self.enabled or not self._begun_since_reset or self._in_flight:
+            return
+        started_ns = time.monotonic_ns()
+        with self._lock:
+            reading = self._read(started_ns, reset=True)
+            self._write(Event(started_ns, EventKind.READING, reading=reading, name=_FALLING))
+            self._charge(started_ns)
 
     def reading(self, name: str, *, reset: bool = False) -> tuple[Reading, bool]:
         """Record and return the worker's memory under a name, and whether the mark has been reset after it."""

@@ -37,6 +37,12 @@ def discrepancies(run: Run) -> list[str]:
         for name, (expected, measured) in compared.items()
         if abs(measured - expected) > max(TOLERANCE * theory["peak_rss_bytes"], TOLERANCE_BYTES)
     ]
+    bracket = run["peak_bracket_bytes"]
+    found += [
+        f"{pool}: its peak may lie {bracket[pool]:,} higher"
+        for pool in ("heap_bytes", "file_bytes", "pinned_bytes", "rss_bytes")
+        if bracket[pool] > max(TOLERANCE * theory["peak_rss_bytes"], TOLERANCE_BYTES)
+    ]
     if sum(line["bytes"] for line in bill) != peak["rss_bytes"]:
         found.append("the bill does not add up to the peak")
     return found

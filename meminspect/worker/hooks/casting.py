@@ -10,6 +10,7 @@ import torch
 
 from meminspect.capture.records import Operation, Pool
 from meminspect.worker.hooks.tracker import describe, replaced
+from meminspect.worker.recorder import SMALL_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,6 +33,8 @@ def watch(tracker: Tracker) -> Iterator[None]:
         id_ = recorder.begin(Operation.MATERIALISE, Pool.HEAP, name, nbytes, detail=describe(str(dtype), shape))
         result = make()
         tracker.end(id_, Pool.HEAP, name, result.untyped_storage())
+        if nbytes >= SMALL_BYTES:
+            recorder.before_fall()  # its sources are dropped next
         return result
 
     def watched_to(to: Callable[..., Any]) -> Callable[..., Any]:

@@ -136,7 +136,9 @@ def watch(tracker: Tracker) -> Iterator[None]:
         def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
             assign = kwargs.get("assign", len(args) > 2 and args[2])
             tracker.recorder.phase("assign" if assign else "copy")
-            return load_state_dict(self, *args, **kwargs)
+            result = load_state_dict(self, *args, **kwargs)
+            tracker.recorder.before_fall()  # whoever has copied a state dict drops it next
+            return result
 
         return call
 

@@ -142,6 +142,18 @@ def test_an_old_mark_says_nothing_of_later_moments() -> None:
     assert window.brackets() == (0, 0, 0)
 
 
+def test_a_sample_without_a_mark_makes_no_news_of_the_mark_that_is_read_after_it() -> None:
+    # given a mark that was read and left, memory that went, and a sample that did not ask for the mark
+    low = Sample(12 * MS, BASE.heap_bytes + 10, BASE.file_bytes, BASE.pinned_bytes, 0)
+    events = [
+        baseline(), named(11, "any", reading(heap=500, file=400, mark=900)), resident(13, reading(heap=10, mark=900)),
+    ]  # fmt: skip
+    assert cut(events, [low]).brackets() == (0, 0, 0)
+    # but where the mark is news, the sample tells how little of the other pools there may have been
+    news = [*events[:2], resident(13, reading(heap=10, file=400, mark=950))]
+    assert cut(news, [low]).brackets() == (950 - 500, 950 - 10 - 400, 950 - 10)
+
+
 @given(
     st.lists(
         st.tuples(st.integers(0, 50), st.integers(0, 50), st.integers(0, 50), st.booleans()), min_size=2, max_size=30

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 from typing import TYPE_CHECKING, cast
 
 import pytest
@@ -100,6 +101,20 @@ def test_a_phase_within_an_operation_does_not_reset_its_mark(recording: Recordin
     recorder.phase("copy")
     assert memory.resets == 0
     recorder.end(id_, MATERIALISE, HEAP, "a", BIG)
+
+
+def test_before_memory_falls_what_has_been_done_is_read_once_however_soon(recording: Recording) -> None:
+    recorder = recording.recorder
+    recorder.reading("baseline", reset=True)
+    id_ = recorder.begin(MATERIALISE, HEAP, "a", BIG)
+    recorder.before_fall()  # in flight: its own end reads
+    recorder._last_reading_ns = time.monotonic_ns()  # too soon after the last one
+    recorder.end(id_, MATERIALISE, HEAP, "a", BIG)
+    assert [event.reading is not None for event in recording.events()] == [True, False, False]
+    recorder.before_fall()
+    recorder.before_fall()
+    (falling,) = recording.events()
+    assert (falling.kind, falling.name, falling.reading is not None) == (EventKind.READING, "falling", True)
 
 
 def test_what_takes_no_time_is_written_together_and_before_whatever_comes_next(recording: Recording) -> None:
