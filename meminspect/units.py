@@ -13,6 +13,7 @@ __all__ = [
     "format_duration",
     "format_moment",
     "format_rate",
+    "format_share",
     "parse_bytes",
     "parse_count",
     "parse_duration",
@@ -66,6 +67,13 @@ def format_duration(seconds: float | None, *, like: float | None = None) -> str:
         return f"{seconds:.2f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}:{rest:02d} min"
+
+
+def format_share(fraction: float) -> str:
+    """Format a fraction of 1 in whole percents, where 0 and 100 are said of nothing and of everything only."""
+    if 0 < fraction < 0.01:
+        return "< 1 %"
+    return f"{min(int(100 * fraction), 100)} %"
 
 
 def format_moment(iso: object) -> str:

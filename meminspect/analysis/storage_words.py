@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from meminspect.units import format_bytes, format_duration, format_rate
+from meminspect.units import format_bytes, format_duration, format_rate, format_share
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -46,8 +46,8 @@ def _io(run: Run, *, decimal: bool) -> Iterator[str]:
 def _cache(cache: Mapping[str, Any]) -> str:
     if cache["state"] is None:
         return f", page cache not available: {cache['reason']}"
-    after = "" if cache["fraction_after"] is None else f", {_percent(cache['fraction_after'])} after"
-    return f", {cache['state']} page cache ({_percent(cache['fraction_before'])} before{after})"
+    after = "" if cache["fraction_after"] is None else f", {format_share(cache['fraction_after'])} after"
+    return f", {cache['state']} page cache ({format_share(cache['fraction_before'])} before{after})"
 
 
 def _waited(pressure: Mapping[str, Any] | None) -> Iterator[str]:
@@ -80,10 +80,3 @@ def _forward(run: Run, *, decimal: bool) -> str:
     if forward["major_faults"]:
         words += f", {forward['major_faults']:,} major faults"
     return words
-
-
-def _percent(fraction: float) -> str:
-    """Whole percents, where 0 and 100 are said of nothing and of everything only."""
-    if 0 < fraction < 0.01:
-        return "< 1 %"
-    return f"{int(100 * fraction)} %"

@@ -10,11 +10,11 @@ import click
 from meminspect.analysis.subject import read_subject
 from meminspect.cli import options, output
 from meminspect.errors import CheckpointError
-from meminspect.renderables.cards import checkpoint_card, counted, machine_card, percent, warnings_card
+from meminspect.renderables.cards import checkpoint_card, counted, machine_card, warnings_card
 from meminspect.renderables.texts import heading, safe, table
 from meminspect.strategies import LoadOptions
 from meminspect.strategies.task import task_for
-from meminspect.units import format_bytes
+from meminspect.units import format_bytes, format_share
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -100,7 +100,7 @@ def _files(subject: Subject, *, decimal: bool) -> Iterator[RenderableType]:
 
 def _cached(file: dict[str, float | None]) -> str:
     fraction = file["cached_fraction"]
-    return "–" if fraction is None else percent(fraction)
+    return "–" if fraction is None else format_share(fraction)
 
 
 def _dtypes(subject: Subject, *, decimal: bool) -> Iterator[RenderableType]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from rich.padding import Padding
-
 from meminspect.analysis.repeats import comparison, groups, repeated
 from meminspect.analysis.repeats import sentence as in_rounds
 from meminspect.analysis.steady import retained
@@ -39,7 +37,7 @@ def show(runs: Sequence[Run], *, decimal: bool) -> None:
             console.print(safe(f"  = {bill(run, decimal=decimal)}", "quiet"))
             kept = retained(run, decimal=decimal)
             for line in (*storage_lines(run, decimal=decimal), *([kept] if kept else [])):
-                console.print(Padding(safe(line, "quiet"), (0, 0, 0, 2), expand=False))
+                console.print(safe(f"  {line}", "quiet"))
         if run.get("better") and run["better"]["strategy"] not in tried:
             console.print(safe(f"  → {advice(run, decimal=decimal)}", "answer"))
     console.print()

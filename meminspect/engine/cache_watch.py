@@ -1,7 +1,7 @@
 """Asks, in a thread of its own, how much of each of the checkpoint's files is in the page cache while a run goes on.
 
 The kernel counts pages one by one, some 5 ms for a gigabyte and 20 where it has no `cachestat`: so rarely that it takes
-a thousandth of one core.
+a two-hundredth of one core at most.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["CacheWatch"]
 
 _LEAST_WAIT_S: Final = 0.25
-_WAIT_TO_WORK: Final = 1000
+_WAIT_TO_WORK: Final = 200
 _ROUND_S: Final = 0.002  # of asking without a pause; it goes on with the next file after it
 _MOST_OPEN: Final = 256  # files; many more may be more than a process may have
 

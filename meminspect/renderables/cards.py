@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from meminspect.renderables.texts import safe
 from meminspect.text import shown
-from meminspect.units import format_bytes, format_count
+from meminspect.units import format_bytes, format_count, format_share
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from meminspect.analysis.subject import Subject
     from meminspect.sampling.machine import Machine
 
-__all__ = ["checkpoint_card", "counted", "machine_card", "percent", "warnings_card"]
+__all__ = ["checkpoint_card", "counted", "machine_card", "warnings_card"]
 
 _SEPARATOR = " · "
 _NAME_LIMIT = 60
@@ -35,7 +35,7 @@ def checkpoint_card(subject: Subject, *, decimal: bool) -> list[Text]:
         f"{format_bytes(document['bytes'], decimal=decimal)}{_dtypes(subject)}",
     )
     fraction = subject.cached_fraction
-    cached = "share in page cache not available" if fraction is None else f"{percent(fraction)} in page cache"
+    cached = "share in page cache not available" if fraction is None else f"{format_share(fraction)} in page cache"
     second = (
         document["architecture"] or "unknown architecture",
         f"{format_count(document['parameters'])} parameters",
@@ -77,13 +77,6 @@ def warnings_card(subject: Subject) -> list[Text]:
 def counted(count: int, thing: str) -> str:
     """``1 file``, ``2 files``."""
     return f"{count:,} {thing}{'' if count == 1 else 's'}"
-
-
-def percent(fraction: float) -> str:
-    """Whole percents, where 0 and 100 are said of nothing and of everything only."""
-    if 0 < fraction < 0.01:
-        return "< 1 %"
-    return f"{min(int(100 * fraction), 100)} %"
 
 
 def _dtypes(subject: Subject) -> str:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
-    "MemoryGroup", "available_bytes", "memory_group", "memory_limit_bytes", "memory_used_bytes", "oom_kills",
-    "system_oom_kills",
+    "MemoryGroup", "available_bytes", "folder_at", "memory_group", "memory_limit_bytes", "memory_used_bytes",
+    "oom_kills", "system_oom_kills",
 ]  # fmt: skip
 
 # Version 1 says "no limit" as the largest number of whole pages, which differs with the size of a page.
@@ -207,13 +207,19 @@ def system_oom_kills(proc: Path = PROC) -> int | None:
 
 def _visible(mounts: list[Mount], path: str, version: int) -> MemoryGroup:
     for mount in mounts:
-        folder = _folder(mount, path)
+        folder = folder_at(mount, path)
         if folder is not None:
             return MemoryGroup(folder, mount.point, version)
     return MemoryGroup(mounts[0].point, mounts[0].point, version)
 
 
-def _folder(mount: Mount, path: str) -> Path | None:
+def folder_at(mount: Mount, path: str) -> Path | None:
+    """Where a group's folder is seen below a mounted hierarchy; None where it is out of sight.
+
+    Args:
+        mount: the hierarchy.
+        path: the group's, as `/proc/pid/cgroup` has it.
+    """
     # Inside a cgroup namespace both may start with "..", and then nothing leads from the mount to the group.
     root = str(mount.root)
     inside = path.removeprefix(root) if path == root or path.startswith(root.rstrip("/") + "/") else path

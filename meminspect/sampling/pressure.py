@@ -10,12 +10,11 @@ import os
 import re
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
+from meminspect.sampling.cgroups import folder_at
 from meminspect.sampling.file_system import PROC, read_mounts
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from meminspect.sampling.file_system import Mount
 
 __all__ = ["NO_PRESSURE", "Pressure", "PressureBooks", "pressure_books"]
 
@@ -71,18 +70,8 @@ def _group_folder(pid: int | str, proc: Path) -> Path | None:
     path = next((line.removeprefix("0::") for line in lines if line.startswith("0::")), None)
     if path is None:
         return None
-    for mount in mounts:
-        folder = _folder(mount, path) if mount.kind == "cgroup2" else None
-        if folder is not None and (folder / _NOT_OF_THE_ROOT).exists():
-            return folder
-    return None
-
-
-def _folder(mount: Mount, path: str) -> Path | None:
-    root = str(mount.root).rstrip("/")
-    inside = path.removeprefix(root) if path == root or path.startswith(f"{root}/") else path
-    parts = [part for part in inside.split("/") if part]
-    return None if ".." in parts else mount.point.joinpath(*parts)
+    folders = (folder_at(mount, path) for mount in mounts if mount.kind == "cgroup2")
+    return next((folder for folder in folders if folder is not None and (folder / _NOT_OF_THE_ROOT).exists()), None)
 
 
 def _totals(path: Path) -> tuple[int, int] | None:

@@ -11,13 +11,16 @@ import sqlite3
 import stat
 import subprocess
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from command_line import Done, Home
 
 from meminspect.capture.records import Sample
 from meminspect.exporters import EXPORTERS
 from meminspect.synthesis import tiny_checkpoint
+
+if TYPE_CHECKING:
+    from command_line import Done, Home
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CAPTURE = "capture-v1.meminspect"
@@ -26,11 +29,6 @@ CAPTURE = "capture-v1.meminspect"
 @pytest.fixture
 def capture(tmp_path: Path) -> Path:
     return Path(shutil.copyfile(GOLDEN / CAPTURE, tmp_path / CAPTURE))
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Home:
-    return Home(tmp_path / "home")
 
 
 @pytest.mark.parametrize("format_", EXPORTERS)

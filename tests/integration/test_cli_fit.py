@@ -7,47 +7,18 @@ import signal
 from typing import TYPE_CHECKING
 
 import pytest
-from checkpoint_variants import Variants
 from command_line import Home, finished, until
 
 from meminspect.capture.store import CaptureReader
-from meminspect.checkpoint import read_checkpoint
-from meminspect.engine.limits.group import limited_group
-from meminspect.errors import RunError
-from meminspect.sampling.page_cache import evict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 MIB = 1 << 20
 TOLERANCE = 64 * MIB  # and so few probes
 
 
-@pytest.fixture(scope="module")
-def variants(tmp_path_factory: pytest.TempPathFactory) -> Variants:
-    return Variants(tmp_path_factory.mktemp("checkpoints"))
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[Home]:
-    yield (made := Home(tmp_path / "home"))
-    until(lambda: not made.processes())
-
-
-@pytest.fixture
-def checkpoint(variants: Variants) -> Path:
-    """200 MB that can be dropped from the page cache, where limits can be set."""
-    if not all(evict(file.path) for file in read_checkpoint(variants["big"]).files):
-        pytest.skip("the pages of this file system cannot be dropped (a tmpfs?)")
-    try:
-        with limited_group(1 << 30):
-            pass
-    except RunError as error:
-        pytest.skip(error.message)
-    return variants["big"]
-
-
+@pytest.mark.usefixtures("own")
 def test_the_smallest_limit_is_found_beside_theory_and_only_its_capture_is_kept(checkpoint: Path, home: Home) -> None:
     done = home.meminspect(
         "fit", "--ckpt", checkpoint, "-s", "meta-assign", "--tolerance", TOLERANCE, "--json", OMP_NUM_THREADS="1"

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from checkpoint_variants import Variants
 from command_line import Home, finished, phase_of, until
 
 from meminspect.capture.store import CaptureReader
@@ -21,7 +20,9 @@ from meminspect.sampling.cgroups import MemoryGroup, memory_group
 from meminspect.sampling.page_cache import cached_fraction, evict, warm
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from checkpoint_variants import Variants
+
+    pass
 
 # The checkpoint has 200 MB of tensors: `naive` needs 570 MiB beside some 310 MiB for the interpreter with torch, of
 # which others pay for the pages of libraries; `mmap-assign` needs nothing that the kernel cannot take back.
@@ -30,24 +31,6 @@ LIMIT = 400 << 20
 # Some kernels (DAMON with its action `pageout`) take idle pages of files again at any moment, also between the reading
 # and the load. Such a run says "mixed", as it should; once in so many the state has to be the one that was asked for.
 _TRIES = 3
-
-
-@pytest.fixture(scope="module")
-def variants(tmp_path_factory: pytest.TempPathFactory) -> Variants:
-    return Variants(tmp_path_factory.mktemp("checkpoints"))
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[Home]:
-    yield (made := Home(tmp_path / "home"))
-    until(lambda: not made.processes())
-
-
-@pytest.fixture
-def checkpoint(variants: Variants) -> Path:
-    if not all(evict(file.path) for file in read_checkpoint(variants["big"]).files):
-        pytest.skip("the pages of this file system cannot be dropped (a tmpfs?)")
-    return variants["big"]
 
 
 @pytest.fixture

@@ -8,17 +8,16 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from checkpoint_variants import Variants
 from command_line import Home, until
 
 from meminspect.engine.limits.data import BIAS
-from meminspect.engine.limits.group import limited_group
-from meminspect.errors import RunError
-from meminspect.sampling.cgroups import MemoryGroup, memory_group
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
+
+    from checkpoint_variants import Variants
+
+    from meminspect.sampling.cgroups import MemoryGroup
 
 LIMIT = 400 << 20  # of the checkpoint with 200 MB: see test_cli_limit.py
 
@@ -48,30 +47,6 @@ if not os.fork():
 (group / "cgroup.procs").write_text(str(os.getpid()))
 os.execvp(command[0], command)
 """
-
-
-@pytest.fixture(scope="module")
-def variants(tmp_path_factory: pytest.TempPathFactory) -> Variants:
-    return Variants(tmp_path_factory.mktemp("checkpoints"))
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[Home]:
-    yield (made := Home(tmp_path / "home"))
-    until(lambda: not made.processes())
-
-
-@pytest.fixture
-def own() -> MemoryGroup:
-    """Our group, where this user may make others."""
-    try:
-        with limited_group(LIMIT):
-            pass
-    except RunError as error:
-        pytest.skip(error.message)
-    found = memory_group()
-    assert found is not None
-    return found
 
 
 @pytest.fixture

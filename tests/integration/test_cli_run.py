@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-from checkpoint_variants import Variants
 from command_line import Done, Home
 
 from meminspect.capture.records import EventKind
@@ -17,6 +16,8 @@ from meminspect.strategies import STRATEGIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from checkpoint_variants import Variants
 
 # The types of the contract's values; a dict is an object with at least these keys, a list holds things of one kind.
 _BYTES, _TIME, _TEXT = (int, None), (float, None), (str, None)
@@ -106,11 +107,6 @@ class Ended(NamedTuple):
     done: Done
     home: Home
     out: Path
-
-
-@pytest.fixture(scope="module")
-def variants(tmp_path_factory: pytest.TempPathFactory) -> Variants:
-    return Variants(tmp_path_factory.mktemp("checkpoints"))
 
 
 @pytest.fixture(scope="module")

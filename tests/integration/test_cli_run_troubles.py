@@ -9,27 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from checkpoint_variants import Variants
 from command_line import Done, Home, finished, memory_limit, phase_of, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from checkpoint_variants import Variants
+
 # With 200 MB of tensors `naive` needs 570 MiB beside some 310 MiB for the interpreter with torch.
 DATA_LIMIT_KIB = 650_000
 CGROUP_LIMIT_BYTES = 700 << 20
 UNKNOWN_USER = "54321"
-
-
-@pytest.fixture(scope="module")
-def variants(tmp_path_factory: pytest.TempPathFactory) -> Variants:
-    return Variants(tmp_path_factory.mktemp("checkpoints"))
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[Home]:
-    yield (made := Home(tmp_path / "home"))
-    until(lambda: not made.processes())
 
 
 def names_the_place(run: dict[str, Any], checkpoint: Path) -> bool:

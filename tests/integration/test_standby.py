@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
-from checkpoint_variants import Variants
 from command_line import Home, until
 from discrepancies import discrepancies
 
@@ -27,6 +26,8 @@ from meminspect.engine.worker_process import WorkerProcess
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from checkpoint_variants import Variants
+
 # An app that waits for its user, in a process of its own.
 APP = "from meminspect.engine.session import Standby; standby = Standby(); print(flush=True); input()"
 # What the machine does meanwhile, and where the captures lie, is no difference. The plan has what the machine has left.
@@ -34,11 +35,6 @@ VARYING = {"spec", "started", "supervision", "hooks", "machine", "plan", "enviro
            "resident", "window", "steady", "io", "pressure"}  # fmt: skip
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def variants(tmp_path_factory: pytest.TempPathFactory) -> Variants:
-    return Variants(tmp_path_factory.mktemp("checkpoints"))
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from meminspect.units import (
     format_duration,
     format_moment,
     format_rate,
+    format_share,
     parse_bytes,
     parse_count,
     parse_duration,
@@ -218,3 +219,11 @@ def test_what_is_no_time_to_wait_is_refused(text: str, says: str) -> None:
 @given(st.floats(0.001, 10 * 24 * 3600, allow_nan=False))
 def test_seconds_come_back(seconds: float) -> None:
     assert parse_duration(f"{seconds:.15g}s") == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    ("fraction", "words"),
+    [(0.0, "0 %"), (1e-9, "< 1 %"), (0.385, "38 %"), (0.9999, "99 %"), (1.0, "100 %")],
+)
+def test_only_nothing_is_0_percent_and_only_everything_is_100(fraction: float, words: str) -> None:
+    assert format_share(fraction) == words

@@ -103,7 +103,7 @@ def test_given_files_that_are_dear_to_ask_then_a_round_asks_one_and_the_next_goe
     assert rows(watched("a", "b", "c", rounds=4)) == [(0, 1), (1, 3), (2, 5), (0, 2), (0, 9), (1, 4), (2, 9)]
 
 
-def test_given_what_a_round_took_then_the_wait_is_a_thousand_times_as_long(
+def test_given_what_a_round_took_then_the_wait_is_two_hundred_times_as_long(
     shares: dict[str, list[int | None]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shares.update(a=[1])
@@ -120,7 +120,7 @@ def test_given_what_a_round_took_then_the_wait_is_a_thousand_times_as_long(
     watch._stop_requested = Stop()  # type: ignore[assignment]
     watch.run()
 
-    assert waits == [0.0, 500.0]
+    assert waits == [0.0, 100.0]
 
 
 def test_given_a_failure_in_the_thread_then_whoever_joins_finds_it(

@@ -6,7 +6,7 @@ import pytest
 
 from meminspect.analysis.subject import Subject, read_subject
 from meminspect.cli.options import open_checkpoint
-from meminspect.renderables.cards import checkpoint_card, counted, machine_card, percent, warnings_card
+from meminspect.renderables.cards import checkpoint_card, counted, machine_card, warnings_card
 from meminspect.sampling.machine import Machine
 from meminspect.sampling.nvml import Gpu
 from meminspect.strategies.task import LoadOptions, task_for
@@ -23,14 +23,6 @@ def subject(tmp_path: Path) -> Subject:
     path = tiny_checkpoint("llama", "meta", "meta", "float16", tmp_path / "tiny\x1b[31m", shards=2)
     checkpoint = open_checkpoint(path, demo=False)
     return read_subject(checkpoint, task_for(checkpoint, LoadOptions()).architecture, "a note")
-
-
-@pytest.mark.parametrize(
-    ("fraction", "words"),
-    [(0.0, "0 %"), (1e-9, "< 1 %"), (0.385, "38 %"), (0.9999, "99 %"), (1.0, "100 %")],
-)
-def test_only_nothing_is_0_percent_and_only_everything_is_100(fraction: float, words: str) -> None:
-    assert percent(fraction) == words
 
 
 def test_things_are_counted_in_english() -> None:

@@ -1,73 +1,23 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from rich.cells import cell_len
+from timeline_pictures import (
+    GIB,
+    MS,
+    RAMP,
+    SAW,
+    SHORT_PHASES,
+    SMALL,
+    WIDE,
+    lines,
+    lines_of,
+    picture,
+    series,
+    style_at,
+)
 
 from meminspect.analysis.reduction import Series, Timeline
-from meminspect.renderables.timeline import ASCII, UNICODE, Picture, axis_for, draw
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from rich.segment import Segment
-    from rich.style import Style
-
-    from meminspect.renderables.timeline import Glyphs
-
-GIB, MS = 1 << 30, 10**6
-SMALL, WIDE = (40, 10), (80, 12)  # plots of 35 and 61 or so columns
-PHASES = ((0, "build"), (10 * MS, "read"), (25 * MS, "copy"))
-
-
-def series(pools: Iterable[tuple[float, ...]]) -> Series:
-    """One reading a millisecond, in the middle of it: GiB of heap, file and pinned memory, and of VRAM."""
-    timeline = Timeline()
-    for number, reading in enumerate(pools):
-        heap, file, pinned, vram = (round(gib * GIB) for gib in (*reading, 0, 0, 0)[:4])
-        timeline.add(number * MS + MS // 2, heap, file, pinned, vram if len(reading) > 3 else None)
-    return timeline.frozen()
-
-
-def frozen(readings: list[tuple[int, int, int, int, int | None]]) -> Series:
-    timeline = Timeline(64)
-    for reading in readings:
-        timeline.add(*reading)
-    return timeline.frozen()
-
-
-def picture(drawn: Series, columns: int = 35, **fields: Any) -> Picture:
-    """A picture of that many milliseconds, 40 GiB high."""
-    given = {"theory_bytes": 30 * GIB, "ceiling_bytes": 35 * GIB, "phases": PHASES, "axis_bytes": 40 * GIB, **fields}
-    return Picture(series=drawn, span_ns=columns * MS, **given)
-
-
-def lines_of(drawn: list[list[Segment]]) -> list[str]:
-    return ["".join(segment.text for segment in line) for line in drawn]
-
-
-def lines(shown: Picture, size: tuple[int, int] = SMALL, **options: Any) -> list[str]:
-    return [line.rstrip() for line in lines_of(draw(shown, *size, **options))]
-
-
-def style_at(drawn: list[list[Segment]], row: int, column: int) -> Style | None:
-    """The style of a cell."""
-    for segment in drawn[row]:
-        column -= len(segment.text)
-        if column < 0:
-            return segment.style
-    raise AssertionError("no such column")
-
-
-RAMP = [(float(gib),) for gib in range(1, 31)]
-SHORT_PHASES = (
-    (0, "build"), (3 * MS, "read"), (8 * MS, "merge"), (8 * MS, "cast"), (9 * MS, "copy"), (13 * MS, "finalise"),
-    (20 * MS, "touch"),
-)  # fmt: skip
-SAW = [(10.0 + 15 * (number % 8 >= 4),) for number in range(32)]
+from meminspect.renderables.timeline import ASCII, draw
 
 
 def test_an_empty_series_has_axes_and_theory() -> None:
@@ -353,63 +303,6 @@ def test_a_terminal_without_unicode_gets_ascii() -> None:
     ]
 
 
-def test_at_the_least_height_there_is_only_the_plot() -> None:
-    assert lines(picture(series(RAMP), vram_note="VRAM: none"), (40, 3)) == [
-        "GiB │──────── ceiling 35.00 theory 30.00",
-        "    │▁▁▁▁▂▂▂▃▃▄▄▄▅▅▆▆▆▇▇███████████",
-        "  0 └──────────┬──────────────┬─────────",
-    ]
-
-
-def test_names_of_phases_come_before_the_note() -> None:
-    assert lines(picture(series(RAMP), vram_note="VRAM: none"), (40, 6)) == [
-        "GiB │──────── ceiling 35.00 theory 30.00",
-        " 20 ┤                     ▁▂▃▄▄▅▆▇█",
-        "    │           ▁▂▃▄▄▅▆▇███████████",
-        "    │▁▁▂▃▄▄▅▆▇█████████████████████",
-        "  0 └──────────┬──────────────┬─────────",
-        "     build     │ read         │ copy",
-    ]
-
-
-def test_the_note_comes_before_the_times() -> None:
-    assert lines(picture(series(RAMP), vram_note="VRAM: none"), (40, 7)) == [
-        "GiB │──────── ceiling 35.00 theory 30.00",
-        " 20 ┤                     ▁▂▃▄▄▅▆▇█",
-        "    │           ▁▂▃▄▄▅▆▇███████████",
-        "    │▁▁▂▃▄▄▅▆▇█████████████████████",
-        "  0 └──────────┬──────────────┬─────────",
-        "     build     │ read         │ copy",
-        "     VRAM: none",
-    ]
-
-
-def test_the_times_come_at_last() -> None:
-    assert lines(picture(series(RAMP), vram_note="VRAM: none"), (40, 8)) == [
-        "GiB │",
-        "    │──────── ceiling 35.00 theory 30.00",
-        " 20 ┤                     ▁▂▃▄▄▅▆▇█",
-        "    │           ▁▂▃▄▄▅▆▇███████████",
-        "    │▁▁▂▃▄▄▅▆▇█████████████████████",
-        "  0 └──────────┬───────20 ms──┬─────────",
-        "     build     │ read         │ copy",
-        "     VRAM: none",
-    ]
-
-
-def test_at_the_least_width_it_is_still_a_picture() -> None:
-    assert lines(picture(series(RAMP), peak_ns=29 * MS + MS // 2), (20, 8)) == [
-        "GiB │  ceiling 35.00",
-        "    │────────────▾──",
-        "    │··········▂▄▆··",
-        " 20 ┤       ▃▅▇███",
-        "    │   ▁▄▆███████",
-        "    │▂▅▇██████████",
-        "  0 └────┬─────┬────",
-        "     bui…│ read│copy",
-    ]
-
-
 def test_colour_is_never_the_only_carrier_and_has_one_meaning() -> None:
     drawn = draw(picture(series([(10, 10, 5)] * 35), ceiling_bytes=39 * GIB), *SMALL)
 
@@ -472,52 +365,7 @@ def test_the_peaks_mark_breaks_a_line_but_hides_no_crossing() -> None:
     assert lines(above)[:2] == ["GiB │     ▾                ceiling 34.30", "    │" + "┿" * 35]
 
 
-@pytest.mark.parametrize(
-    ("peaks", "ceiling", "axis"),
-    [
-        ([], None, 1),
-        ([], 160, 170),
-        ([0], 160, 170),
-        ([160, 32], None, 170),
-        ([100, 32], 160, 170),  # near enough to be shown
-        ([100, 32], 161, 106),  # too far: the data would be squashed
-        ([160], 80, 170),
-        ([160], 0, 170),
-    ],
-)
-def test_the_axis_shows_all_peaks_and_a_ceiling_that_is_near(peaks: list[int], ceiling: int | None, axis: int) -> None:
-    assert axis_for(peaks, ceiling) == axis
-
-
 def test_text_from_outside_cannot_break_a_line() -> None:
     shown = picture(series(RAMP), phases=((0, "\x1b[2J\n"), (9 * MS, "読む")), vram_note="\t読")
 
     assert lines(shown)[-2:] == ["     \\x1b[2J\\n│ ??", "     \\t?"]
-
-
-sizes = st.integers(0, 1 << 50)
-moments = st.integers(0, 10**14)
-pictures = st.builds(
-    Picture,
-    series=st.lists(st.tuples(moments, sizes, sizes, sizes, st.none() | sizes), max_size=20).map(frozen),
-    span_ns=moments,
-    axis_bytes=sizes,
-    theory_bytes=st.none() | sizes,
-    ceiling_bytes=st.none() | st.integers(-1, 1 << 50),
-    phases=st.lists(st.tuples(st.integers(-5, 10**14), st.text(max_size=12)), max_size=8).map(
-        lambda phases: tuple(sorted(phases))
-    ),
-    peak_ns=st.none() | moments,
-    died_ns=st.none() | moments,
-    vram_total_bytes=st.none() | sizes,
-    vram_note=st.text(max_size=60),
-)
-
-
-@given(pictures, st.integers(20, 220), st.integers(3, 60), st.sampled_from([ASCII, UNICODE]))
-def test_every_picture_is_exactly_as_large_as_asked(shown: Picture, width: int, height: int, glyphs: Glyphs) -> None:
-    drawn = draw(shown, width, height, glyphs=glyphs)
-
-    assert len(drawn) == height
-    assert {sum(cell_len(segment.text) for segment in line) for line in drawn} == {width}
-    assert all(not segment.control for line in drawn for segment in line)
