@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from meminspect.analysis.confinement import confined_lines, held_bytes
+from meminspect.analysis.window import RESOLUTION_BYTES
 from meminspect.capture.records import EventKind, Operation, Pool
 from meminspect.theory.ledger import BillLine, Item
 
@@ -31,20 +32,25 @@ class Place(NamedTuple):
 def place_at(events: Iterable[Event], t_ns: int, baseline_ns: int) -> Place:
     """Just before a moment: the phase, and the tensor that was in flight or else the last one that was.
 
-    What was before the baseline is no place in the run.
+    Since the reading before, not every tensor has had one of its own: of them the last that the kernel's counters can
+    tell from none is taken, if there is one. What was before the baseline is no place in the run.
     """
     phase: str | None = None
     tensor: str | None = None
+    telling: str | None = None
     for event in events:
         if event.t_ns >= t_ns:
             break
         if event.t_ns < baseline_ns:
             continue
+        if event.reading is not None:
+            telling = None
         if event.kind is EventKind.PHASE:
             phase, tensor = event.name, None
         elif event.kind is EventKind.BEGIN:
             tensor = event.name
-    return Place(phase, tensor)
+            telling = event.name if event.nbytes >= RESOLUTION_BYTES else telling
+    return Place(phase, telling or tensor)
 
 
 def tensors_materialised(events: Iterable[Event]) -> int:

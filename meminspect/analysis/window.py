@@ -12,7 +12,7 @@ from __future__ import annotations
 import bisect
 import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from meminspect.capture.records import EventKind, Reading
 
@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
     from meminspect.capture.records import Event, Sample
 
-__all__ = ["Moment", "PoolPeaks", "Window", "window"]
+__all__ = ["RESOLUTION_BYTES", "Moment", "PoolPeaks", "Window", "window"]
 
-_RESOLUTION = 1 << 20  # a process's counters lag by up to some 256 KiB for each processor
+RESOLUTION_BYTES: Final = 1 << 20
+"""What the kernel can tell from nothing: a process's counters lag by up to some 256 KiB for each processor."""
 
 
 class Moment(NamedTuple):
@@ -64,7 +65,7 @@ class Window:
         What comes later and is higher by less than the kernel's counters resolve is no other peak.
         """
         return next(
-            moment for moment in self.marks if moment.reading.high_water_bytes >= self._highest_mark - _RESOLUTION
+            moment for moment in self.marks if moment.reading.high_water_bytes >= self._highest_mark - RESOLUTION_BYTES
         )
 
     @functools.cached_property

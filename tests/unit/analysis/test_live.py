@@ -80,6 +80,17 @@ def test_a_bill_files_what_is_in_memory_under_the_theorys_items_and_the_rest_as_
     assert found[-1].item == Item.UNEXPLAINED
 
 
+def test_of_tensors_without_readings_of_their_own_the_last_that_can_be_told_makes_the_peak() -> None:
+    mib = 1 << 20
+    big, tiny = begin(12, TOUCH, FILE, 1, "output.weight", 30 * mib), begin(14, TOUCH, FILE, 2, "rope.freqs", 64)
+    events = [baseline(10), phase(11, "touch"), big, end(13, big), tiny, end(15, tiny)]
+    assert place_at(events, 16 * MS, 10 * MS) == ("touch", "output.weight")
+    # but not where a reading lies between them, nor where there is no other
+    read_between = [*events[:3], end(13, big, reading(file=30 * mib)), *events[4:]]
+    assert place_at(read_between, 16 * MS, 10 * MS) == ("touch", "rope.freqs")
+    assert place_at([*events[:2], *events[4:]], 16 * MS, 10 * MS) == ("touch", "rope.freqs")
+
+
 def test_what_the_allocator_keeps_is_a_line_where_it_is_worth_one() -> None:
     mib = 1 << 20
     kept = bill(naive_run(), NAIVE_LEDGER, int(21.5 * MS), 10 * MS, 640 + 3 * mib, retained_bytes=2 * mib)
