@@ -5,6 +5,7 @@ MeminspectError
 ├── UsageError              the command line asks for something impossible                    → 2
 ├── CheckpointError         the checkpoint is absent, damaged, hostile or of an unknown kind  → 2
 ├── CaptureError            a capture file cannot be read or written                          → 2
+├── StreamError             a checkpoint cannot be loaded into a model by `meminspect.stream` → 4
 └── RunError                the machinery around a run broke (not the run itself)             → 4
 ```
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import enum
 
-__all__ = ["CaptureError", "CheckpointError", "ExitCode", "MeminspectError", "RunError", "UsageError"]
+__all__ = ["CaptureError", "CheckpointError", "ExitCode", "MeminspectError", "RunError", "StreamError", "UsageError"]
 
 
 class ExitCode(enum.IntEnum):
@@ -65,3 +66,7 @@ class RunError(MeminspectError):
     """The machinery around a run broke; what the run itself did is an outcome, not an exception."""
 
     exit_code = ExitCode.FAILED
+
+
+class StreamError(MeminspectError, RuntimeError):
+    """A checkpoint cannot be loaded into this model; a RuntimeError, as what `load_state_dict` raises."""

@@ -1,0 +1,18 @@
+"""Loads a checkpoint into memory of its own, at the speed of copying it out of the page cache and at the model's size.
+
+    import torch
+    from meminspect.stream import load
+
+    model = load(lambda: Model(config), "llama-7b")
+
+A library by itself: nothing here knows of the profiler. All reads are planned from the headers (`arrange`), into
+private memory that is advised to huge pages (`memory`), by a few threads that read at positions of their own
+(`reading`); then the model is given its tensors (`models`).
+"""
+
+from __future__ import annotations
+
+from meminspect.errors import StreamError
+from meminspect.stream.load import load
+
+__all__ = ["StreamError", "load"]

@@ -1,0 +1,282 @@
+"""Plans, from the headers alone, where every tensor of a checkpoint will lie and which reads put it there.
+
+Bytes that are wanted as they are stored go straight from the file to their place. Small tensors that lie side by side
+in the file lie side by side in memory, gaps included, and are read at once. What is cast, joined from model-parallel
+slices or sent to a device passes through a thread's staging, a chunk at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import torch
+
+from meminspect.dtypes import BITS
+from meminspect.errors import StreamError
+from meminspect.stream.memory import Block
+from meminspect.stream.reading import CHUNK_BYTES, Read
+from meminspect.text import shown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from meminspect.checkpoint.model import Checkpoint, StoredTensor
+
+__all__ = ["Arrangement", "arrange", "arrange_slices", "torch_dtype"]
+
+_RUN_BYTES: Final = 4 << 20  # small tensors that share a block: a layer's, so that one that is dropped frees its memory
+_SMALL_BYTES: Final = 1 << 20
+_MOST_GAP_BYTES: Final = 4096  # between two tensors that are read at once: a zip entry's header and padding
+_ALIGNMENT: Final = 64  # of torch's own tensors, and of what torch.save writes
+_BYTE: Final = 8
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """Tensors that have their memory already, and the reads that fill it."""
+
+    tensors: dict[str, torch.Tensor] = field(default_factory=dict)
+    reads: list[Read] = field(default_factory=list)
+
+
+class _Stretch(NamedTuple):
+    """What tensors of one storage need of it: bytes of a file that become one run of elements."""
+
+    tensors: tuple[StoredTensor, ...]
+    file: int
+    start: int
+    end: int
+    stored: torch.dtype
+    wanted: torch.dtype
+
+    @property
+    def nbytes(self) -> int:
+        return self.end - self.start
+
+    @property
+    def elements(self) -> int:
+        return self.nbytes // self.stored.itemsize
+
+
+def arrange(
+    checkpoint: Checkpoint, names: Iterable[str], dtype: torch.dtype | None, device: torch.device
+) -> Arrangement:
+    """Plan the loading of tensors that each lie whole in one file.
+
+    Args:
+        checkpoint: its headers.
+        names: the tensors that are wanted.
+        dtype: what floating-point tensors become; None to leave them.
+        device: where they will be.
+
+    Raises:
+        StreamError: a tensor is of a type that torch does not have.
+        MemoryError: the system does not promise so much memory.
+    """
+    arrangement = Arrangement()
+    direct: list[_Stretch] = []
+    staged: list[_Stretch] = []
+    for stretch in _stretches(checkpoint, set(names), dtype, arrangement):
+        as_stored = device.type == "cpu" and stretch.stored == stretch.wanted
+        (direct if as_stored else staged).append(stretch)
+    for run in _runs(direct):
+        _place_run(run, arrangement)
+    for stretch in staged:
+        _place_staged(stretch, device, arrangement)
+    arrangement.reads.sort(key=lambda read: (read.file, read.offset))
+    return arrangement
+
+
+def arrange_slices(
+    checkpoint: Checkpoint, shapes: Mapping[str, Sequence[int]], dtype: torch.dtype | None, device: torch.device
+) -> Arrangement:
+    """Plan the loading of model-parallel slices, each joined with the others as it is read.
+
+    Args:
+        checkpoint: its headers.
+        shapes: of the tensors that are wanted, joined.
+        dtype: what floating-point tensors become; None to leave them.
+        device: where they will be.
+
+    Raises:
+        StreamError: slices do not make up the shape, or are of a type that torch does not have.
+        MemoryError: the system does not promise so much memory.
+    """
+    arrangement = Arrangement()
+    pieces: dict[str, list[StoredTensor]] = defaultdict(list)
+    for tensor in checkpoint.tensors:
+        if tensor.name in shapes:
+            pieces[tensor.name].append(tensor)
+    for name, slices in pieces.items():
+        shape, dim = tuple(shapes[name]), _split_dim(name, slices, tuple(shapes[name]))
+        stored = torch_dtype(slices[0])
+        wanted = _wanted(stored, dtype)
+        block = Block(math.prod(shape) * wanted.itemsize) if device.type == "cpu" and math.prod(shape) else None
+        whole = _flat(block, math.prod(shape), wanted, device).view(shape)
+        arrangement.tensors[name] = whole
+        first_row = 0
+        for piece in slices if dim is not None else slices[:1]:
+            if (
+                block is not None and stored == wanted and not dim
+            ):  # what is split by rows, or not at all, lies as stored
+                start = first_row * math.prod(shape[1:]) * stored.itemsize
+                arrangement.reads.extend(
+                    _direct(piece.storage.file, piece.file_offset, piece.nbytes, name, block, start)
+                )
+            else:
+                part = whole if dim is None else whole.narrow(dim, first_row, piece.shape[dim])
+                arrangement.reads.extend(_by_rows(piece, stored, part))
+            first_row += 0 if dim is None else piece.shape[dim]
+    arrangement.reads.sort(key=lambda read: (read.file, read.offset))
+    return arrangement
+
+
+def torch_dtype(tensor: StoredTensor) -> torch.dtype:
+    """The type of a stored tensor's elements.
+
+    Raises:
+        StreamError: torch has no such type, or not for a plain tensor.
+    """
+    dtype = getattr(torch, tensor.dtype, None)
+    if not isinstance(dtype, torch.dtype) or BITS[tensor.dtype] < _BYTE or tensor.dtype.startswith(("q", "quint")):
+        raise StreamError(f"'{shown(tensor.name)}' is {tensor.dtype}, of which torch has no plain tensors")
+    return dtype
+
+
+def _wanted(stored: torch.dtype, dtype: torch.dtype | None) -> torch.dtype:
+    return dtype if dtype is not None and stored.is_floating_point else stored
+
+
+def _span(tensor: StoredTensor) -> int:
+    """Elements of the storage from a tensor's first to its last, both included; it has some."""
+    if tensor.strides is None:
+        return tensor.elements
+    return 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True))
+
+
+def _stretches(
+    checkpoint: Checkpoint, names: set[str], dtype: torch.dtype | None, arrangement: Arrangement
+) -> Iterator[_Stretch]:
+    """The bytes that are needed, storage by storage in the order of the files; empty tensors are arranged at once."""
+    sharing: dict[tuple[int, int, str], list[StoredTensor]] = defaultdict(list)
+    for tensor in checkpoint.tensors:
+        if tensor.name not in names:
+            continue
+        if tensor.elements:
+            sharing[tensor.storage.file, tensor.storage.offset, tensor.dtype].append(tensor)
+        else:
+            wanted = _wanted(torch_dtype(tensor), dtype)
+            arrangement.tensors[tensor.name] = torch.empty(tensor.shape, dtype=wanted)
+    for (file, _, _), tensors in sorted(sharing.items(), key=lambda item: item[0]):
+        stored = torch_dtype(tensors[0])
+        start = min(tensor.file_offset for tensor in tensors)
+        end = max(tensor.file_offset + _span(tensor) * stored.itemsize for tensor in tensors)
+        yield _Stretch(tuple(tensors), file, start, end, stored, _wanted(stored, dtype))
+
+
+def _runs(stretches: Iterable[_Stretch]) -> Iterator[list[_Stretch]]:
+    """Small stretches that lie side by side, together; every other one by itself."""
+    run: list[_Stretch] = []
+    for stretch in stretches:
+        if run and not _belongs(run, stretch):
+            yield run
+            run = []
+        run.append(stretch)
+    if run:
+        yield run
+
+
+def _belongs(run: Sequence[_Stretch], stretch: _Stretch) -> bool:
+    first, last = run[0], run[-1]
+    return (
+        max(last.nbytes, stretch.nbytes) < _SMALL_BYTES
+        and stretch.file == first.file
+        and 0 <= stretch.start - last.end <= _MOST_GAP_BYTES
+        and stretch.end - first.start <= _RUN_BYTES
+        and (stretch.start - first.start) % stretch.stored.itemsize == 0
+    )
+
+
+def _place_run(run: Sequence[_Stretch], arrangement: Arrangement) -> None:
+    """Give stretches one block in which they lie as in the file, and read them at once."""
+    file, start, end = run[0].file, run[0].start, run[-1].end
+    lead = start % _ALIGNMENT if len(run) > 1 and start % run[0].stored.itemsize == 0 else 0
+    block = Block(lead + end - start)
+    for stretch in run:
+        flat = block.tensor(stretch.stored, lead + stretch.start - start, stretch.elements)
+        _place(stretch, flat, arrangement)
+    name = run[0].tensors[0].name
+    arrangement.reads.extend(_direct(file, start, end - start, name, block, lead))
+
+
+def _place_staged(stretch: _Stretch, device: torch.device, arrangement: Arrangement) -> None:
+    """Give a stretch memory of its own, which chunks are copied to as they are read."""
+    nbytes = stretch.elements * stretch.wanted.itemsize
+    flat = _flat(Block(nbytes) if device.type == "cpu" else None, stretch.elements, stretch.wanted, device)
+    _place(stretch, flat, arrangement)
+    for begin in range(0, stretch.nbytes, CHUNK_BYTES):
+        nbytes = min(CHUNK_BYTES, stretch.nbytes - begin)
+        first = begin // stretch.stored.itemsize
+        part = flat[first : first + nbytes // stretch.stored.itemsize]
+        deliver = partial(_copy, part, stretch.stored)
+        name = stretch.tensors[0].name
+        arrangement.reads.append(Read(stretch.file, stretch.start + begin, nbytes, name, None, deliver))
+
+
+def _place(stretch: _Stretch, flat: torch.Tensor, arrangement: Arrangement) -> None:
+    """Make the tensors of a stretch out of its elements, which those that share a storage go on sharing."""
+    for tensor in stretch.tensors:
+        first = (tensor.file_offset - stretch.start) // stretch.stored.itemsize
+        if tensor.strides is not None:
+            arrangement.tensors[tensor.name] = flat.as_strided(tensor.shape, tensor.strides, first)
+        elif first == 0 and flat.numel() == tensor.elements:
+            arrangement.tensors[tensor.name] = flat.view(tensor.shape)
+        else:
+            arrangement.tensors[tensor.name] = flat[first : first + tensor.elements].view(tensor.shape)
+
+
+def _flat(block: Block | None, elements: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    if block is not None:
+        return block.tensor(dtype, 0, elements)
+    return torch.empty(elements, dtype=dtype, device=device)
+
+
+def _direct(file: int, offset: int, nbytes: int, name: str, block: Block, start: int) -> Iterator[Read]:
+    for begin in range(0, nbytes, CHUNK_BYTES):
+        count = min(CHUNK_BYTES, nbytes - begin)
+        yield Read(file, offset + begin, count, name, block.view(start + begin, count))
+
+
+def _copy(part: torch.Tensor, stored: torch.dtype, staged: torch.Tensor) -> None:
+    part.copy_(staged.view(stored).view(part.shape))
+
+
+def _split_dim(name: str, slices: Sequence[StoredTensor], shape: tuple[int, ...]) -> int | None:
+    """Along which dimension slices join; None where the first is the whole."""
+    same = all(piece.shape == slices[0].shape and piece.strides is None for piece in slices)
+    if same and slices[0].shape == shape:
+        return None
+    if same and len(slices[0].shape) == len(shape):
+        odd = [dim for dim, size in enumerate(slices[0].shape) if size != shape[dim]]
+        if len(odd) == 1 and slices[0].shape[odd[0]] * len(slices) == shape[odd[0]]:
+            return odd[0]
+    raise StreamError(
+        f"'{shown(name)}' is {list(slices[0].shape)} in each of {len(slices)} slices, "
+        f"which do not join to the model's {list(shape)}"
+    )
+
+
+def _by_rows(piece: StoredTensor, stored: torch.dtype, part: torch.Tensor) -> Iterator[Read]:
+    """Reads of a slice that does not lie in one piece in the whole: some rows at a time."""
+    row_bytes = piece.nbytes // max(1, piece.shape[0])
+    rows_at_once = max(1, CHUNK_BYTES // max(1, row_bytes))
+    for first in range(0, piece.shape[0], rows_at_once):
+        rows = min(rows_at_once, piece.shape[0] - first)
+        deliver = partial(_copy, part[first : first + rows], stored)
+        yield Read(
+            piece.storage.file, piece.file_offset + first * row_bytes, rows * row_bytes, piece.name, None, deliver
+        )

@@ -1,0 +1,137 @@
+"""The one public function."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any, overload
+
+import torch
+from torch import nn
+
+from meminspect.checkpoint.registry import read_checkpoint
+from meminspect.errors import StreamError
+from meminspect.stream.arrange import arrange, arrange_slices
+from meminspect.stream.models import assign, check_complete, places
+from meminspect.stream.reading import default_threads, read_all
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from meminspect.checkpoint.model import Checkpoint
+
+__all__ = ["load"]
+
+
+@overload
+def load(
+    model: None,
+    path: str | Path,
+    *,
+    device: str | torch.device = ...,
+    dtype: torch.dtype | None = ...,
+    threads: int | None = ...,
+    progress: bool = ...,
+) -> dict[str, torch.Tensor]: ...
+
+
+@overload
+def load(
+    model: nn.Module | Callable[[], nn.Module],
+    path: str | Path,
+    *,
+    device: str | torch.device = ...,
+    dtype: torch.dtype | None = ...,
+    threads: int | None = ...,
+    strict: bool = ...,
+    progress: bool = ...,
+) -> nn.Module: ...
+
+
+def load(
+    model: nn.Module | Callable[[], nn.Module] | None,
+    path: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    threads: int | None = None,
+    strict: bool = True,
+    progress: bool = False,
+) -> nn.Module | dict[str, torch.Tensor]:
+    """Load a checkpoint into memory of its own, as fast as it can be read, with nothing beside the model.
+
+    What is loaded is bit by bit what `torch.load` or safetensors give; tensors that share memory in the checkpoint
+    share it here. Nothing of a checkpoint is executed.
+
+    Args:
+        model: a model whose parameters are on the meta device; or what makes one, called under that device; or None for
+            a plain state dict.
+        path: a checkpoint: a file, or its folder.
+        device: where the tensors will be.
+        dtype: what floating-point tensors become as they are read; None to leave them as they are stored.
+        threads: how many read at once; None for one a processor, up to eight.
+        strict: a model's missing and unexpected names are errors, as in `load_state_dict`. A name that is tied to one
+            that the checkpoint has is not missing.
+        progress: draw a bar on stderr.
+
+    Returns:
+        The model, with its tensors; or names and tensors.
+
+    Raises:
+        CheckpointError: the checkpoint is absent, damaged or of a kind that is not read.
+        StreamError: it is not this model's, or changes or fails while it is read. No thread is left, and none of the
+            model's parameters has been touched.
+        MemoryError: there is no room.
+    """
+    device = torch.device(device)
+    checkpoint = read_checkpoint(path)
+    built = _built(model)
+    wanted = None if built is None else places(built)
+    if wanted is None:
+        if checkpoint.parallel_files:
+            raise StreamError(
+                f"{checkpoint.path} is in slices, and only a model says how they join", "give it a model to load"
+            )
+        arrangement = arrange(checkpoint, [tensor.name for tensor in checkpoint.tensors], dtype, device)
+    else:
+        shapes = {tensor.name: tensor.shape for tensor in checkpoint.tensors}
+        check_complete(wanted, shapes, joined=checkpoint.parallel_files, strict=strict)
+        whole = {name: place.shape for place in wanted for name in place.names}
+        arrangement = (
+            arrange_slices(checkpoint, whole, dtype, device)
+            if checkpoint.parallel_files
+            else arrange(checkpoint, whole, dtype, device)
+        )
+    with _bar(checkpoint, progress) as done:
+        read_all(
+            [file.path for file in checkpoint.files],
+            [file.nbytes for file in checkpoint.files],
+            arrangement.reads,
+            threads or default_threads(),
+            done,
+        )
+    if built is None or wanted is None:
+        return {tensor.name: arrangement.tensors[tensor.name] for tensor in checkpoint.tensors}
+    assign(built, wanted, arrangement.tensors)
+    return built
+
+
+def _built(model: nn.Module | Callable[[], nn.Module] | None) -> nn.Module | None:
+    if model is None or isinstance(model, nn.Module):
+        return model
+    with torch.device("meta"):
+        return model()
+
+
+@contextlib.contextmanager
+def _bar(checkpoint: Checkpoint, shown: bool) -> Iterator[Callable[[int], Any]]:
+    if not shown:
+        yield lambda nbytes: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(checkpoint.path.name or str(checkpoint.path), total=checkpoint.nbytes)
+        yield lambda nbytes: bar.advance(task, nbytes)

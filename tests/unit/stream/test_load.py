@@ -1,0 +1,288 @@
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import nn
+
+from meminspect.errors import CheckpointError, StreamError
+from meminspect.stream import load, reading
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool, torch.float8_e4m3fn)
+Saver = "Callable[[dict[str, torch.Tensor], Path], None]"
+
+
+def save_torch(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    torch.save(tensors, path / "model.pth")
+
+
+def save_safetensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    save_file(tensors, path / "model.safetensors")
+
+
+FORMATS = pytest.mark.parametrize("save", [save_torch, save_safetensors], ids=["torch", "safetensors"])
+
+
+def random_bits(dtype: torch.dtype, shape: tuple[int, ...], seed: int) -> torch.Tensor:
+    count = torch.Size(shape).numel() * dtype.itemsize
+    raw = torch.randint(0, 2 if dtype == torch.bool else 256, (count,), generator=torch.Generator().manual_seed(seed))
+    return raw.to(torch.uint8).view(dtype).reshape(shape)
+
+
+def same_bits(left: torch.Tensor, right: torch.Tensor) -> bool:
+    if (left.dtype, left.shape) != (right.dtype, right.shape):
+        return False
+    return torch.equal(left.contiguous().flatten().view(torch.uint8), right.contiguous().flatten().view(torch.uint8))
+
+
+shapes = st.lists(st.integers(0, 9), max_size=3).map(tuple) | st.sampled_from([(700, 1024), (3, 700, 1024)])
+tensor_sets = st.lists(st.tuples(st.sampled_from(DTYPES), shapes), min_size=1, max_size=12)
+
+
+class Pair(nn.Module):
+    def __init__(self, bias: bool = True) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(7, 4)
+        self.inner = nn.Linear(4, 6, bias=bias)
+        self.head = nn.Linear(4, 7, bias=False)
+        self.register_buffer("mask", torch.ones(3, 3))
+
+
+@FORMATS
+@settings(deadline=None, max_examples=40)
+@given(tensor_sets, st.integers(1, 5), st.integers(1, 1 << 16))
+def test_any_set_of_tensors_comes_back_bit_by_bit_with_any_number_of_threads(
+    tmp_path_factory: pytest.TempPathFactory,
+    save: Callable[[dict[str, torch.Tensor], Path], None],
+    wanted: list[tuple[torch.dtype, tuple[int, ...]]],
+    threads: int,
+    chunk_units: int,
+) -> None:
+    folder = tmp_path_factory.mktemp("set")
+    tensors = {f"t.{number}": random_bits(*each, seed=number) for number, each in enumerate(wanted)}
+    save(tensors, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("meminspect.stream.arrange.CHUNK_BYTES", 64 * chunk_units)
+        loaded = load(None, folder, threads=threads)
+    assert set(loaded) == set(tensors)
+    assert [name for name, tensor in loaded.items() if not same_bits(tensor, tensors[name])] == []
+
+
+@FORMATS
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_cast_is_torchs_own_and_leaves_what_is_not_floating(
+    tmp_path: Path, save: Callable[[dict[str, torch.Tensor], Path], None], threads: int
+) -> None:
+    tensors = {"big": torch.randn(3000, 1000), "small": torch.randn(7), "ids": torch.arange(10), "none": torch.empty(0)}
+    save(tensors, tmp_path)
+    loaded = load(None, tmp_path, dtype=torch.bfloat16, threads=threads)
+    for name, tensor in tensors.items():
+        assert same_bits(loaded[name], tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor)
+
+
+def test_views_keep_their_strides_and_share_what_they_shared(tmp_path: Path) -> None:
+    base = torch.arange(24.0).view(4, 6)
+    torch.save({"whole": base, "transposed": base.t(), "part": base[1:3, 2:5], "row": base[2]}, tmp_path / "v.pth")
+    loaded = load(None, tmp_path / "v.pth")
+    assert torch.equal(loaded["transposed"], base.t())
+    assert torch.equal(loaded["part"], base[1:3, 2:5])
+    loaded["whole"][2, 3] = -1.0
+    assert loaded["row"][3] == loaded["part"][1, 1] == loaded["transposed"][3, 2] == -1.0
+
+
+def test_a_part_of_a_large_storage_takes_no_more_than_its_own_memory(tmp_path: Path) -> None:
+    torch.save({"part": torch.arange(1000.0)[100:110]}, tmp_path / "v.pth")
+    loaded = load(None, tmp_path / "v.pth")["part"]
+    assert torch.equal(loaded, torch.arange(100.0, 110.0))
+    assert loaded.untyped_storage().nbytes() == 40
+
+
+def test_what_is_loaded_is_ordinary_memory(tmp_path: Path) -> None:
+    save_torch({"a": torch.zeros(1 << 20), "b": torch.zeros(3)}, tmp_path)
+    loaded = load(None, tmp_path)
+    for tensor in loaded.values():
+        tensor.add_(1)
+        assert tensor.sum() == tensor.numel()
+        assert tensor.untyped_storage().nbytes() == tensor.nbytes
+    torch.save(loaded, tmp_path / "again.pt")
+    assert torch.equal(torch.load(tmp_path / "again.pt")["b"], torch.ones(3))
+
+
+@FORMATS
+@pytest.mark.parametrize("build", [lambda: Pair(), "on meta"], ids=["factory", "model"])
+def test_a_model_gets_what_load_state_dict_would_give_it(
+    tmp_path: Path, save: Callable[[dict[str, torch.Tensor], Path], None], build: Any
+) -> None:
+    trained = Pair()
+    save(trained.state_dict(), tmp_path)
+    if build == "on meta":
+        with torch.device("meta"):
+            build = Pair()
+    model = load(build, tmp_path)
+    assert {name: tensor.tolist() for name, tensor in model.state_dict().items()} == {
+        name: tensor.tolist() for name, tensor in trained.state_dict().items()
+    }
+    assert all(isinstance(parameter, nn.Parameter) and parameter.requires_grad for parameter in model.parameters())
+    assert torch.equal(model(torch.tensor([1])) if False else model.mask, trained.mask)
+
+
+def test_tied_parameters_stay_tied_and_one_name_is_enough(tmp_path: Path) -> None:
+    def tied() -> Pair:
+        model = Pair()
+        model.head.weight = model.embedding.weight
+        return model
+
+    state = tied().state_dict()
+    del state["head.weight"]
+    save_safetensors(state, tmp_path)
+    model = load(tied, tmp_path)
+    assert isinstance(model, Pair)
+    assert model.head.weight is model.embedding.weight
+    assert torch.equal(model.head.weight, state["embedding.weight"])
+
+
+def test_all_that_differs_is_named_and_nothing_is_touched(tmp_path: Path) -> None:
+    state = Pair().state_dict()
+    del state["inner.bias"]
+    state["head.weight"] = torch.zeros(2, 4)
+    state["extra"] = torch.zeros(1)
+    save_torch(state, tmp_path)
+    with torch.device("meta"):
+        model = Pair()
+    with pytest.raises(RuntimeError) as refused:
+        load(model, tmp_path)
+    assert "'head.weight' is [2, 4] in the checkpoint and [7, 4] in the model" in str(refused.value)
+    assert "missing: inner.bias" in str(refused.value)
+    assert "unexpected: extra" in str(refused.value)
+    assert all(parameter.is_meta for parameter in model.parameters())
+
+
+def test_without_strict_what_is_missing_is_initialised_by_a_module_of_which_nothing_was_there(tmp_path: Path) -> None:
+    state = {name: tensor for name, tensor in Pair().state_dict().items() if not name.startswith("inner")}
+    save_torch(state, tmp_path)
+    model = load(Pair, tmp_path, strict=False)
+    assert isinstance(model, Pair)
+    assert 0 < model.inner.weight.abs().max() <= 0.5
+
+
+def test_what_nobody_initialises_is_an_error_with_its_name(tmp_path: Path) -> None:
+    state = Pair().state_dict()
+    del state["mask"]
+    save_torch(state, tmp_path)
+    with pytest.raises(StreamError, match="still without memory.*: mask"):
+        load(Pair, tmp_path, strict=False)
+
+
+def test_a_model_with_memory_is_refused_by_the_name_of_what_has_it(tmp_path: Path) -> None:
+    save_torch(Pair().state_dict(), tmp_path)
+    with pytest.raises(StreamError, match=r"'embedding.weight' has memory already"):
+        load(Pair(), tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float32])
+def test_model_parallel_slices_are_joined_as_they_are_read(tmp_path: Path, dtype: torch.dtype | None) -> None:
+    whole = {
+        "embedding.weight": torch.randn(7, 4).half(),
+        "inner.weight": torch.randn(6, 4).half(),
+        "inner.bias": torch.randn(6).half(),
+        "head.weight": torch.randn(7, 4).half(),
+        "mask": torch.ones(3, 3).half(),
+    }
+    dims = {"embedding.weight": 1, "inner.weight": 0, "inner.bias": 0, "head.weight": 1, "mask": None}
+    for rank in range(2):
+        piece = {
+            name: tensor if dims[name] is None else tensor.chunk(2, dims[name])[rank].clone()
+            for name, tensor in whole.items()
+        }
+        torch.save(piece, tmp_path / f"consolidated.{rank:02d}.pth")
+    (tmp_path / "params.json").write_text("{}")
+    model = load(Pair, tmp_path, dtype=dtype)
+    for name, tensor in model.state_dict().items():
+        assert same_bits(tensor, whole[name].to(dtype or torch.float16)), name
+
+
+def test_slices_that_do_not_join_are_an_error(tmp_path: Path) -> None:
+    for rank in range(2):
+        torch.save({"embedding.weight": torch.zeros(5, 4)}, tmp_path / f"consolidated.{rank:02d}.pth")
+    (tmp_path / "params.json").write_text("{}")
+    with pytest.raises(StreamError, match=r"'embedding.weight' is \[5, 4\] in each of 2 slices"):
+        load(Pair, tmp_path, strict=False)
+    with pytest.raises(StreamError, match="only a model says how they join"):
+        load(None, tmp_path)
+
+
+def test_a_file_that_is_cut_while_it_is_read_is_an_error_that_names_file_and_tensor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_torch({"first": torch.zeros(4 << 20), "second": torch.zeros(4 << 20)}, tmp_path)
+    path = tmp_path / "model.pth"
+    preadv = os.preadv
+
+    def cutting(descriptor: int, buffers: list[memoryview], offset: int) -> int:
+        os.truncate(path, 20 << 20)
+        return preadv(descriptor, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", cutting)
+    with pytest.raises(StreamError, match=r"model\.pth ends at .*, in the middle of 'second'"):
+        load(None, tmp_path, threads=2)
+
+
+def test_a_file_that_is_written_to_meanwhile_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_torch({"first": torch.zeros(1 << 20)}, tmp_path)
+    path = tmp_path / "model.pth"
+    preadv = os.preadv
+
+    def touching(descriptor: int, buffers: list[memoryview], offset: int) -> int:
+        os.utime(path, ns=(0, 0))
+        return preadv(descriptor, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", touching)
+    with pytest.raises(StreamError, match="has changed while it was being read"):
+        load(None, tmp_path)
+
+
+def test_an_error_of_the_disk_ends_all_threads_and_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_torch({f"t{number}": torch.zeros(2 << 20) for number in range(8)}, tmp_path)
+
+    def failing(descriptor: int, buffers: list[memoryview], offset: int) -> int:
+        raise OSError(5, os.strerror(5))
+
+    monkeypatch.setattr(os, "preadv", failing)
+    with pytest.raises(StreamError, match=r"cannot be read at [\d,]+, in 't\d': Input/output error"):
+        load(None, tmp_path, threads=3)
+
+
+def test_an_interrupt_in_the_middle_ends_all_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import threading
+
+    save_torch({f"t{number}": torch.zeros(2 << 20) for number in range(8)}, tmp_path)
+
+    def interrupted(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(reading, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        load(None, tmp_path, threads=3)
+    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("stream")] == []
+
+
+def test_no_checkpoint_is_a_checkpoint_error(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError):
+        load(None, tmp_path / "nothing")
+
+
+def test_a_bar_is_drawn_on_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_torch({"first": torch.zeros(1 << 20)}, tmp_path)
+    load(None, tmp_path, progress=True)
+    printed = capsys.readouterr()
+    assert not printed.out
+    assert "4.2/4.2" in printed.err or "4.0/4.0 MiB" in printed.err
