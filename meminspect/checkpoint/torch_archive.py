@@ -96,7 +96,6 @@ def _folder(file: HeaderFile, records: dict[str, Record]) -> str:
     if f"{folder}/constants.pkl" in records:
         raise file.refuse(
             "is a TorchScript archive: code, not a state dict",
-            "take its weights out (this runs its code): "
-            "torch.save(torch.jit.load(file).state_dict(), 'weights.pth')",
+            "take its weights out (this runs its code): torch.save(torch.jit.load(file).state_dict(), 'weights.pth')",
         )
     return folder

@@ -12,6 +12,7 @@ from meminspect.checkpoint.torch_archive import ZIP_MAGIC, TorchArchive
 from meminspect.checkpoint.torch_globals import OddTensor, PickledTensor, Unknown, describe
 from meminspect.checkpoint.torch_legacy import LEGACY_MAGIC, LegacyFile
 from meminspect.checkpoint.torch_object import StateDict, paths_of_storages, state_dict_of
+from meminspect.dtypes import BITS
 from meminspect.text import listed, shown
 from meminspect.units import format_bytes
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["looks_like_torch", "read_torch_file"]
 
+_BYTE = 8
 _AGAIN = "fetch the file again"
 _UNWRAP = "take its weights out where its classes can be imported (this runs its code): torch.save({}, 'weights.pth')"
 
@@ -106,7 +108,7 @@ def _open(file: HeaderFile, index: int) -> _Container:
 
 def _state_dict(container: _Container) -> StateDict:
     root = container.pickled.root
-    found = state_dict_of(root)
+    found = StateDict((), {}) if root == {} else state_dict_of(root)
     if found is None:
         raise _no_state_dict(container, root)
     return found
@@ -135,6 +137,7 @@ def _model_tensors(
     tensors, ignored = [], {}
     for name, value in state_dict.values.items():
         if type(name) is str and isinstance(value, PickledTensor):
+            _check_order(container, name, value)
             storage = container.storage(name, value.storage)
             tensors.append(StoredTensor(name, value.dtype, value.shape, storage, value.offset, value.strides))
         elif isinstance(value, OddTensor):
@@ -145,6 +148,15 @@ def _model_tensors(
         else:
             ignored[name] = value
     return tuple(tensors), ignored
+
+
+def _check_order(container: _Container, name: str, tensor: PickledTensor) -> None:
+    """Torch turns round what a typed storage holds and leaves an untyped one as it is (serialization.py, `_load`)."""
+    if container.big_endian and tensor.storage.dtype is None and BITS[tensor.dtype] > _BYTE:
+        raise container.file.refuse(
+            f"is big-endian, and torch would load '{shown(name)}' ({tensor.dtype}) with its bytes the wrong way round",
+            "save it as safetensors on the machine that wrote it",
+        )
 
 
 def _tensors_beside(container: _Container, tensors: Sequence[StoredTensor]) -> tuple[StoredTensor, ...]:

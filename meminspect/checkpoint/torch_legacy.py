@@ -2,7 +2,8 @@
 
 Format: torch/serialization.py, `_legacy_save` and `_legacy_load`: five pickles (a magic number, the version, facts
 about the machine, the object, the keys of its storages), then for each key in that order the number of its elements
-(8 bytes) and the elements. Numbers are little-endian on every machine (torch/csrc/serialization.cpp, THPStorage_writeFileRaw).
+(8 bytes) and the elements. Numbers are little-endian on every machine (torch/csrc/serialization.cpp,
+`THPStorage_writeFileRaw`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Layout `litgpt`: lit_model.pth beside model_config.yaml, as LitGPT writes it, and Lit-LLaMA's lit-llama.pth.
 
-Format: https://github.com/Lightning-AI/litgpt, litgpt/scripts/convert_hf_checkpoint.py and utils.py (`save_config`); before
-1.0 the config was lit_config.json.
+Format: https://github.com/Lightning-AI/litgpt, litgpt/scripts/convert_hf_checkpoint.py and utils.py (`save_config`);
+before 1.0 the config was lit_config.json.
 """
 
 from __future__ import annotations
