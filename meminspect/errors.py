@@ -16,6 +16,7 @@ import enum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 __all__ = [
@@ -74,10 +75,10 @@ class SeveralCheckpointsError(CheckpointError):
     Args:
         message: what it holds.
         hint: how to name one.
-        choices: the paths of all.
+        choices: the path of each, and what it is in a word.
     """
 
-    def __init__(self, message: str, hint: str, choices: tuple[Path, ...]) -> None:
+    def __init__(self, message: str, hint: str, choices: Mapping[Path, str]) -> None:
         super().__init__(message, hint)
         self.choices = choices
 

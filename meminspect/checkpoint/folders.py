@@ -127,12 +127,9 @@ def several(folder: Path, found: Mapping[str, str]) -> SeveralCheckpointsError:
     """
     words = listed((f"{shown(name)} ({what})" for name, what in found.items()), _LISTED)
     error = refusal(folder, f"holds {len(found):,} checkpoints: {words}")
-    first = shlex.quote(str(folder / next(iter(found))))
-    return SeveralCheckpointsError(
-        error.message,
-        f"name one of them, as in --ckpt {shown(first, PATH_LIMIT)}",
-        tuple(map(folder.__truediv__, found)),
-    )
+    choices = {folder / name: what for name, what in found.items()}
+    example = shown(shlex.quote(str(next(iter(choices)))), PATH_LIMIT)
+    return SeveralCheckpointsError(error.message, f"name one of them, as in --ckpt {example}", choices)
 
 
 def describe_folder(folder: Path) -> CheckpointError:

@@ -113,7 +113,7 @@ def test_given_several_checkpoints_in_a_folder_then_it_lists_them_and_each_can_b
 ) -> None:
     error = refused(write(tmp_path, **files), words)
     assert isinstance(error, SeveralCheckpointsError)
-    assert f"--ckpt {shlex.quote(str(error.choices[0]))}" in error.hint
+    assert f"--ckpt {shlex.quote(str(next(iter(error.choices))))}" in error.hint
     for choice in error.choices:
         if choice.suffix != ".json":
             assert read_checkpoint(choice).tensors
