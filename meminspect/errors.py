@@ -4,6 +4,7 @@
 MeminspectError
 ├── UsageError              the command line asks for something impossible                    → 2
 ├── CheckpointError         the checkpoint is absent, damaged, hostile or of an unknown kind  → 2
+│   └── SeveralCheckpointsError    a folder holds several, and one has to be named            → 2
 ├── CaptureError            a capture file cannot be read or written                          → 2
 ├── StreamError             a checkpoint cannot be loaded into a model by `meminspect.stream` → 4
 └── RunError                the machinery around a run broke (not the run itself)             → 4
@@ -13,8 +14,22 @@ MeminspectError
 from __future__ import annotations
 
 import enum
+from typing import TYPE_CHECKING
 
-__all__ = ["CaptureError", "CheckpointError", "ExitCode", "MeminspectError", "RunError", "StreamError", "UsageError"]
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+__all__ = [
+    "CaptureError",
+    "CheckpointError",
+    "ExitCode",
+    "MeminspectError",
+    "RunError",
+    "SeveralCheckpointsError",
+    "StreamError",
+    "UsageError",
+]
 
 
 class ExitCode(enum.IntEnum):
@@ -54,6 +69,20 @@ class CheckpointError(MeminspectError):
     """The checkpoint is absent, damaged, hostile or of a kind that is not supported."""
 
     exit_code = ExitCode.USAGE
+
+
+class SeveralCheckpointsError(CheckpointError):
+    """A folder holds several checkpoints, of which the user has to name one.
+
+    Args:
+        message: what it holds.
+        hint: how to name one.
+        choices: the path of each, and what it is in a word.
+    """
+
+    def __init__(self, message: str, hint: str, choices: Mapping[Path, str]) -> None:
+        super().__init__(message, hint)
+        self.choices = choices
 
 
 class CaptureError(MeminspectError):

@@ -30,7 +30,7 @@ def _ledger(task: LoadTask) -> Iterator[Step]:
     tensors = task.checkpoint.tensors
     sources = steps.Sources(Pool.FILE if recipes.is_safetensors(task) else Pool.HEAP, Item.DUPLICATE)
     yield from steps.build(task)
-    yield from steps.read(sources, tensors)
+    yield from steps.read(task, sources)
     if not task.checkpoint.parallel_files:
         yield from steps.copy(task, sources, tensors)
         for tensor in tensors:

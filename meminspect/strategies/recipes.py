@@ -55,7 +55,11 @@ def read_one(task: LoadTask, *, mapped: bool = False, owned: bool = False) -> st
     if is_safetensors(task):
         return 'load_file(file, backend="pread")' if owned else "load_file(file)"
     mmap = ", mmap=True" if mapped else ""
-    return f'torch.load(file, map_location="cpu", weights_only=True{mmap})'
+    entry = "".join(f"[{key!r}]" for key in task.checkpoint.entry)
+    loaded = f'torch.load(file, map_location="cpu", weights_only=True{mmap}){entry}'
+    if not task.checkpoint.mixed:
+        return loaded
+    return f"{{name: value for name, value in {loaded}.items() if isinstance(value, torch.Tensor)}}"
 
 
 def read_all(task: LoadTask, expression: str) -> str:

@@ -112,18 +112,19 @@ def arrange_slices(
         if tensor.name in shapes:
             pieces[tensor.name].append(tensor)
     for name, slices in pieces.items():
-        shape, dim = tuple(shapes[name]), _split_dim(name, slices, tuple(shapes[name]))
+        shape = tuple(shapes[name])
+        dim = _split_dim(name, slices, shape)
         stored = torch_dtype(slices[0])
         wanted = _wanted(stored, dtype)
-        block = Block(math.prod(shape) * wanted.itemsize) if device.type == "cpu" and math.prod(shape) else None
-        whole = _flat(block, math.prod(shape), wanted, device).view(shape)
+        elements = math.prod(list(shape))
+        block = Block(elements * wanted.itemsize) if device.type == "cpu" and elements else None
+        whole = _flat(block, elements, wanted, device).view(shape)
         arrangement.tensors[name] = whole
         first_row = 0
         for piece in slices if dim is not None else slices[:1]:
-            if (
-                block is not None and stored == wanted and not dim
-            ):  # what is split by rows, or not at all, lies as stored
-                start = first_row * math.prod(shape[1:]) * stored.itemsize
+            lies_as_stored = not dim  # split by rows, or not at all
+            if block is not None and stored == wanted and lies_as_stored:
+                start = first_row * math.prod(list(shape[1:])) * stored.itemsize
                 arrangement.reads.extend(
                     _direct(piece.storage.file, piece.file_offset, piece.nbytes, name, block, start)
                 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
@@ -99,12 +99,15 @@ def assign(model: nn.Module, wanted: Iterable[Place], tensors: Mapping[str, torc
         found = [tensors[name] for name in place.names if name in tensors]
         if not found:
             continue
-        value = found[-1]  # what `load_state_dict` would have copied last
+        value: Any = found[-1]  # what `load_state_dict` would have copied last
         if isinstance(place.tensor, nn.Parameter):
             value = nn.Parameter(value, requires_grad=place.tensor.requires_grad)
             value.__dict__.update(place.tensor.__dict__)
         for module, key in place.owners:
-            (module._parameters if key in module._parameters else module._buffers)[key] = value
+            if key in module._parameters:
+                module._parameters[key] = value
+            else:
+                module._buffers[key] = value
     _initialise_rest(model)
     rest = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]
     if rest:
