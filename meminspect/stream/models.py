@@ -45,7 +45,7 @@ def places(model: nn.Module) -> list[Place]:
             if tensor is None:
                 continue
             name = f"{prefix}.{key}" if prefix else key
-            if not tensor.is_meta:
+            if key in module._parameters and not tensor.is_meta:
                 raise StreamError(
                     f"'{shown(name)}' has memory already", 'build the model under `with torch.device("meta"):`'
                 )

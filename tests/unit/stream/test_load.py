@@ -179,7 +179,7 @@ def test_what_nobody_initialises_is_an_error_with_its_name(tmp_path: Path) -> No
     state = Pair().state_dict()
     del state["mask"]
     save_torch(state, tmp_path)
-    with pytest.raises(StreamError, match="still without memory.*: mask"):
+    with pytest.raises(StreamError, match=r"still without memory.*: mask"):
         load(Pair, tmp_path, strict=False)
 
 
