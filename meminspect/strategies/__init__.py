@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from meminspect.errors import UsageError
-from meminspect.strategies import meta_assign, mmap_assign, naive, sharded
+from meminspect.strategies import meta_assign, mmap_assign, naive, quantize_after, sharded
 from meminspect.strategies.strategy import Strategy
-from meminspect.strategies.task import CASTABLE, LoadOptions, LoadTask
+from meminspect.strategies.task import CASTABLE, QUANTISATIONS, LoadOptions, LoadTask
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["CASTABLE", "STRATEGIES", "LoadOptions", "LoadTask", "Strategy", "find"]
+__all__ = ["CASTABLE", "QUANTISATIONS", "STRATEGIES", "LoadOptions", "LoadTask", "Strategy", "find"]
 
 STRATEGIES: Final[Mapping[str, Strategy]] = {
     strategy.id: strategy
@@ -21,6 +21,7 @@ STRATEGIES: Final[Mapping[str, Strategy]] = {
         meta_assign.STRATEGY,
         sharded.STRATEGY,
         naive.STRATEGY,
+        quantize_after.STRATEGY,
     )
 }
 

@@ -20,15 +20,15 @@ def recipe(*blocks: str) -> str:
     return "\n\n".join(block.strip("\n") for block in blocks if block) + "\n"
 
 
-def header(task: LoadTask) -> str:
-    """Imports and the list of files."""
+def header(task: LoadTask, *imports: str) -> str:
+    """Imports, those that a strategy needs beside the usual ones among them, and the list of files."""
     lines = ["# Model and config stand for your model class and its configuration."]
     if task.checkpoint.parallel_files:
         lines.append("# split_dims says along which dimension each tensor is sliced (wq: 0, wo: 1, norms: None).")
     lines += ["import torch", "from pathlib import Path"]
     if is_safetensors(task):
         lines.append("from safetensors.torch import load_file")
-    return "\n".join([*lines, "", _files(task)])
+    return "\n".join([*lines, *imports, "", _files(task)])
 
 
 def build(task: LoadTask) -> str:

@@ -5,15 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from meminspect.dtypes import BITS
-from meminspect.strategies.task import CASTABLE
+from meminspect.dtypes import BITS, bytes_of
+from meminspect.strategies import quantisation
+from meminspect.strategies.task import CASTABLE, QUANTISATIONS
 from meminspect.text import shown
 from meminspect.theory.ledger import Theory, evaluate
 from meminspect.units import format_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
+    from meminspect.architectures.model import Parameter
     from meminspect.strategies.task import LoadTask
     from meminspect.theory.ledger import Step
 
@@ -34,10 +36,20 @@ class Strategy:
     ledger: Callable[[LoadTask], Iterator[Step]]  # every allocation and release, in order
     maps: Callable[[LoadTask], bool]  # whether it maps whole files rather than reading them
     casts: bool = True  # whether the loaded model has the dtype that was asked for
+    quantises: bool = False  # whether the loaded model's linear layers are quantised
+    adds: Callable[[LoadTask], Sequence[Parameter]] = lambda _: ()  # what the loaded model has beyond the checkpoint's
+    refuses: Callable[[LoadTask], str | None] = lambda _: None  # in one sentence why this way suits no such model
 
     def theory(self, task: LoadTask) -> Theory:
         """What loading this task must cost."""
-        return evaluate(self.ledger(task), task.floor_bytes)
+        return evaluate(self.ledger(task), self.floor_bytes(task))
+
+    def floor_bytes(self, task: LoadTask) -> int:
+        """What the model that is loaded this way must occupy: T, Q where it is quantised, and what it has beyond."""
+        floor_bytes = quantisation.floor_bytes(task) if self.quantises else task.floor_bytes
+        return floor_bytes + sum(
+            bytes_of(task.initial_dtype(parameter), parameter.elements) for parameter in self.adds(task)
+        )
 
     def remark(self, task: LoadTask) -> str:
         """In one sentence what a user may not expect of the loaded model; empty when it is as asked for."""
@@ -59,6 +71,8 @@ class Strategy:
         for dtype in (options.dtype, options.init_dtype):
             if dtype is not None and dtype not in CASTABLE:
                 return f"a model cannot be cast to {dtype}: use one of {', '.join(CASTABLE)}"
+        if options.quantisation not in QUANTISATIONS:
+            return f"there is no quantisation '{options.quantisation}': use one of {', '.join(QUANTISATIONS)}"
         odd = next((tensor for tensor in task.checkpoint.tensors if BITS[tensor.dtype] < _BYTE), None)
         if odd is not None:
             return f"{shown(odd.name)} is {odd.dtype}: torch has no tensor of that shape and type"
@@ -70,4 +84,4 @@ class Strategy:
             )
         if task.checkpoint.parallel_files and task.architecture.id == "skeleton":
             return "these are model-parallel slices of an unknown architecture: nobody says how to join them"
-        return None
+        return self.refuses(task)

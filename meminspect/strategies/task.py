@@ -14,10 +14,13 @@ if TYPE_CHECKING:
     from meminspect.architectures.model import Architecture, Parameter
     from meminspect.checkpoint.model import Checkpoint, StoredTensor
 
-__all__ = ["CASTABLE", "LoadOptions", "LoadTask", "task_for"]
+__all__ = ["CASTABLE", "QUANTISATIONS", "LoadOptions", "LoadTask", "task_for"]
 
 CASTABLE: Final = ("float32", "float16", "bfloat16", "float64")
 """The dtypes that a model can be built in or cast to."""
+
+QUANTISATIONS: Final = ("int8", "nf4")
+"""What linear layers can be quantised to: see `strategies.quantisation`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +28,13 @@ class LoadOptions:
     """The user's choices.
 
     `dtype` is the dtype that the loaded model shall have, None for the checkpoint's own; `init_dtype` is the one in
-    which strategies that build a model first build it.
+    which strategies that build a model first build it; `quantisation` is what those that quantise make of linear layers.
     """
 
     device: str = "cpu"
     dtype: str | None = None
     init_dtype: str = "float32"
+    quantisation: str = "int8"
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@ class Item:
     FLOOR: Final = "floor"  # what the loaded model must occupy
     UPCAST: Final = "dtype upcast"  # the model's initial dtype is wider than it need be
     DUPLICATE: Final = "duplicate state dict"  # the checkpoint's tensors beside the model's
+    DETOUR: Final = "full precision"  # of layers that are quantised once they are loaded
+    ADAPTERS: Final = "adapters"  # parameters that the checkpoint lacks
     SHARD: Final = "shard"  # the same, one file at a time
     STAGING: Final = "staging"  # a source that is dropped as soon as its copy is made
     RETAINED: Final = "retained by the allocator"  # freed, and not given back to the kernel

@@ -1,6 +1,7 @@
 """Compares the loaded model with the checkpoint's bytes, without leaving a mark on memory or page cache.
 
-Each tensor is read again from its file, a few MiB at a time, and cast as the strategy was to cast it.
+Each tensor is read again from its file, a few MiB at a time, and cast as the strategy was to cast it. A quantised
+weight is dequantised likewise, and may be as far from the file's as its quantisation says.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import torch
 
 from meminspect.sampling.page_cache import cached_bytes, forget, without_read_ahead
+from meminspect.strategies.quantisation import quantised, scale_name
+from meminspect.worker.quantised import QuantisedView
 
 if TYPE_CHECKING:
     from torch import nn
 
     from meminspect.checkpoint.model import StoredTensor
+    from meminspect.strategies import Strategy
     from meminspect.strategies.task import LoadTask
 
 __all__ = ["verify"]
@@ -25,9 +29,22 @@ _CHUNK_BYTES: Final = 4 << 20
 _INTEGERS: Final = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def verify(model: nn.Module, task: LoadTask) -> dict[str, object]:
-    """Compare every tensor; returns the counts of the JSON contract's `tensors`, and the names of the wrong ones."""
-    loaded = dict((*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)))
+def verify(model: nn.Module, task: LoadTask, strategy: Strategy | None = None) -> dict[str, object]:
+    """Compare every tensor; returns the counts of the JSON contract's `tensors`, and the names of the wrong ones.
+
+    Args:
+        model: what has been loaded.
+        task: what was to be loaded.
+        strategy: how; it says what is quantised, and what the model has beyond the checkpoint. None: nothing.
+    """
+    loaded: dict[str, torch.Tensor | QuantisedView] = dict(
+        (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
+    )
+    if strategy is not None:
+        for parameter in strategy.adds(task):
+            loaded.pop(parameter.name, None)
+        if strategy.quantises:
+            _view_quantised(loaded, task)
     mismatched = []
     files = [os.open(file.path, os.O_RDONLY) for file in task.checkpoint.files]
     for descriptor in files:
@@ -35,7 +52,7 @@ def verify(model: nn.Module, task: LoadTask) -> dict[str, object]:
     try:
         for name, pieces in task.pieces.items():
             tensor = loaded.get(name)
-            if tensor is not None and not _matches(tensor.detach(), task, pieces, files):
+            if tensor is not None and not _matches(tensor, task, pieces, files):
                 mismatched.append(name)
     finally:
         for descriptor in files:
@@ -61,8 +78,22 @@ def _first(names: list[str]) -> list[str]:
     return [name[:200] for name in names[:20]]
 
 
-def _matches(tensor: torch.Tensor, task: LoadTask, pieces: tuple[StoredTensor, ...], files: list[int]) -> bool:
-    if tensor.device.type == "meta":
+def _view_quantised(loaded: dict[str, torch.Tensor | QuantisedView], task: LoadTask) -> None:
+    """Put a view in place of each quantised weight and its scales; where the scales are missing, none."""
+    for name, parameter in quantised(task).items():
+        values, scale = loaded.get(name), loaded.pop(scale_name(name), None)
+        if isinstance(values, torch.Tensor) and isinstance(scale, torch.Tensor):
+            loaded[name] = QuantisedView.whole(values, scale, parameter)
+
+
+def _matches(
+    tensor: torch.Tensor | QuantisedView, task: LoadTask, pieces: tuple[StoredTensor, ...], files: list[int]
+) -> bool:
+    if isinstance(tensor, torch.Tensor):
+        tensor = tensor.detach()
+        if tensor.device.type == "meta":
+            return False
+    elif not tensor.is_sound():
         return False
     dim = task.split_dims.get(pieces[0].name)
     if len(pieces) == 1 or dim is None:
@@ -76,7 +107,7 @@ def _matches(tensor: torch.Tensor, task: LoadTask, pieces: tuple[StoredTensor, .
     return start == tensor.shape[dim]
 
 
-def _equal(tensor: torch.Tensor, stored: StoredTensor, files: list[int]) -> bool:
+def _equal(tensor: torch.Tensor | QuantisedView, stored: StoredTensor, files: list[int]) -> bool:
     if tuple(tensor.shape) != stored.shape:
         return False
     strides = stored.strides or _row_major(stored.shape)
@@ -91,10 +122,12 @@ class _Source(NamedTuple):
     dtype: torch.dtype
 
 
-def _equal_part(tensor: torch.Tensor, strides: tuple[int, ...], offset: int, source: _Source) -> bool:
+def _equal_part(tensor: torch.Tensor | QuantisedView, strides: tuple[int, ...], offset: int, source: _Source) -> bool:
     """Compare a view of the file, cut along its widest stride until a piece fits into the buffer."""
     for dim, stride in enumerate(strides):
-        if stride == 0 and tensor.shape[dim] > 1:  # one element on disk for many: they must be equal among themselves
+        if (
+            stride == 0 and tensor.shape[dim] > 1 and isinstance(tensor, torch.Tensor)
+        ):  # one element on disk for many: they must be equal among themselves
             first = tensor.narrow(dim, 0, 1)
             rest = strides[:dim] + strides[dim + 1 :]
             return _same(tensor, first.expand_as(tensor)) and _equal_part(first.squeeze(dim), rest, offset, source)
@@ -102,7 +135,8 @@ def _equal_part(tensor: torch.Tensor, strides: tuple[int, ...], offset: int, sou
     extent = 1 + sum((length - 1) * stride for length, stride in zip(tensor.shape, strides, strict=True))
     if extent * size <= _CHUNK_BYTES:
         data = torch.frombuffer(_read(source.descriptor, offset, extent * size), dtype=source.dtype)
-        return _same(tensor, data.as_strided(tensor.shape, strides).to(tensor.dtype))
+        data = data.as_strided(tensor.shape, strides)
+        return _same(tensor, data.to(tensor.dtype)) if isinstance(tensor, torch.Tensor) else tensor.matches(data)
     dim = max(range(tensor.dim()), key=lambda dim: strides[dim] if tensor.shape[dim] > 1 else -1)
     step = max(1, _CHUNK_BYTES // (strides[dim] * size))
     if step >= tensor.shape[dim]:  # the other dimensions overlap it: halve, and the extent shrinks in the end

@@ -10,7 +10,7 @@ from textual.widgets import Button, Input, Label, Select, Static
 from meminspect.engine.limits import parse_limit
 from meminspect.errors import UsageError
 from meminspect.renderables.texts import safe
-from meminspect.strategies import CASTABLE, LoadOptions
+from meminspect.strategies import CASTABLE, QUANTISATIONS, LoadOptions
 from meminspect.tui.choices import Cache, Choices
 from meminspect.tui.screens.base import Dialog
 from meminspect.units import format_bytes, parse_bytes, parse_duration
@@ -50,6 +50,9 @@ class OptionsScreen(Dialog[Choices]):
             yield from _row("device", _select("device", _DEVICES, load.device))
             yield from _row("dtype of the loaded model", _select("dtype", (_AS_STORED, *CASTABLE), load.dtype))
             yield from _row("dtype that a model is built in", _select("init-dtype", CASTABLE, load.init_dtype))
+            yield from _row(
+                "what linear layers are quantised to", _select("quantisation", QUANTISATIONS, load.quantisation)
+            )
             field = Input(
                 "" if limit is None else _size(limit), placeholder="none, or a size like 8GiB", id="limit", compact=True
             )
@@ -105,7 +108,12 @@ class OptionsScreen(Dialog[Choices]):
         told.update("")
         dtype, cache = self._chosen("dtype"), self._chosen("cache")
         return Choices(
-            LoadOptions(self._chosen("device"), None if dtype == _AS_STORED else dtype, self._chosen("init-dtype")),
+            LoadOptions(
+                self._chosen("device"),
+                None if dtype == _AS_STORED else dtype,
+                self._chosen("init-dtype"),
+                self._chosen("quantisation"),
+            ),
             limit,
             None if cache == _AS_IT_IS else cast("Cache", cache),
             timeout_s,

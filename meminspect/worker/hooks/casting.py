@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from meminspect.capture.records import Operation, Pool
-from meminspect.worker.hooks.tracker import describe, replaced
-from meminspect.worker.recorder import SMALL_BYTES
+from meminspect.worker.hooks.tracker import replaced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,28 +22,15 @@ __all__ = ["watch"]
 def watch(tracker: Tracker) -> Iterator[None]:
     """Watch until the context ends."""
 
-    def materialising(
-        phase: str, name: str, dtype: torch.dtype, shape: tuple[int, ...], make: Callable[[], torch.Tensor]
-    ) -> torch.Tensor:
-        recorder = tracker.recorder
-        recorder.phase(phase)
-        nbytes = dtype.itemsize * torch.Size(shape).numel()
-        id_ = recorder.begin(Operation.MATERIALISE, Pool.HEAP, name, nbytes, detail=describe(str(dtype), shape))
-        result = make()
-        tracker.end(id_, Pool.HEAP, name, result.untyped_storage())
-        if nbytes >= SMALL_BYTES:
-            recorder.before_fall()  # its sources are dropped next
-        return result
-
     def watched_to(to: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(to)
         def call(self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
             wanted = (value.dtype if isinstance(value, torch.Tensor) else value for value in (*args, *kwargs.values()))
             dtype = next((value for value in wanted if isinstance(value, torch.dtype)), self.dtype)
-            name = tracker.name_of(self) if dtype != self.dtype else ""
+            name = tracker.name_of(self) if dtype != self.dtype or kwargs.get("copy") else ""
             if not name:
                 return to(self, *args, **kwargs)  # type: ignore[no-any-return]
-            return materialising("cast", name, dtype, tuple(self.shape), lambda: to(self, *args, **kwargs))
+            return tracker.made("cast", name, dtype, tuple(self.shape), lambda: to(self, *args, **kwargs))
 
         return call
 
@@ -58,7 +43,7 @@ def watch(tracker: Tracker) -> Iterator[None]:
                 return cat(tensors, dim, **kwargs)  # type: ignore[no-any-return]
             shape = list(pieces[0].shape)
             shape[dim] = sum(piece.shape[dim] for piece in pieces)
-            return materialising("merge", name, pieces[0].dtype, tuple(shape), lambda: cat(tensors, dim, **kwargs))
+            return tracker.made("merge", name, pieces[0].dtype, tuple(shape), lambda: cat(tensors, dim, **kwargs))
 
         return call
 

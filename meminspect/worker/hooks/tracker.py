@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import time
 import weakref
@@ -11,6 +12,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from meminspect.capture.records import Operation, Pool
+from meminspect.worker.recorder import SMALL_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -115,6 +117,36 @@ class Tracker:
         self.recorder.end(id_, Operation.MATERIALISE, pool, name, storage.nbytes())
         self._follow(id_, pool, name, storage)
 
+    def made(
+        self,
+        phase: str,
+        name: str,
+        dtype: torch.dtype,
+        shape: tuple[int, ...],
+        make: Callable[[], torch.Tensor],
+        *,
+        filled: bool = True,
+    ) -> torch.Tensor:
+        """Report a tensor that is made of one that we know, under its name.
+
+        Args:
+            phase: in which this happens.
+            name: the tensor that it is made of.
+            dtype: of what is made.
+            shape: of what is made.
+            make: makes it.
+            filled: False for memory that is yet to be written: writing it is no event of its own.
+        """
+        self.recorder.phase(phase)
+        nbytes = dtype.itemsize * math.prod(shape)
+        id_ = self.recorder.begin(Operation.MATERIALISE, Pool.HEAP, name, nbytes, detail=describe(str(dtype), shape))
+        result = make()
+        self.recorder.end(id_, Operation.MATERIALISE, Pool.HEAP, name, nbytes)
+        self._follow(id_, Pool.HEAP, name, result.untyped_storage(), named=filled)
+        if filled and nbytes >= SMALL_BYTES:
+            self.recorder.before_fall()  # its sources are dropped next
+        return result
+
     def mapped(self, tensor: StoredTensor, storage: torch.UntypedStorage) -> None:
         """A stored tensor has been mapped, which takes no time and no memory yet."""
         id_ = self.recorder.done(
@@ -123,10 +155,10 @@ class Tracker:
         )  # fmt: skip
         self._follow(id_, Pool.FILE, tensor.name, storage)
 
-    def _follow(self, id_: int, pool: Pool, name: str, storage: torch.UntypedStorage) -> None:
+    def _follow(self, id_: int, pool: Pool, name: str, storage: torch.UntypedStorage, *, named: bool = True) -> None:
         started_ns = time.monotonic_ns()
         address = storage.data_ptr()
-        if address:
+        if address and named:
             self._names[address] = name
             self._owner[address] = id_
         if self.recorder.enabled:

@@ -1,0 +1,72 @@
+"""`quantize-after`: quantisation as an afterthought."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from meminspect.capture.records import Operation, Pool
+from meminspect.dtypes import bytes_of
+from meminspect.strategies import naive, quantisation, recipes
+from meminspect.strategies.strategy import Strategy
+from meminspect.theory.ledger import Item, Step
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from meminspect.architectures.model import Parameter
+    from meminspect.strategies.task import LoadTask
+
+__all__ = ["STRATEGY"]
+
+
+def _recipe(task: LoadTask) -> str:
+    return recipes.recipe(
+        recipes.header(task, "from torch import nn"),
+        quantisation.layer_class(task),
+        recipes.build(task),
+        recipes.read_all(task, recipes.read_one(task)),
+        "model.load_state_dict(state_dict)\ndel state_dict",
+        f"""
+names = [name for name, module in model.named_modules() if {quantisation.which(task)}]
+for name in names:
+    linear = model.get_submodule(name)
+    quantised = QuantisedLinear(linear)
+    quantised.quantise({quantisation.as_rows(task, "linear.weight.detach()")})
+    model.set_submodule(name, quantised)
+    del linear  # and with it the weight in full precision
+""",
+    )
+
+
+def _ledger(task: LoadTask) -> Iterator[Step]:
+    layers = quantisation.quantised(task)
+    for step in naive.STRATEGY.ledger(task):
+        if step.phase != "build" or step.tensor not in layers:
+            yield step
+        elif step.item == Item.FLOOR:  # the first of the two lines of a wide model's parameter
+            yield from _full_precision(task, layers[step.tensor], "build", Operation.MATERIALISE)
+    for parameter in layers.values():
+        yield from quantisation.steps(task, parameter)
+        yield from _full_precision(task, parameter, "cast", Operation.RELEASE)
+
+
+def _full_precision(task: LoadTask, parameter: Parameter, phase: str, operation: Operation) -> Iterator[Step]:
+    """A weight that will be quantised: what it must occupy then, and what it takes until then."""
+    nbytes = bytes_of(task.initial_dtype(parameter), parameter.elements)
+    floor_bytes = min(sum(quantisation.sizes(task, parameter)), nbytes)
+    for item, part_bytes in ((Item.FLOOR, floor_bytes), (Item.DETOUR, nbytes - floor_bytes)):
+        yield Step(phase, operation, Pool.HEAP, item, parameter.name, part_bytes)
+
+
+STRATEGY = Strategy(
+    id="quantize-after",
+    summary="builds, reads and copies in full precision, then quantises the linear layers one by one",
+    good="models that fit in full precision and shall be small afterwards",
+    bad="needs what the full model needs: the quantised one is small only once it is done",
+    recipe=_recipe,
+    ledger=_ledger,
+    maps=recipes.is_safetensors,
+    casts=False,
+    quantises=True,
+    refuses=quantisation.why_not,
+)
