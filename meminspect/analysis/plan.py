@@ -59,8 +59,17 @@ def make_plan(
     """
     wanted = STRATEGIES.values() if strategies is None else strategies
     rows = tuple(_row(strategy, task, ram_bytes, vram_bytes, largest_mapping_bytes) for strategy in wanted)
-    candidates = [Candidate(row.strategy.id, row.theory, row.verdict) for row in rows if row.theory is not None]
-    return Plan(rows, recommend(candidates, decimal=decimal), ram_bytes, vram_bytes)
+    # Who has not asked for another model is not to be given one, unless nothing else fits.
+    recommendations = [
+        recommend(_candidates(row for row in rows if row.strategy.changes == changes), decimal=decimal)
+        for changes in (False, True)
+    ]
+    chosen = next((one for one in recommendations if one.strategy_id is not None), recommendations[0])
+    return Plan(rows, chosen, ram_bytes, vram_bytes)
+
+
+def _candidates(rows: Iterable[PlanRow]) -> list[Candidate]:
+    return [Candidate(row.strategy.id, row.theory, row.verdict) for row in rows if row.theory is not None]
 
 
 def _row(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from meminspect.strategies.task import LoadTask
 
 __all__ = [
+    "CLASSES",
     "NF4_BLOCK",
     "NF4_CODES",
     "as_rows",
@@ -111,6 +112,10 @@ class QuantisedLinear(nn.Module):
 """
 
 
+CLASSES: Final = {"int8": _INT8, "nf4": _NF4}
+"""The class of a quantised linear layer; WEIGHT stands for its weight as (out, in)."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Shape:
     """A linear layer's weight as (out, in)."""
@@ -170,8 +175,7 @@ def floor_bytes(task: LoadTask) -> int:
 
 def layer_class(task: LoadTask) -> str:
     """The class of a quantised linear layer, as a recipe has it."""
-    text = _NF4 if task.options.quantisation == "nf4" else _INT8
-    return text.replace("WEIGHT", as_rows(task, "linear.weight"))
+    return CLASSES[task.options.quantisation].replace("WEIGHT", as_rows(task, "linear.weight"))
 
 
 def as_rows(task: LoadTask, weight: str) -> str:

@@ -24,6 +24,10 @@ __all__ = ["Strategy"]
 _BYTE = 8
 
 
+def _nothing(_: LoadTask) -> Sequence[Parameter]:
+    return ()
+
+
 @dataclass(frozen=True)
 class Strategy:
     """A way of loading; each lives in a file of its own, named after its id."""
@@ -37,7 +41,7 @@ class Strategy:
     maps: Callable[[LoadTask], bool]  # whether it maps whole files rather than reading them
     casts: bool = True  # whether the loaded model has the dtype that was asked for
     quantises: bool = False  # whether the loaded model's linear layers are quantised
-    adds: Callable[[LoadTask], Sequence[Parameter]] = lambda _: ()  # what the loaded model has beyond the checkpoint's
+    adds: Callable[[LoadTask], Sequence[Parameter]] = _nothing  # what the loaded model has beyond the checkpoint's
     refuses: Callable[[LoadTask], str | None] = lambda _: None  # in one sentence why this way suits no such model
 
     def theory(self, task: LoadTask) -> Theory:
@@ -50,6 +54,11 @@ class Strategy:
         return floor_bytes + sum(
             bytes_of(task.initial_dtype(parameter), parameter.elements) for parameter in self.adds(task)
         )
+
+    @property
+    def changes(self) -> bool:
+        """Whether the loaded model is another one than the checkpoint's: quantised, or with parameters beyond it."""
+        return self.quantises or self.adds is not _nothing
 
     def remark(self, task: LoadTask) -> str:
         """In one sentence what a user may not expect of the loaded model; empty when it is as asked for."""

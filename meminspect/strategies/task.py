@@ -28,7 +28,8 @@ class LoadOptions:
     """The user's choices.
 
     `dtype` is the dtype that the loaded model shall have, None for the checkpoint's own; `init_dtype` is the one in
-    which strategies that build a model first build it; `quantisation` is what those that quantise make of linear layers.
+    which strategies that build a model first build it; `quantisation` is what those that quantise make of its linear
+    layers.
     """
 
     device: str = "cpu"

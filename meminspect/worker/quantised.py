@@ -67,7 +67,7 @@ class QuantisedView(NamedTuple):
             largest = torch.maximum(self.values.amax(1), -self.values.amin(1))
             full = largest == _INT8_STEPS
         else:
-            full = torch.cat([_has_extreme(blocks) for blocks in self.values.split(_BLOCKS)])
+            full = torch.cat([_has_extreme(blocks) for blocks in torch.split(self.values, _BLOCKS)])
         return bool((full | (self.scale[:, 0] <= _TINY)).all())
 
     def matches(self, data: torch.Tensor) -> bool:
