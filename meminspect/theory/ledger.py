@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from meminspect.capture.records import Operation, Pool
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 __all__ = ["BillLine", "Item", "Pools", "Step", "Theory", "evaluate"]
 
@@ -81,38 +81,63 @@ class Theory:
     peak: Pools  # each pool at its own highest moment
     peak_rss_bytes: int  # all host pools together at theirs
     steady: Pools
-    bill: tuple[BillLine, ...] = field(default=())  # of the moment of peak_rss_bytes
+    bill: tuple[BillLine, ...] = field(default=())  # of the moment of peak_rss_bytes, then of the device's own peak
     work_bytes: int = 0  # bytes of all steps that events report (a copy's reading of its source is not one)
+
+
+class _Highest:
+    """The running sum of some pools, and what was live at its highest moment."""
+
+    def __init__(self) -> None:
+        self.peak_bytes = 0
+        self.bill: dict[tuple[str, Pool], int] = {}
+        self._bytes = 0
+        self._live: dict[tuple[str, Pool], int] = defaultdict(int)
+        self._rising = False
+
+    def add(self, step: Step, delta_bytes: int) -> None:
+        if delta_bytes < 0:
+            self.look()
+        self._rising = self._rising or delta_bytes > 0
+        self._bytes += delta_bytes
+        self._live[step.item, step.pool] += delta_bytes
+
+    def look(self) -> None:
+        """Before something goes, or at the end: the only moments at which a maximum can be."""
+        if self._rising and self._bytes > self.peak_bytes:
+            self.peak_bytes, self.bill = self._bytes, dict(self._live)
+        self._rising = False
 
 
 def evaluate(steps: Iterable[Step], floor_bytes: int) -> Theory:
     """Run through a ledger once."""
     pools: dict[Pool, int] = defaultdict(int)
     peaks: dict[Pool, int] = defaultdict(int)
-    live: dict[tuple[str, Pool], int] = defaultdict(int)
-    bill: dict[tuple[str, Pool], int] = {}
-    total = peak_total = work = 0
-    rising = False
+    host, device = _Highest(), _Highest()
+    work = 0
     for step in steps:
         delta = step.delta_bytes
         if step.operation is not Operation.RELEASE and (step.operation is not Operation.TOUCH or step.phase == "touch"):
             work += step.nbytes
-        if delta < 0 and rising:  # the only moments at which a maximum can be: right before something goes
-            if total > peak_total:
-                peak_total, bill = total, dict(live)
-            rising = False
-        rising = rising or delta > 0
+        (device if step.pool is Pool.VRAM else host).add(step, delta)
         pools[step.pool] += delta
-        total += delta
-        live[step.item, step.pool] += delta
         peaks[step.pool] = max(peaks[step.pool], pools[step.pool])
-    if total > peak_total:
-        peak_total, bill = total, dict(live)
+    host.look()
+    device.look()
     return Theory(
         floor_bytes,
-        Pools(peaks[Pool.HEAP], peaks[Pool.FILE], peaks[Pool.PINNED]),
-        peak_total,
-        Pools(pools[Pool.HEAP], pools[Pool.FILE], pools[Pool.PINNED]),
-        tuple(BillLine(item, pool.name.lower(), nbytes) for (item, pool), nbytes in bill.items() if nbytes),
+        _pools(peaks),
+        host.peak_bytes,
+        _pools(pools),
+        tuple(
+            BillLine(item, pool.name.lower(), nbytes)
+            for highest in (host, device)
+            for (item, pool), nbytes in highest.bill.items()
+            if nbytes
+        ),
         work,
     )
+
+
+def _pools(nbytes: Mapping[Pool, int]) -> Pools:
+    return Pools(nbytes[Pool.HEAP], nbytes[Pool.FILE], nbytes[Pool.PINNED], nbytes.get(Pool.VRAM))
