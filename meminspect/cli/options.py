@@ -11,7 +11,7 @@ import click
 from meminspect.checkpoint import read_checkpoint
 from meminspect.cli import output
 from meminspect.errors import UsageError
-from meminspect.strategies import CASTABLE, QUANTISATIONS, STRATEGIES, LoadOptions, find
+from meminspect.strategies import CASTABLE, QUANTISATIONS, READ_TO, STRATEGIES, LoadOptions, find
 from meminspect.units import parse_bytes, parse_count, parse_duration
 
 if TYPE_CHECKING:
@@ -83,9 +83,9 @@ def checkpoint_options(verb: Verb) -> Verb:
 
 
 def load_options(verb: Verb) -> Callable[..., Any]:
-    """Add --device, --dtype, --init-dtype and --quantisation, handed over as `load_options`, a LoadOptions."""
+    """Add the options on how to load, from --device on, handed over as `load_options`, a LoadOptions."""
 
-    @click.option("--device", default="cpu", show_default=True, help="Where the loaded model shall be.")
+    @click.option("--device", default="cpu", show_default=True, help="Where the loaded model shall be: cpu or cuda.")
     @click.option("--dtype", type=click.Choice(CASTABLE), help="Its dtype.  [default: as stored]")
     @click.option(
         "--init-dtype",
@@ -95,15 +95,25 @@ def load_options(verb: Verb) -> Callable[..., Any]:
         help="The dtype in which a strategy that builds a model with random weights builds it.",
     )
     @click.option(
+        "--read-to",
+        type=click.Choice(READ_TO),
+        default="device",
+        show_default=True,
+        help="With cuda: where a whole state dict is read to that is copied into the model.",
+    )
+    @click.option(
         "--quantisation",
         type=click.Choice(QUANTISATIONS),
         default=QUANTISATIONS[0],
         show_default=True,
-        help="What a strategy that quantises the linear layers makes of them.",
+        help="What a strategy that quantises makes of the linear layers.",
     )
     @functools.wraps(verb)
-    def gathered(*args: Any, device: str, dtype: str | None, init_dtype: str, quantisation: str, **others: Any) -> Any:
-        return verb(*args, load_options=LoadOptions(device, dtype, init_dtype, quantisation), **others)
+    def gathered(
+        *args: Any, device: str, dtype: str | None, init_dtype: str, read_to: str, quantisation: str, **others: Any
+    ) -> Any:
+        options = LoadOptions(device, dtype, init_dtype, read_to, quantisation)
+        return verb(*args, load_options=options, **others)
 
     return gathered
 

@@ -31,7 +31,6 @@ _HINTS: Final = {
     Item.FLOOR: "what the model must occupy",
     Item.UPCAST: "built wider than need be",
     Item.DETOUR: "until it is quantised",
-    Item.ADAPTERS: "not in the checkpoint",
     Item.DUPLICATE: "beside the model",
     Item.SHARD: "one file at a time",
     Item.STAGING: "sources of copies",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from meminspect.capture.records import Operation, Pool
+from meminspect.capture.records import Operation
 from meminspect.dtypes import bytes_of
 from meminspect.text import shown
 from meminspect.theory.ledger import Item, Step
@@ -26,6 +26,7 @@ __all__ = [
     "NF4_CODES",
     "as_rows",
     "floor_bytes",
+    "last_phase",
     "layer_class",
     "quantised",
     "scale_name",
@@ -80,7 +81,7 @@ class QuantisedLinear(nn.Module):
 _NF4: Final = f"""
 CODES = torch.tensor([
     {_CODE_LINES}
-])
+], device=DEVICE)
 BOUNDS = (CODES[1:] + CODES[:-1]) / 2
 
 class QuantisedLinear(nn.Module):
@@ -113,7 +114,7 @@ class QuantisedLinear(nn.Module):
 
 
 CLASSES: Final = {"int8": _INT8, "nf4": _NF4}
-"""The class of a quantised linear layer; WEIGHT stands for its weight as (out, in)."""
+"""The class of a quantised linear layer; WEIGHT stands for its weight as (out, in), and DEVICE for its device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +176,8 @@ def floor_bytes(task: LoadTask) -> int:
 
 def layer_class(task: LoadTask) -> str:
     """The class of a quantised linear layer, as a recipe has it."""
-    return CLASSES[task.options.quantisation].replace("WEIGHT", as_rows(task, "linear.weight"))
+    text = CLASSES[task.options.quantisation].replace("DEVICE", repr(task.options.device))
+    return text.replace("WEIGHT", as_rows(task, "linear.weight"))
 
 
 def as_rows(task: LoadTask, weight: str) -> str:
@@ -196,14 +198,29 @@ def _transposed(task: LoadTask) -> bool:
     return any(parameter.transposed for parameter in task.architecture.parameters)
 
 
-def steps(task: LoadTask, parameter: Parameter) -> Iterator[Step]:
-    """Quantise one weight: its values and scales, then block by block the copy in float32, and in nf4 the codes."""
-    name, shape = parameter.name, _shape(parameter)
+def steps(task: LoadTask, parameter: Parameter, dtype: str, name: str) -> Iterator[Step]:
+    """Quantise one weight: its values and scales, then block by block the copy in float32, and in nf4 the codes.
+
+    Args:
+        task: what to load.
+        parameter: the weight.
+        dtype: in which it is there.
+        name: what its memory goes by.
+    """
+    shape = _shape(parameter)
     for nbytes in sizes(task, parameter):
-        yield Step("quantise", Operation.MATERIALISE, Pool.HEAP, Item.FLOOR, name, nbytes)
+        yield Step("quantise", Operation.MATERIALISE, task.pool, Item.FLOOR, name, nbytes)
+    phases = ["copy" if dtype == "float32" else "cast"]
+    if task.options.quantisation == "nf4":
+        phases.append("cast")
     for start in range(0, shape.rows, _ROWS):
         nbytes = min(_ROWS, shape.rows - start) * shape.columns * _FLOAT_BYTES
-        copies = 2 if task.options.quantisation == "nf4" else 1
-        step = Step("cast", Operation.MATERIALISE, Pool.HEAP, Item.STAGING, name, nbytes)
-        yield from [step] * copies
-        yield from [step._replace(operation=Operation.RELEASE)] * copies
+        made = [Step(phase, Operation.MATERIALISE, task.pool, Item.STAGING, name, nbytes) for phase in phases]
+        yield from made
+        for step in made:
+            yield step._replace(phase=phases[-1], operation=Operation.RELEASE)
+
+
+def last_phase(task: LoadTask, dtype: str) -> str:
+    """The phase in which `steps` end."""
+    return "copy" if dtype == "float32" and task.options.quantisation == "int8" else "cast"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from meminspect.capture.records import Operation, Pool
+from meminspect.capture.records import Operation
 from meminspect.dtypes import bytes_of
 from meminspect.strategies import naive, quantisation, recipes
 from meminspect.strategies.strategy import Strategy
@@ -24,8 +24,7 @@ def _recipe(task: LoadTask) -> str:
         recipes.header(task, "from torch import nn"),
         quantisation.layer_class(task),
         recipes.build(task),
-        recipes.read_all(task, recipes.read_one(task)),
-        "model.load_state_dict(state_dict)\ndel state_dict",
+        recipes.load_all(task, to_device=task.reads_to_device),
         f"""
 names = [name for name, module in model.named_modules() if {quantisation.which(task)}]
 for name in names:
@@ -41,13 +40,20 @@ for name in names:
 def _ledger(task: LoadTask) -> Iterator[Step]:
     layers = quantisation.quantised(task)
     for step in naive.STRATEGY.ledger(task):
-        if step.phase != "build" or step.tensor not in layers:
+        if not _is_built(step) or step.tensor not in layers:
             yield step
         elif step.item == Item.FLOOR:  # the first of the two lines of a wide model's parameter
-            yield from _full_precision(task, layers[step.tensor], "build", Operation.MATERIALISE)
+            for part in _full_precision(task, layers[step.tensor], step.phase, step.operation):
+                yield part._replace(pool=step.pool)
     for parameter in layers.values():
-        yield from quantisation.steps(task, parameter)
-        yield from _full_precision(task, parameter, "cast", Operation.RELEASE)
+        dtype = task.initial_dtype(parameter)
+        yield from quantisation.steps(task, parameter, dtype, parameter.name)
+        yield from _full_precision(task, parameter, quantisation.last_phase(task, dtype), Operation.RELEASE)
+
+
+def _is_built(step: Step) -> bool:
+    """Whether a step is of the random model's own memory."""
+    return step.phase in ("build", "move") and step.item in (Item.FLOOR, Item.UPCAST)
 
 
 def _full_precision(task: LoadTask, parameter: Parameter, phase: str, operation: Operation) -> Iterator[Step]:
@@ -55,7 +61,7 @@ def _full_precision(task: LoadTask, parameter: Parameter, phase: str, operation:
     nbytes = bytes_of(task.initial_dtype(parameter), parameter.elements)
     floor_bytes = min(sum(quantisation.sizes(task, parameter)), nbytes)
     for item, part_bytes in ((Item.FLOOR, floor_bytes), (Item.DETOUR, nbytes - floor_bytes)):
-        yield Step(phase, operation, Pool.HEAP, item, parameter.name, part_bytes)
+        yield Step(phase, operation, task.pool, item, parameter.name, part_bytes)
 
 
 STRATEGY = Strategy(
@@ -68,5 +74,5 @@ STRATEGY = Strategy(
     maps=recipes.is_safetensors,
     casts=False,
     quantises=True,
-    refuses=quantisation.why_not,
+    lacks=quantisation.why_not,
 )

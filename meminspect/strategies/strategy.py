@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Strategy"]
 
 _BYTE = 8
+_DEVICE = re.compile(r"cpu|cuda(:\d{1,3})?")
 
 
 def _nothing(_: LoadTask) -> Sequence[Parameter]:
@@ -40,9 +42,10 @@ class Strategy:
     ledger: Callable[[LoadTask], Iterator[Step]]  # every allocation and release, in order
     maps: Callable[[LoadTask], bool]  # whether it maps whole files rather than reading them
     casts: bool = True  # whether the loaded model has the dtype that was asked for
+    built_dtype: Callable[[LoadTask], str] = lambda task: task.options.init_dtype  # in which it builds the model
     quantises: bool = False  # whether the loaded model's linear layers are quantised
     adds: Callable[[LoadTask], Sequence[Parameter]] = _nothing  # what the loaded model has beyond the checkpoint's
-    refuses: Callable[[LoadTask], str | None] = lambda _: None  # in one sentence why this way suits no such model
+    lacks: Callable[[LoadTask], str | None] = lambda _: None  # in one sentence what a task must have for it and has not
 
     def theory(self, task: LoadTask) -> Theory:
         """What loading this task must cost."""
@@ -75,8 +78,8 @@ class Strategy:
             largest_mapping_bytes: the most that the machine lets a process map at once; None for no bound.
         """
         options = task.options
-        if options.device != "cpu":
-            return f"device '{options.device}' is not supported yet: use cpu"
+        if not _DEVICE.fullmatch(options.device):
+            return f"there is no device '{shown(options.device)}' to load to: use cpu or cuda"
         for dtype in (options.dtype, options.init_dtype):
             if dtype is not None and dtype not in CASTABLE:
                 return f"a model cannot be cast to {dtype}: use one of {', '.join(CASTABLE)}"
@@ -93,4 +96,4 @@ class Strategy:
             )
         if task.checkpoint.parallel_files and task.architecture.id == "skeleton":
             return "these are model-parallel slices of an unknown architecture: nobody says how to join them"
-        return self.refuses(task)
+        return self.lacks(task)

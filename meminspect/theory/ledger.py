@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from meminspect.capture.records import Operation, Pool
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 __all__ = ["BillLine", "Item", "Pools", "Step", "Theory", "evaluate"]
 
@@ -25,7 +25,6 @@ class Item:
     UPCAST: Final = "dtype upcast"  # the model's initial dtype is wider than it need be
     DUPLICATE: Final = "duplicate state dict"  # the checkpoint's tensors beside the model's
     DETOUR: Final = "full precision"  # of layers that are quantised once they are loaded
-    ADAPTERS: Final = "adapters"  # parameters that the checkpoint lacks
     SHARD: Final = "shard"  # the same, one file at a time
     STAGING: Final = "staging"  # a source that is dropped as soon as its copy is made
     RETAINED: Final = "retained by the allocator"  # freed, and not given back to the kernel
@@ -36,8 +35,9 @@ class Item:
 class Step(NamedTuple):
     """One named change of memory, or one piece of work without any.
 
-    MATERIALISE adds to heap at once; a mapping (pool FILE) adds nothing until TOUCH, and RELEASE takes away. COPY and
-    ASSIGN are work only.
+    MATERIALISE adds to its pool at once, and RELEASE takes away. A mapping (pool FILE) adds nothing until TOUCH, and
+    memory of the host that nothing has been written to is in no pool yet: it is materialised in NONE, and its pages
+    come with TOUCH. COPY and ASSIGN are work only.
     """
 
     phase: str
@@ -52,8 +52,8 @@ class Step(NamedTuple):
         """By how much the pool grows."""
         if self.operation is Operation.RELEASE:
             return -self.nbytes
-        grows = Operation.TOUCH if self.pool is Pool.FILE else Operation.MATERIALISE
-        return self.nbytes if self.operation is grows else 0
+        comes = self.operation is Operation.MATERIALISE and self.pool not in (Pool.NONE, Pool.FILE)
+        return self.nbytes if comes or self.operation is Operation.TOUCH else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,38 +83,63 @@ class Theory:
     peak: Pools  # each pool at its own highest moment
     peak_rss_bytes: int  # all host pools together at theirs
     steady: Pools
-    bill: tuple[BillLine, ...] = field(default=())  # of the moment of peak_rss_bytes
+    bill: tuple[BillLine, ...] = field(default=())  # of the moment of peak_rss_bytes, then of the device's own peak
     work_bytes: int = 0  # bytes of all steps that events report (a copy's reading of its source is not one)
+
+
+class _Highest:
+    """The running sum of some pools, and what was live at its highest moment."""
+
+    def __init__(self) -> None:
+        self.peak_bytes = 0
+        self.bill: dict[tuple[str, Pool], int] = {}
+        self._bytes = 0
+        self._live: dict[tuple[str, Pool], int] = defaultdict(int)
+        self._rising = False
+
+    def add(self, step: Step, delta_bytes: int) -> None:
+        if delta_bytes < 0:
+            self.look()
+        self._rising = self._rising or delta_bytes > 0
+        self._bytes += delta_bytes
+        self._live[step.item, step.pool] += delta_bytes
+
+    def look(self) -> None:
+        """Before something goes, or at the end: the only moments at which a maximum can be."""
+        if self._rising and self._bytes > self.peak_bytes:
+            self.peak_bytes, self.bill = self._bytes, dict(self._live)
+        self._rising = False
 
 
 def evaluate(steps: Iterable[Step], floor_bytes: int) -> Theory:
     """Run through a ledger once."""
     pools: dict[Pool, int] = defaultdict(int)
     peaks: dict[Pool, int] = defaultdict(int)
-    live: dict[tuple[str, Pool], int] = defaultdict(int)
-    bill: dict[tuple[str, Pool], int] = {}
-    total = peak_total = work = 0
-    rising = False
+    host, device = _Highest(), _Highest()
+    work = 0
     for step in steps:
         delta = step.delta_bytes
         if step.operation is not Operation.RELEASE and (step.operation is not Operation.TOUCH or step.phase == "touch"):
             work += step.nbytes
-        if delta < 0 and rising:  # the only moments at which a maximum can be: right before something goes
-            if total > peak_total:
-                peak_total, bill = total, dict(live)
-            rising = False
-        rising = rising or delta > 0
+        (device if step.pool is Pool.VRAM else host).add(step, delta)
         pools[step.pool] += delta
-        total += delta
-        live[step.item, step.pool] += delta
         peaks[step.pool] = max(peaks[step.pool], pools[step.pool])
-    if total > peak_total:
-        peak_total, bill = total, dict(live)
+    host.look()
+    device.look()
     return Theory(
         floor_bytes,
-        Pools(peaks[Pool.HEAP], peaks[Pool.FILE], peaks[Pool.PINNED]),
-        peak_total,
-        Pools(pools[Pool.HEAP], pools[Pool.FILE], pools[Pool.PINNED]),
-        tuple(BillLine(item, pool.name.lower(), nbytes) for (item, pool), nbytes in bill.items() if nbytes),
+        _pools(peaks),
+        host.peak_bytes,
+        _pools(pools),
+        tuple(
+            BillLine(item, pool.name.lower(), nbytes)
+            for highest in (host, device)
+            for (item, pool), nbytes in highest.bill.items()
+            if nbytes
+        ),
         work,
     )
+
+
+def _pools(nbytes: Mapping[Pool, int]) -> Pools:
+    return Pools(nbytes[Pool.HEAP], nbytes[Pool.FILE], nbytes[Pool.PINNED], nbytes.get(Pool.VRAM))

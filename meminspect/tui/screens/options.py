@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, ClassVar, Final, TypeVar, cast
 
 from textual.containers import Horizontal, VerticalScroll
@@ -10,7 +11,7 @@ from textual.widgets import Button, Input, Label, Select, Static
 from meminspect.engine.limits import parse_limit
 from meminspect.errors import UsageError
 from meminspect.renderables.texts import safe
-from meminspect.strategies import CASTABLE, QUANTISATIONS, LoadOptions
+from meminspect.strategies import CASTABLE, QUANTISATIONS
 from meminspect.tui.choices import Cache, Choices
 from meminspect.tui.screens.base import Dialog
 from meminspect.units import format_bytes, parse_bytes, parse_duration
@@ -108,11 +109,12 @@ class OptionsScreen(Dialog[Choices]):
         told.update("")
         dtype, cache = self._chosen("dtype"), self._chosen("cache")
         return Choices(
-            LoadOptions(
-                self._chosen("device"),
-                None if dtype == _AS_STORED else dtype,
-                self._chosen("init-dtype"),
-                self._chosen("quantisation"),
+            dataclasses.replace(
+                self._before.load,
+                device=self._chosen("device"),
+                dtype=None if dtype == _AS_STORED else dtype,
+                init_dtype=self._chosen("init-dtype"),
+                quantisation=self._chosen("quantisation"),
             ),
             limit,
             None if cache == _AS_IT_IS else cast("Cache", cache),

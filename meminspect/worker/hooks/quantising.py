@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from meminspect.worker.hooks.tracker import replaced
+from meminspect.worker.hooks.tracker import Form, replaced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,9 +29,8 @@ def watch(tracker: Tracker) -> Iterator[None]:
             if not name:
                 return new_empty(self, *args, **kwargs)
             like = new_empty(self, *args, **{**kwargs, "device": "meta"})
-            return tracker.made(
-                "quantise", name, like.dtype, tuple(like.shape), lambda: new_empty(self, *args, **kwargs), filled=False
-            )
+            form = Form.of(like)._replace(device=torch.device(kwargs.get("device", self.device)))
+            return tracker.made("quantise", name, form, lambda: new_empty(self, *args, **kwargs), filled=False)
 
         return call
 
@@ -41,10 +40,8 @@ def watch(tracker: Tracker) -> Iterator[None]:
             name = tracker.name_of(values) if isinstance(values, torch.Tensor) else ""
             if not name:
                 return bucketize(values, boundaries, **kwargs)
-            dtype = torch.int32 if kwargs.get("out_int32") else torch.int64
-            return tracker.made(
-                "cast", name, dtype, tuple(values.shape), lambda: bucketize(values, boundaries, **kwargs)
-            )
+            form = Form.of(values)._replace(dtype=torch.int32 if kwargs.get("out_int32") else torch.int64)
+            return tracker.made("cast", name, form, lambda: bucketize(values, boundaries, **kwargs))
 
         return call
 

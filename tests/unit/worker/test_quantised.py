@@ -183,7 +183,8 @@ def test_a_part_of_a_view_is_that_part_in_the_orientation_of_the_file(quantisati
 def layer_of(quantisation: str, weight: torch.Tensor) -> Any:
     """A quantised layer as the recipe's class makes it."""
     names: dict[str, Any] = {"torch": torch, "nn": nn}
-    exec(CLASSES[quantisation].replace("WEIGHT", "linear.weight"), names)  # noqa: S102 - our own text
+    text = CLASSES[quantisation].replace("WEIGHT", "linear.weight").replace("DEVICE", "'cpu'")
+    exec(text, names)  # noqa: S102 - our own text
     layer = names["QuantisedLinear"](nn.Linear(weight.shape[1], weight.shape[0], device="meta"))
     layer.quantise(weight)
     return layer
