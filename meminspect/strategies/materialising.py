@@ -145,8 +145,12 @@ def initialised(task: LoadTask, parameters: Iterable[Parameter]) -> Iterator[Ste
 def _file(task: LoadTask, tensors: Sequence[StoredTensor], done: set[str]) -> Iterator[Step]:
     """One mapped file; names that are tied to one that is done take nothing."""
     sources, phase = Sources(Pool.FILE, Item.STAGING), "read"
-    yield from sources.read(tensors)
+    opened = recipes.is_safetensors(task)
+    if not opened:
+        yield from sources.read(tensors)
     for tensor in tensors:
+        if opened:
+            yield from sources.read([tensor], phase)
         parameter = task.parameters[tensor.name]
         owner = parameter.tied_to or parameter.name
         if owner in done:

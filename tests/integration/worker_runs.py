@@ -78,6 +78,7 @@ def ledger_lines(run: WorkerRun) -> list[Line]:
     implies. The parts of one allocation that stand under several items are one line.
     """
     lines: list[Line] = []
+    item = ""
     for step in STRATEGIES[run.strategy].ledger(run.task):
         if not step.nbytes or (step.operation is Operation.TOUCH and step.phase != "touch"):
             continue
@@ -87,9 +88,9 @@ def ledger_lines(run: WorkerRun) -> list[Line]:
                 lines.append(line)
             continue
         line = (step.phase, step.operation.name, step.pool.name, step.tensor, step.nbytes)
-        parts = step.operation in (Operation.MATERIALISE, Operation.RELEASE)
-        if parts and lines and lines[-1][:4] == line[:4]:
+        if lines and lines[-1][:4] == line[:4] and step.item != item:
             line = (*line[:4], line[4] + lines.pop()[4])
+        item = step.item
         lines.append(line)
     return lines
 
