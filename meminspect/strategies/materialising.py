@@ -41,7 +41,6 @@ def put(old, new):  # wherever the model uses it: tied weights stay tied
 def final(stored):
     dtype = torch.{task.options.dtype} if stored.is_floating_point() else stored.dtype
     return stored.to(dtype{copy})
-
 {text}"""
 
 
