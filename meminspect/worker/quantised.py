@@ -38,12 +38,15 @@ class QuantisedView(NamedTuple):
     parameter: Parameter
     start: tuple[int, int]
     shape: tuple[int, int]
+    built: torch.dtype | None  # in which the weight was there before it was quantised; None: as it is stored
 
     @classmethod
-    def whole(cls, values: torch.Tensor, scale: torch.Tensor, parameter: Parameter) -> QuantisedView:
+    def whole(
+        cls, values: torch.Tensor, scale: torch.Tensor, parameter: Parameter, built: torch.dtype | None = None
+    ) -> QuantisedView:
         """All of it, in the orientation in which it is stored."""
         rows, columns = parameter.shape
-        return cls(values, scale, parameter, (0, 0), (rows, columns))
+        return cls(values, scale, parameter, (0, 0), (rows, columns), built)
 
     @property
     def kind(self) -> str:
@@ -74,12 +77,15 @@ class QuantisedView(NamedTuple):
         """Whether every value of this rectangle is the stored one to within the quantisation's error bound."""
         values, largest = self._dequantised()
         bound = (ERROR_BOUNDS[self.kind] + _ROUNDING / _INT8_STEPS) * largest
-        return bool(((values - data.to(torch.float32)).abs() <= bound).all())
+        original = data.to(self.built or data.dtype).to(torch.float32)
+        return bool(((values - original).abs() <= bound).all())
 
     def _dequantised(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The values of this rectangle, and the largest absolute value of each one's group."""
         transposed = self.parameter.transposed
-        (row, column), (rows, columns) = (tuple(reversed(pair)) if transposed else pair for pair in self[-2:])
+        (row, column), (rows, columns) = (
+            tuple(reversed(pair)) if transposed else pair for pair in (self.start, self.shape)
+        )
         take = self._int8 if self.kind == "int8" else self._nf4
         values, largest = take(row, rows, column, columns)
         return (values.T, largest.T) if transposed else (values, largest)

@@ -44,7 +44,7 @@ def verify(model: nn.Module, task: LoadTask, strategy: Strategy | None = None) -
         for parameter in strategy.adds(task):
             loaded.pop(parameter.name, None)
         if strategy.quantises:
-            _view_quantised(loaded, task)
+            _view_quantised(loaded, task, None if strategy.casts else getattr(torch, strategy.built_dtype(task)))
     mismatched = []
     files = [os.open(file.path, os.O_RDONLY) for file in task.checkpoint.files]
     for descriptor in files:
@@ -78,12 +78,12 @@ def _first(names: list[str]) -> list[str]:
     return [name[:200] for name in names[:20]]
 
 
-def _view_quantised(loaded: dict[str, torch.Tensor | QuantisedView], task: LoadTask) -> None:
+def _view_quantised(loaded: dict[str, torch.Tensor | QuantisedView], task: LoadTask, built: torch.dtype | None) -> None:
     """Put a view in place of each quantised weight and its scales; where the scales are missing, none."""
     for name, parameter in quantised(task).items():
         values, scale = loaded.get(name), loaded.pop(scale_name(name), None)
         if isinstance(values, torch.Tensor) and isinstance(scale, torch.Tensor):
-            loaded[name] = QuantisedView.whole(values, scale, parameter)
+            loaded[name] = QuantisedView.whole(values, scale, parameter, built)
 
 
 def _matches(

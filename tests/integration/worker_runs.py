@@ -14,6 +14,7 @@ from meminspect.checkpoint import read_checkpoint
 from meminspect.engine.worker_process import WorkerProcess
 from meminspect.strategies import STRATEGIES, LoadOptions
 from meminspect.strategies.task import LoadTask, task_for
+from meminspect.theory.ledger import Item
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -88,7 +89,7 @@ def ledger_lines(run: WorkerRun) -> list[Line]:
                 lines.append(line)
             continue
         line = (step.phase, step.operation.name, step.pool.name, step.tensor, step.nbytes)
-        if lines and lines[-1][:4] == line[:4] and step.item != item:
+        if lines and lines[-1][:4] == line[:4] and step.item != item == Item.FLOOR:  # which is always the first part
             line = (*line[:4], line[4] + lines.pop()[4])
         item = step.item
         lines.append(line)
