@@ -34,7 +34,7 @@ SMALL_BYTES: Final = 1 << 20
 """Below this a tensor gets no reading of its own: the kernel's counters are no finer than some 256 KiB."""
 
 READING_GAP_NS: Final = 50_000_000
-"""No tensor's end is read sooner after the last reading: at 100 µs each, with the caches swept, that is 0.2 % of the load."""
+"""No tensor's end is read sooner after the last reading: at 100 µs each that is 0.2 % of the load."""
 
 _FALLING: Final = "falling"  # the name of a reading before memory goes
 _BATCH_AGE_NS: Final = 20_000_000  # what has been gathered is written by then, for whoever watches live
