@@ -209,7 +209,7 @@ def steps(task: LoadTask, parameter: Parameter, dtype: str, name: str) -> Iterat
     """
     shape = _shape(parameter)
     for nbytes in sizes(task, parameter):
-        yield Step("quantise", Operation.MATERIALISE, task.pool, Item.FLOOR, name, nbytes)
+        yield Step("quantise", Operation.MATERIALISE, task.pool, Item.QUANTISED, name, nbytes)
     phases = ["copy" if dtype == "float32" else "cast"]
     if task.options.quantisation == "nf4":
         phases.append("cast")

@@ -60,7 +60,7 @@ def _full_precision(task: LoadTask, parameter: Parameter, phase: str, operation:
     """A weight that will be quantised: what it must occupy then, and what it takes until then."""
     nbytes = bytes_of(task.initial_dtype(parameter), parameter.elements)
     floor_bytes = min(sum(quantisation.sizes(task, parameter)), nbytes)
-    for item, part_bytes in ((Item.FLOOR, floor_bytes), (Item.DETOUR, nbytes - floor_bytes)):
+    for item, part_bytes in ((Item.QUANTISED, floor_bytes), (Item.DETOUR, nbytes - floor_bytes)):
         yield Step(phase, operation, task.pool, item, parameter.name, part_bytes)
 
 

@@ -96,7 +96,9 @@ def test_quantize_after_needs_the_full_model_and_the_checkpoint(
     assert (found.peak.heap_bytes, found.peak.file_bytes) == (w + c, 0)
     lines = {line.item: line.nbytes for line in found.bill}
     full = sum(bytes_of(init_dtype, one.elements) for one in layers(task))
-    assert lines[Item.FLOOR] == found.floor_bytes
+    assert lines[Item.FLOOR] == kept_bytes(task)
+    assert lines[Item.QUANTISED] == quantised_bytes(task)
+    assert lines[Item.FLOOR] + lines[Item.QUANTISED] == found.floor_bytes
     assert lines[Item.DETOUR] == full - quantised_bytes(task)
     assert lines[Item.DUPLICATE] == c
     assert lines.get(Item.UPCAST, 0) == kept_bytes(task, init_dtype) - kept_bytes(task)
