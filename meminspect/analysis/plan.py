@@ -9,7 +9,7 @@ from meminspect.analysis.verdict import Candidate, Recommendation, recommend, ve
 from meminspect.strategies import STRATEGIES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from meminspect.analysis.verdict import Verdict
     from meminspect.strategies import LoadTask, Strategy
@@ -59,13 +59,20 @@ def make_plan(
     """
     wanted = STRATEGIES.values() if strategies is None else strategies
     rows = tuple(_row(strategy, task, ram_bytes, vram_bytes, largest_mapping_bytes) for strategy in wanted)
-    # Who has not asked for another model is not to be given one, unless nothing else fits.
-    recommendations = [
+    return Plan(rows, _recommended(rows, decimal=decimal), ram_bytes, vram_bytes)
+
+
+def _recommended(rows: Sequence[PlanRow], *, decimal: bool) -> Recommendation:
+    """Who has not asked for another model is given one only where nothing else fits."""
+    plain, changed = (
         recommend(_candidates(row for row in rows if row.strategy.changes == changes), decimal=decimal)
         for changes in (False, True)
-    ]
-    chosen = next((one for one in recommendations if one.strategy_id is not None), recommendations[0])
-    return Plan(rows, chosen, ram_bytes, vram_bytes)
+    )
+    if all(row.strategy.changes for row in rows):
+        return changed
+    if plain.strategy_id is not None or changed.strategy_id is None:
+        return plain
+    return changed._replace(why=f"{changed.why}; nothing fits that loads the model as it is stored")
 
 
 def _candidates(rows: Iterable[PlanRow]) -> list[Candidate]:
