@@ -12,7 +12,7 @@ from meminspect.strategies.strategy import Strategy
 from meminspect.theory.ledger import Item, Step
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from meminspect.architectures.model import Parameter
     from meminspect.checkpoint.model import StoredTensor
@@ -84,21 +84,20 @@ def _on_device(task: LoadTask, tensor: str) -> str:
 
 
 def _ledger(task: LoadTask) -> Iterator[Step]:
-    done: set[str] = set()
+    layers, done = quantisation.quantised(task), set[str]()
     if task.checkpoint.parallel_files:
-        yield from _joined(task)
+        yield from _joined(task, layers)
     elif recipes.is_safetensors(task):
         for tensor in task.checkpoint.tensors:
-            yield from _read_alone(task, tensor, done)
+            yield from _read_alone(task, tensor, done, quantised=tensor.name in layers)
     else:
         for tensors in task.tensors_by_file:
-            yield from _mapped(task, tensors, done)
+            yield from _mapped(task, tensors, layers, done)
 
 
-def _read_alone(task: LoadTask, tensor: StoredTensor, done: set[str]) -> Iterator[Step]:
+def _read_alone(task: LoadTask, tensor: StoredTensor, done: set[str], *, quantised: bool) -> Iterator[Step]:
     """A tensor that is read into memory of its own, and dropped unless the model keeps it as it is."""
     parameter = task.parameters[tensor.name]
-    quantised = tensor.name in quantisation.quantised(task)
     changes = quantised or task.pool is Pool.VRAM or task.cast_dtype(tensor.dtype) != tensor.dtype
     keeps = not changes and _is_first(parameter, done)
     item = Item.FLOOR if keeps else Item.STAGING
@@ -124,10 +123,11 @@ def _is_first(parameter: Parameter, done: set[str]) -> bool:
     return (parameter.tied_to or parameter.name) not in done
 
 
-def _mapped(task: LoadTask, tensors: Sequence[StoredTensor], done: set[str]) -> Iterator[Step]:
+def _mapped(
+    task: LoadTask, tensors: Sequence[StoredTensor], layers: Mapping[str, Parameter], done: set[str]
+) -> Iterator[Step]:
     """One mapped file, whose pages go when it is done."""
     sources, phase = Sources(Pool.FILE, Item.STAGING), "read"
-    layers = quantisation.quantised(task)
     yield from sources.read(tensors)
     for tensor in tensors:
         parameter, name = task.parameters[tensor.name], sources.name_of(tensor)
@@ -147,10 +147,9 @@ def _mapped(task: LoadTask, tensors: Sequence[StoredTensor], done: set[str]) -> 
         yield from sources.drop(phase, tensor)
 
 
-def _joined(task: LoadTask) -> Iterator[Step]:
+def _joined(task: LoadTask, layers: Mapping[str, Parameter]) -> Iterator[Step]:
     """Model-parallel files, all mapped until the last tensor is whole."""
     sources, phase = Sources(Pool.FILE, Item.STAGING), "read"
-    layers = quantisation.quantised(task)
     yield from sources.read(task.checkpoint.tensors)
     for name, pieces in task.pieces.items():
         split, dtype = task.split_dims[name] is not None, pieces[0].dtype
