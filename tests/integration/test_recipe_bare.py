@@ -38,7 +38,19 @@ class Combination(NamedTuple):
         return f"{self.strategy} on {self.layout} as {self.dtype}"
 
 
-COMBINATIONS = [Combination("naive", "meta", None), Combination("meta-assign", "safetensors", "bfloat16")]
+COMBINATIONS = [
+    Combination("naive", "meta", None),
+    Combination("meta-assign", "safetensors", "bfloat16"),
+    Combination("mmap-assign", "meta", None),
+    Combination("sharded", "safetensors", None),
+    Combination("naive-cast", "meta", "bfloat16"),
+    Combination("direct-device", "safetensors", None),
+    Combination("init-module", "meta", "bfloat16"),
+    Combination("skip-init", "safetensors", "bfloat16"),
+    Combination("sequential", "meta", None),
+    Combination("lazy", "safetensors", "bfloat16"),
+    Combination("lazy", "meta", "bfloat16"),
+]
 
 
 class Outcome(NamedTuple):
@@ -88,8 +100,9 @@ def digests_of_the_files(outcome: Outcome, combination: Combination) -> dict[str
     tensors: dict[str, torch.Tensor] = {}
     for file in files:
         tensors |= load_file(file) if file.suffix == ".safetensors" else torch.load(file, weights_only=True)
-    # naive leaves the model in the dtype in which it was built; the rotary frequencies have none of their own
-    dtype = getattr(torch, combination.dtype or "float32")
+    # some leave the model in the dtype in which it was built; the rotary frequencies have none of their own
+    kept = (combination.dtype or "float16") if STRATEGIES[combination.strategy].casts else "float32"
+    dtype = getattr(torch, kept)
     return {
         name: hashlib.sha256(tensor.to(dtype).view(-1).view(torch.uint8).numpy()).hexdigest()
         for name, tensor in tensors.items()
