@@ -59,11 +59,17 @@ class Outcome(NamedTuple):
     worker: WorkerRun
 
 
-def _run(combination: Combination, folder: Path) -> Outcome:
-    strategy, layout, dtype = combination
+def _write(layout: str, folder: Path) -> tuple[Path, Path]:
+    """A checkpoint in a layout, and the tiny one to warm up on."""
     architecture = architecture_for("llama", layout, parameters=PARAMETERS)
     checkpoint = synthesise(SynthesisSpec(folder / layout, architecture, layout))
-    tiny = tiny_checkpoint("llama", naming_for("llama", layout), layout, "float16", folder / f"tiny-{layout}")
+    return checkpoint, tiny_checkpoint(
+        "llama", naming_for("llama", layout), layout, "float16", folder / f"tiny-{layout}"
+    )
+
+
+def _run(combination: Combination, checkpoint: Path, tiny: Path) -> Outcome:
+    strategy, _, dtype = combination
     spec = {"strategy": strategy, "checkpoint": str(checkpoint), "tiny": str(tiny), "dtype": dtype or ""}
     program = Path(__file__).with_name("bare_recipe.py")
     done = subprocess.run(
@@ -81,10 +87,11 @@ def _run(combination: Combination, folder: Path) -> Outcome:
 def outcome_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Combination], Outcome]:
     """What a combination came to, bare and instrumented; all are run when the first is asked for."""
     folder = tmp_path_factory.mktemp("recipe-bare")
+    written = {layout: _write(layout, folder) for layout in {each.layout for each in COMBINATIONS}}
     outcomes: dict[Combination, Future[Outcome]] = {}
     with ThreadPoolExecutor(2) as executor:
         for combination in COMBINATIONS:
-            outcomes[combination] = executor.submit(_run, combination, folder)
+            outcomes[combination] = executor.submit(_run, combination, *written[combination.layout])
     return lambda combination: outcomes[combination].result()
 
 

@@ -50,7 +50,7 @@ class OptionsScreen(Dialog[Choices]):
             yield from _row("device", _select("device", _DEVICES, load.device))
             yield from _row("dtype of the loaded model", _select("dtype", (_AS_STORED, *CASTABLE), load.dtype))
             yield from _row("dtype that a model is built in", _select("init-dtype", CASTABLE, load.init_dtype))
-            yield from _row("with cuda, a state dict to copy is read to", _select("read-to", READ_TO, load.read_to))
+            yield from _row("on cuda, read the state dict to", _select("read-to", READ_TO, load.read_to))
             field = Input(
                 "" if limit is None else _size(limit), placeholder="none, or a size like 8GiB", id="limit", compact=True
             )
