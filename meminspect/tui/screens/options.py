@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, ClassVar, Final, TypeVar, cast
 
 from textual.containers import Horizontal, VerticalScroll
@@ -11,7 +10,7 @@ from textual.widgets import Button, Input, Label, Select, Static
 from meminspect.engine.limits import parse_limit
 from meminspect.errors import UsageError
 from meminspect.renderables.texts import safe
-from meminspect.strategies import CASTABLE, QUANTISATIONS
+from meminspect.strategies import CASTABLE, QUANTISATIONS, READ_TO, LoadOptions
 from meminspect.tui.choices import Cache, Choices
 from meminspect.tui.screens.base import Dialog
 from meminspect.units import format_bytes, parse_bytes, parse_duration
@@ -30,7 +29,7 @@ _AS_STORED: Final = "as stored"
 _AS_IT_IS: Final = "as it is"
 _CACHES: Final = (_AS_IT_IS, "cold", "warm")
 _NO, _YES = "no", "yes"
-_DEVICES: Final = ("cpu",)  # what `Strategy.why_not` takes today
+_DEVICES: Final = ("cpu", "cuda")
 
 
 class OptionsScreen(Dialog[Choices]):
@@ -51,6 +50,7 @@ class OptionsScreen(Dialog[Choices]):
             yield from _row("device", _select("device", _DEVICES, load.device))
             yield from _row("dtype of the loaded model", _select("dtype", (_AS_STORED, *CASTABLE), load.dtype))
             yield from _row("dtype that a model is built in", _select("init-dtype", CASTABLE, load.init_dtype))
+            yield from _row("on cuda, read the state dict to", _select("read-to", READ_TO, load.read_to))
             yield from _row("linear layers are quantised to", _select("quantisation", QUANTISATIONS, load.quantisation))
             field = Input(
                 "" if limit is None else _size(limit), placeholder="none, or a size like 8GiB", id="limit", compact=True
@@ -107,12 +107,12 @@ class OptionsScreen(Dialog[Choices]):
         told.update("")
         dtype, cache = self._chosen("dtype"), self._chosen("cache")
         return Choices(
-            dataclasses.replace(
-                self._before.load,
-                device=self._chosen("device"),
-                dtype=None if dtype == _AS_STORED else dtype,
-                init_dtype=self._chosen("init-dtype"),
-                quantisation=self._chosen("quantisation"),
+            LoadOptions(
+                self._chosen("device"),
+                None if dtype == _AS_STORED else dtype,
+                self._chosen("init-dtype"),
+                self._chosen("read-to"),
+                self._chosen("quantisation"),
             ),
             limit,
             None if cache == _AS_IT_IS else cast("Cache", cache),
