@@ -183,9 +183,13 @@ class Recorder:
         with self._lock:
             self._gather(started_ns, Operation.RELEASE, pool, id_, name, nbytes)
 
-    def before_fall(self) -> None:
-        """Memory is about to go: what has been done since the last reading is read, unless something is in flight."""
-        if not self.enabled or not self._begun_since_reset or self._in_flight:
+    def before_fall(self, *, grown: bool = False) -> None:
+        """Memory is about to go: what has been done since the last reading is read, unless something is in flight.
+
+        Args:
+            grown: memory has been written to for the first time, of which no event tells.
+        """
+        if not self.enabled or not (self._begun_since_reset or grown) or self._in_flight:
             return
         started_ns = time.monotonic_ns()
         with self._lock:

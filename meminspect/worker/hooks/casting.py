@@ -37,7 +37,8 @@ def _watched_to(tracker: Tracker, to: Callable[..., Any]) -> Callable[..., Any]:
         name = tracker.name_of(self) if phase else ""
         if not name:
             return to(self, *args, **kwargs)  # type: ignore[no-any-return]
-        return tracker.made(phase, name, form, lambda: to(self, *args, **kwargs))
+        whole = self.nbytes == self.untyped_storage().nbytes()
+        return tracker.made(phase, name, form, lambda: to(self, *args, **kwargs), falls=whole)
 
     return call
 

@@ -160,7 +160,10 @@ def watch(tracker: Tracker) -> Iterator[None]:
         def call(self: torch.Tensor, source: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
             name = tracker.name_of(self)
             if not name:
-                return copy_(self, source, *args, **kwargs)  # type: ignore[no-any-return]
+                filled: torch.Tensor = copy_(self, source, *args, **kwargs)
+                if tracker.is_filling(self):
+                    tracker.recorder.before_fall(grown=True)  # what the part was made of is dropped next
+                return filled
             recorder = tracker.recorder
             recorder.phase("copy")
             detail = describe(f"{source.dtype} → {str(self.dtype).removeprefix('torch.')}", tuple(self.shape))

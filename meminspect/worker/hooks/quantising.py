@@ -41,7 +41,7 @@ def watch(tracker: Tracker) -> Iterator[None]:
             if not name:
                 return bucketize(values, boundaries, **kwargs)
             form = Form.of(values)._replace(dtype=torch.int32 if kwargs.get("out_int32") else torch.int64)
-            return tracker.made("cast", name, form, lambda: bucketize(values, boundaries, **kwargs))
+            return tracker.made("cast", name, form, lambda: bucketize(values, boundaries, **kwargs), falls=False)
 
         return call
 

@@ -94,6 +94,7 @@ class Tracker:
         self._on_meta: dict[int, str] = {}  # the names of its tensors that have no memory yet, by `id`
         self._once_on_meta: set[str] = set()
         self._names: dict[int, str] = {}  # address of a storage → tensor
+        self._filling: dict[int, int] = {}  # address of a storage that is filled part by part → event id
         self._owner: dict[int, int] = {}  # the same address → event id of what has it now
         self._live: dict[int, _Live] = {}  # by event id: a dead ref calls nobody
         self._by_inode: dict[tuple[int, int], int] = {}
@@ -154,7 +155,14 @@ class Tracker:
         self._follow(id_, pool, name, storage)
 
     def made(
-        self, phase: str, name: str, form: Form, make: Callable[[], torch.Tensor], *, filled: bool = True
+        self,
+        phase: str,
+        name: str,
+        form: Form,
+        make: Callable[[], torch.Tensor],
+        *,
+        filled: bool = True,
+        falls: bool = True,
     ) -> torch.Tensor:
         """Report a tensor that is made of one that we know, under its name.
 
@@ -164,6 +172,7 @@ class Tracker:
             form: what is made.
             make: makes it.
             filled: False for memory that is yet to be written; writing it is no event of its own.
+            falls: whether what it is made of may be dropped next.
         """
         pool, nbytes = pool_of(form.device), form.dtype.itemsize * math.prod(form.shape)
         self.recorder.phase(phase)
@@ -172,8 +181,8 @@ class Tracker:
         result = make()
         self.recorder.end(id_, Operation.MATERIALISE, pool, name, nbytes)
         self._follow(id_, pool, name, result.untyped_storage(), named=filled)
-        if filled and nbytes >= SMALL_BYTES:
-            self.recorder.before_fall()  # its sources are dropped next
+        if filled and falls and nbytes >= SMALL_BYTES:
+            self.recorder.before_fall()
         return result
 
     def mapped(self, tensor: StoredTensor, storage: torch.UntypedStorage) -> None:
@@ -187,7 +196,9 @@ class Tracker:
     def _follow(self, id_: int, pool: Pool, name: str, storage: torch.UntypedStorage, *, named: bool = True) -> None:
         started_ns = time.monotonic_ns()
         address = storage.data_ptr()
-        if address and named:
+        if address and not named:
+            self._filling[address] = id_
+        elif address:
             self._names[address] = name
             self._owner[address] = id_
         if self.recorder.enabled:
@@ -200,8 +211,14 @@ class Tracker:
         del self._live[gone.id]
         if self._owner.get(gone.address) == gone.id:  # whatever comes to this address next is not this tensor
             del self._owner[gone.address], self._names[gone.address]
+        if self._filling.get(gone.address) == gone.id:
+            del self._filling[gone.address]
         self.recorder.charge_since(started_ns)
         self.recorder.release(gone.id, gone.pool, gone.name, gone.nbytes)
+
+    def is_filling(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor is part of one that is filled part by part."""
+        return bool(self._filling) and tensor.untyped_storage().data_ptr() in self._filling
 
     def name_of(self, tensor: torch.Tensor) -> str:
         """The name of the tensor that this memory belongs to; empty when it is none we know."""
