@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 from meminspect.dtypes import BITS
 from meminspect.strategies.task import CASTABLE
 from meminspect.text import shown
-from meminspect.theory.ledger import Theory, evaluate
+from meminspect.theory.evaluation import evaluate
 from meminspect.units import format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from meminspect.strategies.task import LoadTask
-    from meminspect.theory.ledger import Step
+    from meminspect.theory.ledger import Step, Theory
 
 __all__ = ["Strategy"]
 

@@ -15,7 +15,8 @@ from meminspect.analysis.confinement import (
 )  # fmt: skip
 from meminspect.analysis.describe import theory_document
 from meminspect.capture.records import Operation, Pool
-from meminspect.theory.ledger import BillLine, Pools, Step, Theory, evaluate
+from meminspect.theory.evaluation import evaluate
+from meminspect.theory.ledger import BillLine, Pools, Step, Theory
 
 SIZES = st.integers(0, 1 << 40)
 

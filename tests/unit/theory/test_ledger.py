@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meminspect.capture.records import Operation, Pool
-from meminspect.theory.ledger import BillLine, Item, Step, Theory, evaluate
+from meminspect.theory.evaluation import evaluate
+from meminspect.theory.ledger import BillLine, Item, Step, Theory
 
 HOST_POOLS = (Pool.HEAP, Pool.FILE, Pool.PINNED)
 ITEMS = (Item.FLOOR, Item.SHARD, Item.STAGING)

@@ -1,0 +1,163 @@
+"""What a ledger comes to: peaks, steady state and bill, in one pass over its steps."""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from typing import TYPE_CHECKING
+
+from meminspect.capture.records import Operation, Pool
+from meminspect.theory.cuda_allocator import CachingAllocator
+from meminspect.theory.ledger import BillLine, Item, Pools, Theory
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from meminspect.theory.cuda_allocator import DeviceBlock
+    from meminspect.theory.ledger import Step
+
+__all__ = ["evaluate"]
+
+
+def evaluate(steps: Iterable[Step], floor_bytes: int) -> Theory:
+    """Run through a ledger once.
+
+    The device's pools are None where no step is on it.
+    """
+    host, device = _Host(), _Device()
+    work = 0
+    for step in steps:
+        _, operation, pool, _, _, nbytes = step
+        if operation is not Operation.RELEASE and (operation is not Operation.TOUCH or step.phase == "touch"):
+            work += nbytes
+        if pool is Pool.VRAM:
+            device.apply(step)
+        elif pool is not Pool.NONE:
+            host.apply(step)
+    host.look()
+    device.look()
+    return Theory(
+        floor_bytes,
+        Pools(*host.peaks[1:], device.known(device.peak_bytes), device.known(device.reserved_bytes)),
+        host.peak_bytes,
+        Pools(*host.pools[1:], device.known(device.allocated_bytes), device.known(device.reserved_bytes)),
+        (*host.bill(), *device.bill()),
+        work,
+    )
+
+
+class _Host:
+    """The running sums of the host's pools, and what was live when they were highest together."""
+
+    def __init__(self) -> None:
+        self.pools = [0] * (Pool.PINNED + 1)  # by Pool
+        self.peaks = list(self.pools)
+        self.peak_bytes = 0
+        self._live: dict[tuple[str, Pool], int] = defaultdict(int)
+        self._live_at_peak: dict[tuple[str, Pool], int] = {}
+        self._rising = False
+
+    def apply(self, step: Step) -> None:
+        """Take a step."""
+        delta, pool = step.delta_bytes, step.pool
+        if delta < 0:
+            self.look()
+        elif delta > 0:
+            self._rising = True
+        nbytes = self.pools[pool] = self.pools[pool] + delta
+        self.peaks[pool] = max(self.peaks[pool], nbytes)
+        self._live[step.item, pool] += delta
+
+    def look(self) -> None:
+        """Before something goes, and at the end: the only moments at which a maximum can be."""
+        if self._rising and (total := sum(self.pools)) > self.peak_bytes:
+            self.peak_bytes, self._live_at_peak = total, dict(self._live)
+        self._rising = False
+
+    def bill(self) -> list[BillLine]:
+        """What the highest sum was made of."""
+        return [
+            BillLine(item, pool.name.lower(), nbytes) for (item, pool), nbytes in self._live_at_peak.items() if nbytes
+        ]
+
+
+class _Request:
+    """One allocation on the device; a ledger names its parts, as floor and upcast, in steps of their own."""
+
+    __slots__ = ("block", "nbytes", "parts")
+
+    def __init__(self) -> None:
+        self.nbytes = 0
+        self.parts = 0
+        self.block: DeviceBlock | None = None
+
+
+class _Device:
+    """Steps on the device as the caching allocator counts them."""
+
+    def __init__(self) -> None:
+        self.peak_bytes = 0
+        self._allocator = CachingAllocator()
+        self._live: dict[str, int] = defaultdict(int)
+        self._live_at_peak: dict[str, int] = {}
+        self._requests: dict[tuple[str, str], deque[_Request]] = defaultdict(deque)  # by item and tensor
+        self._open: _Request | None = None  # not asked for yet: the next step may name another part of it
+        self._last: Step | None = None  # the latest part of it
+
+    @property
+    def allocated_bytes(self) -> int:
+        """What is allocated now."""
+        return self._allocator.allocated_bytes
+
+    @property
+    def reserved_bytes(self) -> int:
+        """What is reserved now; since that never falls, it is the peak too."""
+        return self._allocator.reserved_bytes
+
+    def known(self, nbytes: int) -> int | None:
+        """A figure of the device; None where no step was on it."""
+        return nbytes if self._requests else None
+
+    def apply(self, step: Step) -> None:
+        """Take a step."""
+        if step.operation is Operation.MATERIALISE:
+            self._take(step)
+        elif step.operation is Operation.RELEASE:
+            self._give_back(step)
+
+    def look(self) -> None:
+        """Before something goes, and at the end: the only moments at which a maximum can be."""
+        self._ask()
+        if self.allocated_bytes > self.peak_bytes:
+            self.peak_bytes, self._live_at_peak = self.allocated_bytes, dict(self._live)
+
+    def bill(self) -> list[BillLine]:
+        """What the most that was allocated was made of."""
+        rounding = self.peak_bytes - sum(self._live_at_peak.values())
+        lines = {**self._live_at_peak, Item.ALLOCATOR: rounding}
+        return [BillLine(item, "vram", nbytes) for item, nbytes in lines.items() if nbytes]
+
+    def _take(self, step: Step) -> None:
+        last = self._last
+        # What the initial dtype takes beyond the floor lies in the same tensor.
+        if step.item != Item.UPCAST or last is None or (last.phase, last.tensor) != (step.phase, step.tensor):
+            self._ask()
+        self._last = step
+        request = self._open = self._open or _Request()
+        request.nbytes += step.nbytes
+        request.parts += 1
+        self._requests[step.item, step.tensor].append(request)
+        self._live[step.item] += step.nbytes
+
+    def _ask(self) -> None:
+        """Ask the allocator for the request that is complete by now."""
+        if self._open is not None:
+            self._open.block = self._allocator.allocate(self._open.nbytes)
+        self._open = self._last = None
+
+    def _give_back(self, step: Step) -> None:
+        self.look()
+        request = self._requests[step.item, step.tensor].popleft()
+        self._live[step.item] -= step.nbytes
+        request.parts -= 1
+        if not request.parts:
+            self._allocator.free(request.block)
