@@ -41,6 +41,7 @@ PHASE_WORDS: Final = {
     "import": "importing torch",
     "warm-up": "warming up on a tiny checkpoint",
     "build": "building the model with random weights",
+    "move": "moving to the device",
     "read": "reading",
     "merge": "joining slices",
     "cast": "casting",

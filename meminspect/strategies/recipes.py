@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from meminspect.strategies.task import LoadTask
 
-__all__ = ["build", "cast", "header", "is_safetensors", "meta_build", "read_all", "read_one", "recipe"]
+__all__ = ["build", "convert", "header", "is_safetensors", "load_all", "meta_build", "read_all", "read_one", "recipe"]
 
 
 def is_safetensors(task: LoadTask) -> bool:
@@ -44,18 +44,21 @@ def meta_build(_: LoadTask) -> str:
     return 'with torch.device("meta"):\n    model = Model(config)  # names and shapes, no memory'
 
 
-def read_one(task: LoadTask, *, mapped: bool = False, owned: bool = False) -> str:
+def read_one(task: LoadTask, *, mapped: bool = False, owned: bool = False, to_device: bool = False) -> str:
     """The expression that reads one file.
 
     Args:
         task: what to load.
         mapped: map a pickle's file instead of reading it.
         owned: read safetensors into memory of their own instead of mapping the file.
+        to_device: read to the task's device rather than to the host.
     """
+    device = task.options.device if to_device else "cpu"
     if is_safetensors(task):
-        return 'load_file(file, backend="pread")' if owned else "load_file(file)"
+        more = ', backend="pread"' if owned else "" if device == "cpu" else f", device={device!r}"
+        return f"load_file(file{more})"
     mmap = ", mmap=True" if mapped else ""
-    return f'torch.load(file, map_location="cpu", weights_only=True{mmap})'
+    return f'torch.load(file, map_location="{device}", weights_only=True{mmap})'
 
 
 def read_all(task: LoadTask, expression: str) -> str:
@@ -73,15 +76,21 @@ del shards, pieces
 """
 
 
-def cast(task: LoadTask) -> str:
-    """Cast tensor by tensor, each source dropped at once; empty when no cast is asked for or none would change."""
-    if not task.casts:
-        return ""
-    return f"""
-for name in state_dict:
-    if state_dict[name].is_floating_point():
-        state_dict[name] = state_dict[name].to(torch.{task.options.dtype})
-"""
+def load_all(task: LoadTask, *, to_device: bool) -> str:
+    """Read the whole state dict, copy it into the model and drop it."""
+    read = read_all(task, read_one(task, to_device=to_device))
+    return f"{read.strip()}\n\nmodel.load_state_dict(state_dict)\ndel state_dict"
+
+
+def convert(task: LoadTask) -> str:
+    """Move and cast tensor by tensor, each source dropped at once; empty when neither would change anything."""
+    lines = []
+    if task.options.device != "cpu":
+        lines.append(f"    state_dict[name] = state_dict[name].to({task.options.device!r})")
+    if task.casts:
+        lines.append("    if state_dict[name].is_floating_point():")
+        lines.append(f"        state_dict[name] = state_dict[name].to(torch.{task.options.dtype})")
+    return "\n".join(["for name in state_dict:", *lines]) if lines else ""
 
 
 def _files(task: LoadTask) -> str:

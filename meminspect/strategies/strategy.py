@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Strategy"]
 
 _BYTE = 8
+_DEVICE = re.compile(r"cpu|cuda(:\d{1,3})?")
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,8 @@ class Strategy:
             largest_mapping_bytes: the most that the machine lets a process map at once; None for no bound.
         """
         options = task.options
-        if options.device != "cpu":
-            return f"device '{options.device}' is not supported yet: use cpu"
+        if not _DEVICE.fullmatch(options.device):
+            return f"there is no device '{shown(options.device)}' to load to: use cpu or cuda"
         for dtype in (options.dtype, options.init_dtype):
             if dtype is not None and dtype not in CASTABLE:
                 return f"a model cannot be cast to {dtype}: use one of {', '.join(CASTABLE)}"

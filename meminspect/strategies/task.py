@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import sys
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from meminspect.architectures import detect
+from meminspect.capture.records import Pool
 from meminspect.dtypes import FLOATING, bytes_of
 
 if TYPE_CHECKING:
     from meminspect.architectures.model import Architecture, Parameter
     from meminspect.checkpoint.model import Checkpoint, StoredTensor
 
-__all__ = ["CASTABLE", "LoadOptions", "LoadTask", "task_for"]
+__all__ = ["CASTABLE", "READ_TO", "LoadOptions", "LoadTask", "task_for"]
 
 CASTABLE: Final = ("float32", "float16", "bfloat16", "float64")
 """The dtypes that a model can be built in or cast to."""
+
+READ_TO: Final = ("device", "host")
+"""Where a state dict can be read to that is copied into a model on a device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +31,14 @@ class LoadOptions:
     """The user's choices.
 
     `dtype` is the dtype that the loaded model shall have, None for the checkpoint's own; `init_dtype` is the one in
-    which strategies that build a model first build it.
+    which strategies that build a model first build it. `read_to` is where those that copy a whole state dict into a
+    model on a device read it to.
     """
 
     device: str = "cpu"
     dtype: str | None = None
     init_dtype: str = "float32"
+    read_to: str = "device"
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,16 @@ class LoadTask:
     architecture: Architecture
     options: LoadOptions
     note: str = ""  # what had to be assumed about the architecture
+
+    @functools.cached_property
+    def pool(self) -> Pool:
+        """Where the loaded model lives."""
+        return Pool.HEAP if self.options.device == "cpu" else Pool.VRAM
+
+    @property
+    def reads_to_device(self) -> bool:
+        """Whether a whole state dict that is copied into a model on a device is read to that device too."""
+        return self.pool is Pool.VRAM and self.options.read_to == "device"
 
     @functools.cached_property
     def tensors_by_file(self) -> tuple[tuple[StoredTensor, ...], ...]:
@@ -64,22 +82,36 @@ class LoadTask:
         return {parameter.name: parameter.split_dim for parameter in self.architecture.parameters}
 
     @functools.cached_property
+    def parameters(self) -> dict[str, Parameter]:
+        """The model's parameters by name."""
+        return {parameter.name: parameter for parameter in self.architecture.parameters}
+
+    @functools.cached_property
     def loading_order(self) -> tuple[Parameter, ...]:
         """The model's parameters in the order in which `load_state_dict` meets them.
 
         It takes a module's own parameters, then its own buffers, then its children (torch/nn/modules/module.py,
         `_load_from_state_dict`), where construction may have registered a buffer after a child.
         """
+        return self._ordered(parameter=0, buffer=1, first_child=2)
+
+    @functools.cached_property
+    def conversion_order(self) -> tuple[Parameter, ...]:
+        """The same in the order in which `model.to` meets them: a module's children come before its own (`_apply`)."""
+        return self._ordered(parameter=sys.maxsize - 1, buffer=sys.maxsize, first_child=0)
+
+    def _ordered(self, *, parameter: int, buffer: int, first_child: int) -> tuple[Parameter, ...]:
+        """Sorted by the places that a module's own parameters, its own buffers and its children take in it."""
         order: dict[str, tuple[int, ...]] = {}
         seen: dict[str, int] = {}
-        for parameter in self.architecture.parameters:
-            *modules, _ = parameter.name.split(".")
+        for one in self.architecture.parameters:
+            *modules, _ = one.name.split(".")
             prefix, key = "", []
             for module in modules:
                 prefix = f"{prefix}.{module}"
-                key.append(2 + seen.setdefault(prefix, len(seen)))
-            order[parameter.name] = (*key, 1 if parameter.buffer else 0)
-        return tuple(sorted(self.architecture.parameters, key=lambda parameter: order[parameter.name]))
+                key.append(first_child + seen.setdefault(prefix, len(seen)))
+            order[one.name] = (*key, buffer if one.buffer else parameter)
+        return tuple(sorted(self.architecture.parameters, key=lambda one: order[one.name]))
 
     @functools.cached_property
     def floor_bytes(self) -> int:
@@ -94,6 +126,16 @@ class LoadTask:
     def casts(self) -> bool:
         """Whether the chosen dtype changes any of the checkpoint's tensors."""
         return any(self.cast_dtype(tensor.dtype) != tensor.dtype for tensor in self.checkpoint.tensors)
+
+    @functools.cached_property
+    def main_dtype(self) -> str:
+        """The one dtype that suits the model: the chosen one, else the floating one with most of the checkpoint."""
+        stored = {dtype: nbytes for dtype, (_, nbytes) in self.checkpoint.dtypes.items() if dtype in CASTABLE}
+        return self.options.dtype or max(stored, key=stored.__getitem__, default=self.options.init_dtype)
+
+    def built_in(self, dtype: str) -> LoadTask:
+        """The same with a model that is built in another dtype."""
+        return dataclasses.replace(self, options=dataclasses.replace(self.options, init_dtype=dtype))
 
     def initial_dtype(self, parameter: Parameter) -> str:
         """The dtype in which a parameter is built."""

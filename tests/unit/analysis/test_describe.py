@@ -117,7 +117,7 @@ def test_a_plan_is_described_with_every_strategy(tied: Checkpoint) -> None:
 
 def test_an_unavailable_strategy_says_why_and_has_no_theory(tied: Checkpoint) -> None:
     task = task_for(tied, LoadOptions())
-    plan = make_plan(replace(task, options=LoadOptions(device="cuda:7")), GIB)
+    plan = make_plan(replace(task, options=LoadOptions(device="abacus")), GIB)
 
     document = plan_document(plan, {}, {})
 

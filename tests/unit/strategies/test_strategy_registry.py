@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from strategy_tasks import Tasks
 
 # What is in the folder beside the strategies themselves.
-SHARED = {"__init__", "recipes", "steps", "strategy", "task"}
+SHARED = {"__init__", "recipes", "sources", "steps", "strategy", "task"}
 FILES = {path.stem for path in Path(strategies.__file__).parent.glob("*.py")} - SHARED
 
 
@@ -49,7 +49,7 @@ def test_what_cannot_be_loaded_is_said_in_a_sentence(strategy: Strategy, tasks: 
     assert strategy.why_not(tasks("meta 2")) is None
     assert strategy.why_not(tasks("odd pth", dtype="bfloat16")) is None
     for task, word in [
-        (tasks("meta", device="cuda"), "cuda"),
+        (tasks("meta", device="abacus"), "abacus"),
         (tasks("meta", dtype="int8"), "int8"),
         (tasks("meta", init_dtype="float8_e4m3fn"), "float8_e4m3fn"),
         (replace(tasks("meta 2"), architecture=Architecture("skeleton", "checkpoint", {}, ())), "slices"),
