@@ -106,6 +106,7 @@ def theory_document(theory: Theory) -> Document:
         "peak_rss_bytes": theory.peak_rss_bytes,
         "steady": asdict(theory.steady),
         "bill": [{"item": line.item, "pool": line.pool, "bytes": line.nbytes} for line in theory.bill],
+        "moved_bytes": theory.moved_bytes,
     }
 
 

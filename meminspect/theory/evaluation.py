@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from meminspect.capture.records import Operation, Pool
 from meminspect.theory.cuda_allocator import CachingAllocator
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluate"]
 
+_MOVES: Final = (Operation.MATERIALISE, Operation.COPY, Operation.TOUCH)  # but a mapping as such has no bytes yet
+
 
 def evaluate(steps: Iterable[Step], floor_bytes: int) -> Theory:
     """Run through a ledger once.
@@ -24,25 +26,33 @@ def evaluate(steps: Iterable[Step], floor_bytes: int) -> Theory:
     The device's pools are None where no step is on it.
     """
     host, device = _Host(), _Device()
-    work = 0
+    work = moved = 0
     for step in steps:
         _, operation, pool, _, _, nbytes = step
         if operation is not Operation.RELEASE and (operation is not Operation.TOUCH or step.phase == "touch"):
             work += nbytes
+        if operation in _MOVES and (operation, pool) != (Operation.MATERIALISE, Pool.FILE):
+            moved += nbytes
         if pool is Pool.VRAM:
             device.apply(step)
         elif pool is not Pool.NONE:
             host.apply(step)
     host.look()
     device.look()
+    reserved = device.known(device.reserved_bytes)  # what it has once taken from the driver it keeps
     return Theory(
         floor_bytes,
-        Pools(*host.peaks[1:], device.known(device.peak_bytes), device.known(device.reserved_bytes)),
+        _pools(host.peaks, device.known(device.peak_bytes), reserved),
         host.peak_bytes,
-        Pools(*host.pools[1:], device.known(device.allocated_bytes), device.known(device.reserved_bytes)),
+        _pools(host.pools, device.known(device.allocated_bytes), reserved),
         (*host.bill(), *device.bill()),
         work,
+        moved,
     )
+
+
+def _pools(host: list[int], allocated: int | None, reserved: int | None) -> Pools:
+    return Pools(host[Pool.HEAP], host[Pool.FILE], host[Pool.PINNED], allocated, reserved)
 
 
 class _Host:

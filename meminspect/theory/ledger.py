@@ -80,3 +80,4 @@ class Theory:
     steady: Pools
     bill: tuple[BillLine, ...] = field(default=())  # of the moment of peak_rss_bytes, then of the device's own peak
     work_bytes: int = 0  # bytes of all steps that events report (a copy's reading of its source is not one)
+    moved_bytes: int = 0  # what is written, copied or touched until the model is resident

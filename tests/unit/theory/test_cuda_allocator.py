@@ -5,6 +5,8 @@ torch's CPU build has no such allocator, so nothing here is held against hardwar
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given
@@ -134,7 +136,7 @@ def test_the_books_always_balance(uses: list[tuple[int | None, int]]) -> None:
             allocator.free(live.pop(choice % len(live)))
         # what is live is what counts, no two blocks overlap, and the reservation holds them and never shrinks
         ends = sorted((block.address, block.address + block.nbytes) for block in live)
-        assert all(end <= start for (_, end), (start, _) in zip(ends, ends[1:], strict=False))
+        assert all(end <= start for (_, end), (start, _) in itertools.pairwise(ends))
         assert allocator.allocated_bytes == sum(block.nbytes for block in live)
         assert allocator.allocated_bytes <= allocator.reserved_bytes
         assert highest <= allocator.reserved_bytes
