@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -122,8 +122,9 @@ class Checkpoint:
     @functools.cached_property
     def tied(self) -> tuple[tuple[str, ...], ...]:
         """Groups of names that are the same elements of the same storage."""
+        shared = Counter(tensor.storage for tensor in self.tensors)
         groups: dict[object, list[str]] = defaultdict(list)
         for tensor in self.tensors:
-            if tensor.elements:
+            if shared[tensor.storage] > 1 and tensor.elements:
                 groups[tensor.storage, tensor.offset, tensor.shape, tensor.strides].append(tensor.name)
         return tuple(tuple(names) for names in groups.values() if len(names) > 1)

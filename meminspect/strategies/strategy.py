@@ -39,7 +39,8 @@ class Strategy:
 
     def theory(self, task: LoadTask) -> Theory:
         """What loading this task must cost."""
-        return evaluate(self.ledger(task), task.floor_bytes)
+        few = task.grouped
+        return evaluate(self.ledger(few.task), task.floor_bytes, few.copies)
 
     def remark(self, task: LoadTask) -> str:
         """In one sentence what a user may not expect of the loaded model; empty when it is as asked for."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from meminspect.architectures import detect
 from meminspect.capture.records import Pool
 from meminspect.dtypes import FLOATING, bytes_of
+from meminspect.strategies.grouping import Grouped, grouped
 
 if TYPE_CHECKING:
     from meminspect.architectures.model import Architecture, Parameter
@@ -24,6 +25,8 @@ CASTABLE: Final = ("float32", "float16", "bfloat16", "float64")
 
 READ_TO: Final = ("device", "host")
 """Where a state dict can be read to that is copied into a model on a device."""
+
+_FEW: Final = 4096  # tensors that every theory may as well name one by one
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,11 @@ class LoadTask:
     architecture: Architecture
     options: LoadOptions
     note: str = ""  # what had to be assumed about the architecture
+
+    @functools.cached_property
+    def grouped(self) -> Grouped:
+        """The task with few tensors that has the same theory; itself where it has few already."""
+        return grouped(self) if len(self.checkpoint.tensors) > _FEW else Grouped(self, {})
 
     @functools.cached_property
     def pool(self) -> Pool:
@@ -102,30 +110,35 @@ class LoadTask:
 
     def _ordered(self, *, parameter: int, buffer: int, first_child: int) -> tuple[Parameter, ...]:
         """Sorted by the places that a module's own parameters, its own buffers and its children take in it."""
-        order: dict[str, tuple[int, ...]] = {}
-        seen: dict[str, int] = {}
-        for one in self.architecture.parameters:
-            *modules, _ = one.name.split(".")
-            prefix, key = "", []
-            for module in modules:
-                prefix = f"{prefix}.{module}"
-                key.append(first_child + seen.setdefault(prefix, len(seen)))
-            order[one.name] = (*key, buffer if one.buffer else parameter)
-        return tuple(sorted(self.architecture.parameters, key=lambda one: order[one.name]))
+        keys: dict[str, tuple[int, ...]] = {"": ()}
+
+        def key_of(module: str) -> tuple[int, ...]:
+            if module not in keys:
+                key = key_of(module.rpartition(".")[0])
+                keys[module] = (*key, first_child + len(keys))
+            return keys[module]
+
+        def place(one: Parameter) -> tuple[int, ...]:
+            return (*key_of(one.name.rpartition(".")[0]), buffer if one.buffer else parameter)
+
+        for one in self.architecture.parameters:  # modules in the order in which they are met
+            key_of(one.name.rpartition(".")[0])
+        return tuple(sorted(self.architecture.parameters, key=place))
 
     @functools.cached_property
     def floor_bytes(self) -> int:
         """T: what the loaded model must occupy, tied parameters once."""
+        few = self.grouped
         return sum(
-            bytes_of(self.target_dtype(parameter), parameter.elements)
-            for parameter in self.architecture.parameters
+            few.copies.get(parameter.name, 1) * bytes_of(few.task.target_dtype(parameter), parameter.elements)
+            for parameter in few.task.architecture.parameters
             if parameter.tied_to is None
         )
 
     @functools.cached_property
     def casts(self) -> bool:
         """Whether the chosen dtype changes any of the checkpoint's tensors."""
-        return any(self.cast_dtype(tensor.dtype) != tensor.dtype for tensor in self.checkpoint.tensors)
+        return any(self.cast_dtype(stored) != stored for stored in self.checkpoint.dtypes)
 
     @functools.cached_property
     def main_dtype(self) -> str:

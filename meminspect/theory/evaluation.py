@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict, deque
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from meminspect.capture.records import Operation, Pool
@@ -10,7 +12,7 @@ from meminspect.theory.cuda_allocator import CachingAllocator
 from meminspect.theory.ledger import BillLine, Item, Pools, Theory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from meminspect.theory.cuda_allocator import DeviceBlock
     from meminspect.theory.ledger import Step
@@ -20,23 +22,30 @@ __all__ = ["evaluate"]
 _MOVES: Final = (Operation.MATERIALISE, Operation.COPY, Operation.TOUCH)  # but a mapping as such has no bytes yet
 
 
-def evaluate(steps: Iterable[Step], floor_bytes: int) -> Theory:
+def evaluate(steps: Iterable[Step], floor_bytes: int, copies: Mapping[str, int] = MappingProxyType({})) -> Theory:
     """Run through a ledger once.
 
     The device's pools are None where no step is on it.
+
+    Args:
+        steps: the ledger.
+        floor_bytes: what the loaded model must occupy.
+        copies: how many tensors those that are named here stand for. Their steps, one after the other, are gone through
+            that often; the same steps of tensors that stand for themselves come before and after them, and hold the
+            host's peaks (see `strategies.grouping`).
     """
     host, device = _Host(), _Device()
     work = moved = 0
-    for step in steps:
-        _, operation, pool, _, _, nbytes = step
-        if operation is not Operation.RELEASE and (operation is not Operation.TOUCH or step.phase == "touch"):
-            work += nbytes
-        if operation in _MOVES and (operation, pool) != (Operation.MATERIALISE, Pool.FILE):
-            moved += nbytes
-        if pool is Pool.VRAM:
-            device.apply(step)
-        elif pool is not Pool.NONE:
-            host.apply(step)
+    for times, block in _blocks(steps, copies):
+        for step in block:
+            _, operation, pool, _, _, nbytes = step
+            if operation is not Operation.RELEASE and (operation is not Operation.TOUCH or step.phase == "touch"):
+                work += times * nbytes
+            if operation in _MOVES and (operation, pool) != (Operation.MATERIALISE, Pool.FILE):
+                moved += times * nbytes
+            if pool is not Pool.VRAM and pool is not Pool.NONE:
+                host.apply(step, times)
+        device.apply([step for step in block if step.pool is Pool.VRAM], times)
     host.look()
     device.look()
     reserved = device.known(device.reserved_bytes)  # what it has once taken from the driver it keeps
@@ -49,6 +58,18 @@ def evaluate(steps: Iterable[Step], floor_bytes: int) -> Theory:
         work,
         moved,
     )
+
+
+def _blocks(steps: Iterable[Step], copies: Mapping[str, int]) -> Iterator[tuple[int, Sequence[Step]]]:
+    """Steps, each on its own, or together with its neighbours if they are to be gone through more than once."""
+    if not copies:
+        yield from ((1, (step,)) for step in steps)
+        return
+    for times, block in itertools.groupby(steps, key=lambda step: copies.get(step.tensor, 1)):
+        if times == 1:
+            yield from ((1, (step,)) for step in block)
+        else:
+            yield times, list(block)
 
 
 def _pools(host: list[int], allocated: int | None, reserved: int | None) -> Pools:
@@ -66,9 +87,13 @@ class _Host:
         self._live_at_peak: dict[tuple[str, Pool], int] = {}
         self._rising = False
 
-    def apply(self, step: Step) -> None:
-        """Take a step."""
+    def apply(self, step: Step, times: int) -> None:
+        """Take a step; of one that is taken more than once only the sum."""
         delta, pool = step.delta_bytes, step.pool
+        if times > 1:
+            self.pools[pool] += times * delta
+            self._live[step.item, pool] += times * delta
+            return
         if delta < 0:
             self.look()
         elif delta > 0:
@@ -127,12 +152,13 @@ class _Device:
         """A figure of the device; None where no step was on it."""
         return nbytes if self._requests else None
 
-    def apply(self, step: Step) -> None:
-        """Take a step."""
-        if step.operation is Operation.MATERIALISE:
-            self._take(step)
-        elif step.operation is Operation.RELEASE:
-            self._give_back(step)
+    def apply(self, steps: Sequence[Step], times: int) -> None:
+        """Take steps as often as that says: what the allocator does depends on their order."""
+        for step in itertools.chain.from_iterable(itertools.repeat(steps, times)):
+            if step.operation is Operation.MATERIALISE:
+                self._take(step)
+            elif step.operation is Operation.RELEASE:
+                self._give_back(step)
 
     def look(self) -> None:
         """Before something goes, and at the end: the only moments at which a maximum can be."""
