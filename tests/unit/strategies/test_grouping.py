@@ -105,6 +105,12 @@ def test_the_order_of_bytes_may_take_the_blocks_apart() -> None:
     assert named(task_for(checkpoint_of([*norms, *weights]), LoadOptions())) == 6
 
 
+def test_blocks_that_another_order_turns_round_are_no_group() -> None:
+    norms = [(f"layers.{n}.norm", "float32", 64) for n in range(10)]
+    weights = [(f"layers.{n}.weight", "float16", 4096) for n in reversed(range(10))]
+    assert named(task_for(checkpoint_of([*norms, *weights]), LoadOptions())) == 20
+
+
 def test_tensors_that_differ_in_more_than_numbers_are_no_group() -> None:
     other_names = [(f"{'abcdefghij'[n]}.weight", "float16", 64) for n in range(10)]
     other_sizes = [(f"{n}.weight", "float16", 64 + n) for n in range(10)]
