@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from meminspect.strategies.task import LoadTask
 
-__all__ = ["build", "convert", "header", "is_safetensors", "load_all", "meta_build", "read_all", "read_one", "recipe"]
+__all__ = [
+    "build",
+    "convert",
+    "empty_build",
+    "header",
+    "is_safetensors",
+    "load_all",
+    "meta_build",
+    "read_all",
+    "read_one",
+    "recipe",
+]
 
 
 def is_safetensors(task: LoadTask) -> bool:
@@ -20,28 +31,49 @@ def recipe(*blocks: str) -> str:
     return "\n\n".join(block.strip("\n") for block in blocks if block) + "\n"
 
 
-def header(task: LoadTask) -> str:
-    """Imports and the list of files."""
+def header(task: LoadTask, *, lazily: bool = False) -> str:
+    """Imports and the list of files.
+
+    Args:
+        task: what to load.
+        lazily: the files are opened, and their tensors read one by one.
+    """
     lines = ["# Model and config stand for your model class and its configuration."]
     if task.checkpoint.parallel_files:
         lines.append("# split_dims says along which dimension each tensor is sliced (wq: 0, wo: 1, norms: None).")
     lines += ["import torch", "from pathlib import Path"]
     if is_safetensors(task):
-        lines.append("from safetensors.torch import load_file")
+        lines.append("from safetensors import safe_open" if lazily else "from safetensors.torch import load_file")
     return "\n".join([*lines, "", _files(task)])
 
 
-def build(task: LoadTask) -> str:
-    """Build the model with random weights in the initial dtype."""
-    lines = [f"model = Model(config).to({task.options.device!r})  # random numbers, soon overwritten"]
-    if task.options.init_dtype != "float32":
-        lines.insert(0, f"torch.set_default_dtype(torch.{task.options.init_dtype})")
-    return "\n".join(lines)
+def build(task: LoadTask, *, in_place: bool = False) -> str:
+    """Build the model with random weights in the initial dtype.
+
+    Args:
+        task: what to load.
+        in_place: build on the task's device at once, rather than on the host and then move.
+    """
+    device, remark = task.options.device, "# random numbers, soon overwritten"
+    if in_place:
+        return f"{_dtype(task)}with torch.device({device!r}):\n    model = Model(config)  {remark}"
+    return f"{_dtype(task)}model = Model(config).to({device!r})  {remark}"
 
 
 def meta_build(_: LoadTask) -> str:
     """Build the model without memory."""
     return 'with torch.device("meta"):\n    model = Model(config)  # names and shapes, no memory'
+
+
+def empty_build(task: LoadTask) -> str:
+    """Build the model in the initial dtype with memory, but no values."""
+    fill = f"model = model.to_empty(device={task.options.device!r})  # memory, with whatever is in it"
+    return f"{_dtype(task)}{meta_build(task)}\n{fill}"
+
+
+def _dtype(task: LoadTask) -> str:
+    built = task.options.init_dtype
+    return "" if built == "float32" else f"torch.set_default_dtype(torch.{built})\n"
 
 
 def read_one(task: LoadTask, *, mapped: bool = False, owned: bool = False, to_device: bool = False) -> str:
@@ -58,7 +90,8 @@ def read_one(task: LoadTask, *, mapped: bool = False, owned: bool = False, to_de
         more = ', backend="pread"' if owned else "" if device == "cpu" else f", device={device!r}"
         return f"load_file(file{more})"
     mmap = ", mmap=True" if mapped else ""
-    return f'torch.load(file, map_location="{device}", weights_only=True{mmap})'
+    load = f'torch.load(file, map_location="{device}", weights_only=True{mmap})'
+    return f"{{file.stem: {load}}}" if task.checkpoint.layout == "per-tensor" else load
 
 
 def read_all(task: LoadTask, expression: str) -> str:

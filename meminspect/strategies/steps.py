@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from meminspect.capture.records import Operation, Pool
-from meminspect.dtypes import bytes_of
+from meminspect.dtypes import FLOATING, bytes_of
 from meminspect.strategies.sources import sources_for
 from meminspect.theory.ledger import Item, Step
 
@@ -73,6 +73,24 @@ def _once(parameters: Sequence[Parameter]) -> Iterator[Parameter]:
             yield owner
 
 
+def reserve(task: LoadTask) -> Iterator[Step]:
+    """`to_empty`: memory for the model, whose pages come on the host only as they are written to."""
+    for parameter in task.conversion_order:
+        for step in _built(task, parameter, task.pool):
+            yield step if task.pool is Pool.VRAM else step._replace(pool=Pool.NONE, item="")
+
+
+def cast(task: LoadTask, dtype: str) -> Iterator[Step]:
+    """`model.to(dtype)`: tensor by tensor, each old one dropped at once."""
+    for parameter in _once(task.conversion_order):
+        built = task.initial_dtype(parameter)
+        if built in FLOATING and built != dtype:
+            nbytes = bytes_of(dtype, parameter.elements)
+            yield Step("cast", Operation.MATERIALISE, task.pool, Item.FLOOR, parameter.name, nbytes)
+            for step in _built(task, parameter, task.pool):
+                yield step._replace(phase="cast", operation=Operation.RELEASE)
+
+
 def join(task: LoadTask, sources: Sources, item: str) -> Iterator[Step]:
     """Join model-parallel slices, each dropped as soon as its tensor is whole."""
     for name, pieces in task.pieces.items():
@@ -88,25 +106,37 @@ def join(task: LoadTask, sources: Sources, item: str) -> Iterator[Step]:
             yield from sources.drop("merge", piece)
 
 
-def copy(task: LoadTask, sources: Sources, tensors: Iterable[StoredTensor]) -> Iterator[Step]:
+def copy(
+    task: LoadTask, sources: Sources, tensors: Iterable[StoredTensor], *, untouched: bool = False
+) -> Iterator[Step]:
     """Copy whole tensors into the model, in the model's order."""
     by_name = {tensor.name: tensor for tensor in tensors}
     for parameter in task.loading_order:
         tensor = by_name.get(parameter.name)
         if tensor is not None:
             yield from sources.use("copy", tensor)
-            yield from copied(task, parameter, tensor.dtype, sources.pool)
+            yield from copied(task, parameter, tensor.dtype, sources.pool, untouched=untouched)
 
 
-def load_all(task: LoadTask, *, to_device: bool) -> Iterator[Step]:
-    """`recipes.load_all`: the whole state dict beside the model, copied in and dropped."""
+def load_all(task: LoadTask, *, to_device: bool, untouched: bool = False, one_by_one: bool = False) -> Iterator[Step]:
+    """`recipes.load_all`: the whole state dict beside the model, copied in and dropped.
+
+    Args:
+        task: what to load.
+        to_device: whether it is read to the task's device.
+        untouched: the model's memory has not been written to yet.
+        one_by_one: each tensor goes to the device as it is stored before it is copied there.
+    """
     tensors = task.checkpoint.tensors
     sources = sources_for(task, Item.DUPLICATE, to_device=to_device)
     yield from sources.read(tensors)
     if task.checkpoint.parallel_files:
         yield from join(task, sources, Item.DUPLICATE)
         tensors = task.tensors_by_file[0]
-    yield from copy(task, sources, tensors)
+    if one_by_one and task.pool is Pool.VRAM:
+        yield from _copy_by_device(task, sources, tensors)
+    else:
+        yield from copy(task, sources, tensors, untouched=untouched)
     for tensor in tensors:
         if task.checkpoint.parallel_files and task.split_dims[tensor.name] is not None:
             whole = sum(piece.nbytes for piece in task.pieces[tensor.name])
@@ -115,7 +145,23 @@ def load_all(task: LoadTask, *, to_device: bool) -> Iterator[Step]:
             yield from sources.drop("copy", tensor)
 
 
-def copied(task: LoadTask, parameter: Parameter, stored: str, source: Pool) -> Iterator[Step]:
+def _copy_by_device(task: LoadTask, sources: Sources, tensors: Iterable[StoredTensor]) -> Iterator[Step]:
+    """As `copy`, each tensor through a copy on the device."""
+    by_name = {tensor.name: tensor for tensor in tensors}
+    for parameter in task.loading_order:
+        tensor = by_name.get(parameter.name)
+        if tensor is not None:
+            nbytes = bytes_of(tensor.dtype, parameter.elements)
+            staging = Step("move", Operation.MATERIALISE, Pool.VRAM, Item.STAGING, sources.name_of(tensor), nbytes)
+            yield from sources.use("move", tensor)
+            yield staging
+            yield from copied(task, parameter, tensor.dtype, Pool.VRAM)
+            yield staging._replace(phase="copy", operation=Operation.RELEASE)
+
+
+def copied(
+    task: LoadTask, parameter: Parameter, stored: str, source: Pool, *, untouched: bool = False
+) -> Iterator[Step]:
     """One `copy_` into the model.
 
     From the host to a device one that casts converts on the host first, in memory of its own (aten/src/ATen/native/
@@ -124,6 +170,9 @@ def copied(task: LoadTask, parameter: Parameter, stored: str, source: Pool) -> I
     nbytes, name = bytes_of(stored, parameter.elements), parameter.tied_to or parameter.name
     work = Step("copy", Operation.COPY, Pool.NONE, "", name, nbytes)
     built = task.initial_dtype(parameter)
+    if untouched and task.pool is Pool.HEAP:
+        for step in _built(task, parameter, Pool.HEAP):
+            yield step._replace(phase="copy", operation=Operation.TOUCH)
     if task.pool is not Pool.VRAM or source is Pool.VRAM or built == stored:
         yield work
         return

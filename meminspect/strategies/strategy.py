@@ -36,6 +36,8 @@ class Strategy:
     ledger: Callable[[LoadTask], Iterator[Step]]  # every allocation and release, in order
     maps: Callable[[LoadTask], bool]  # whether it maps whole files rather than reading them
     casts: bool = True  # whether the loaded model has the dtype that was asked for
+    built_dtype: Callable[[LoadTask], str] = lambda task: task.options.init_dtype  # in which it builds the model
+    lacks: Callable[[LoadTask], str | None] = lambda _: None  # in one sentence what a task must have for it and has not
 
     def theory(self, task: LoadTask) -> Theory:
         """What loading this task must cost."""
@@ -73,4 +75,4 @@ class Strategy:
             )
         if task.checkpoint.parallel_files and task.architecture.id == "skeleton":
             return "these are model-parallel slices of an unknown architecture: nobody says how to join them"
-        return None
+        return self.lacks(task)

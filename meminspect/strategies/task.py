@@ -150,6 +150,11 @@ class LoadTask:
         """The same with a model that is built in another dtype."""
         return dataclasses.replace(self, options=dataclasses.replace(self.options, init_dtype=dtype))
 
+    def untied(self) -> LoadTask:
+        """The same with a model whose tied parameters have come apart: `to_empty` gives memory to each."""
+        parameters = tuple(dataclasses.replace(one, tied_to=None) for one in self.architecture.parameters)
+        return dataclasses.replace(self, architecture=dataclasses.replace(self.architecture, parameters=parameters))
+
     def initial_dtype(self, parameter: Parameter) -> str:
         """The dtype in which a parameter is built."""
         return parameter.dtype or self.options.init_dtype

@@ -31,8 +31,9 @@ class Item:
 class Step(NamedTuple):
     """One named change of memory, or one piece of work without any.
 
-    MATERIALISE adds to heap at once; a mapping (pool FILE) adds nothing until TOUCH, and RELEASE takes away. COPY and
-    ASSIGN are work only.
+    MATERIALISE adds to its pool at once, and RELEASE takes away. A mapping (pool FILE) adds nothing until TOUCH, and
+    memory of the host that nothing has been written to is in no pool yet: it is materialised in NONE, and its pages
+    come with TOUCH. COPY and ASSIGN are work only.
     """
 
     phase: str
@@ -47,8 +48,8 @@ class Step(NamedTuple):
         """By how much the pool grows."""
         if self.operation is Operation.RELEASE:
             return -self.nbytes
-        grows = Operation.TOUCH if self.pool is Pool.FILE else Operation.MATERIALISE
-        return self.nbytes if self.operation is grows else 0
+        comes = self.operation is Operation.MATERIALISE and self.pool not in (Pool.NONE, Pool.FILE)
+        return self.nbytes if comes or self.operation is Operation.TOUCH else 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,7 +132,7 @@ def _prepared(strategy: Strategy, task: LoadTask, recorder: Recorder) -> Any:
 
     tracker = Tracker(recorder, task.checkpoint)
     recipe = prepare(strategy.recipe(task), task)
-    with default_dtype(task.options.init_dtype):
+    with default_dtype(strategy.built_dtype(task)):
         construction = plan_construction(recipe.build)
 
     def load() -> nn.Module:

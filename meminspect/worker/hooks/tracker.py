@@ -20,13 +20,18 @@ if TYPE_CHECKING:
     from meminspect.checkpoint.model import Checkpoint, StoredTensor
     from meminspect.worker.recorder import Recorder
 
-__all__ = ["Tracker", "describe", "replaced"]
+__all__ = ["Tracker", "describe", "pool_of", "replaced"]
 
 
 @functools.lru_cache(maxsize=4096)  # a model has few shapes, and many tensors of each
 def describe(dtype: str, shape: tuple[int, ...]) -> str:
     """A tensor's type and shape as events carry it: ``float16 [4096, 4096]``."""
     return f"{dtype.removeprefix('torch.')} {list(shape)}"
+
+
+def pool_of(device: torch.device) -> Pool:
+    """Where a tensor's memory is that is made on a device."""
+    return Pool.HEAP if device.type == "cpu" else Pool.VRAM
 
 
 @contextlib.contextmanager
@@ -61,10 +66,15 @@ class _Live(weakref.ref["torch.UntypedStorage"]):
 
 
 class Tracker:
-    """Names memory by its address and reports when it comes and goes."""
+    """Names memory by its address and reports when it comes and goes.
+
+    Attributes:
+        on_meta: the names of a model's tensors that have no memory yet, by `id`.
+    """
 
     def __init__(self, recorder: Recorder, checkpoint: Checkpoint) -> None:
         self.recorder = recorder
+        self.on_meta: dict[int, str] = {}
         self._names: dict[int, str] = {}  # address of a storage → tensor
         self._owner: dict[int, int] = {}  # the same address → event id of what has it now
         self._live: dict[int, _Live] = {}  # by event id: a dead ref calls nobody

@@ -66,6 +66,30 @@ def test_what_is_assigned_is_on_the_device_once_and_came_over_the_host(id_: str,
     assert theory.steady.vram_allocated_bytes == theory.peak.vram_allocated_bytes
 
 
+@pytest.mark.parametrize(
+    ("id_", "options", "expected"),
+    [
+        ("naive-cast", {}, "W + C, host W"),
+        ("direct-device", {}, "W + C, host t"),
+        ("direct-device", {"read_to": "host"}, "W, host C + t32"),
+        ("init-module", {}, "T, host C"),
+        ("skip-init", {}, "T + C, host t"),
+        ("skip-init", {"read_to": "host"}, "T, host C"),
+        ("sequential", {}, "W + t, host W"),
+        ("per-tensor-files", {}, "T, host t"),
+        ("lazy", {}, "T, host 0"),
+    ],
+)
+def test_the_catalogue_holds(id_: str, options: dict[str, str], expected: str, tasks: Tasks) -> None:
+    task = tasks("meta", device="cuda", **options)
+    t, w = largest(task), initial_bytes(task)
+    terms = {"W": w, "C": task.checkpoint.nbytes, "T": task.floor_bytes, "t": t, "t32": 2 * t, "0": 0}
+
+    on_device, host = (sum(terms[term] for term in side.split(" + ")) for side in expected.split(", host "))
+
+    assert peaks(id_, task)[:2] == (on_device, host)
+
+
 def test_a_cast_on_the_device_costs_a_tensor_there_and_nothing_on_the_host(tasks: Tasks) -> None:
     task = tasks("safetensors", device="cuda", dtype="float32")
     on_device, heap, _ = peaks("mmap-assign", task)

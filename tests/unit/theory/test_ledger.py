@@ -43,9 +43,9 @@ def ledgers(draw: st.DrawFn) -> list[Step]:
 def grows_by(one: Step) -> int:
     if one.operation is Operation.RELEASE:
         return -one.nbytes
-    if one.pool is Pool.FILE:
-        return one.nbytes if one.operation is Operation.TOUCH else 0
-    return one.nbytes if one.operation is Operation.MATERIALISE else 0
+    if one.operation is Operation.TOUCH:
+        return one.nbytes
+    return one.nbytes if one.operation is Operation.MATERIALISE and one.pool is not Pool.FILE else 0
 
 
 def states(steps: list[Step]) -> list[Counter[tuple[str, Pool]]]:
@@ -149,7 +149,8 @@ def test_device_pools_are_unknown_rather_than_zero() -> None:
         (Operation.MATERIALISE, Pool.PINNED, 8),
         (Operation.MATERIALISE, Pool.FILE, 0),
         (Operation.TOUCH, Pool.FILE, 8),
-        (Operation.TOUCH, Pool.HEAP, 0),
+        (Operation.MATERIALISE, Pool.NONE, 0),
+        (Operation.TOUCH, Pool.HEAP, 8),
         (Operation.RELEASE, Pool.HEAP, -8),
         (Operation.RELEASE, Pool.FILE, -8),
         (Operation.COPY, Pool.NONE, 0),
