@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict, deque
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from meminspect.capture.records import Operation, Pool
 from meminspect.theory.cuda_allocator import CachingAllocator
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from meminspect.theory.ledger import Step
 
 __all__ = ["evaluate"]
-
-_MOVES: Final = (Operation.MATERIALISE, Operation.COPY, Operation.TOUCH)  # but a mapping as such has no bytes yet
 
 
 def evaluate(steps: Iterable[Step], floor_bytes: int, copies: Mapping[str, int] = MappingProxyType({})) -> Theory:
@@ -38,10 +36,10 @@ def evaluate(steps: Iterable[Step], floor_bytes: int, copies: Mapping[str, int] 
     work = moved = 0
     for times, block in _blocks(steps, copies):
         for step in block:
-            _, operation, pool, _, _, nbytes = step
+            operation, pool, nbytes = step.operation, step.pool, step.nbytes
             if operation is not Operation.RELEASE and (operation is not Operation.TOUCH or step.phase == "touch"):
                 work += times * nbytes
-            if operation in _MOVES and (operation, pool) != (Operation.MATERIALISE, Pool.FILE):
+            if operation is Operation.COPY or step.delta_bytes > 0:
                 moved += times * nbytes
             if pool is not Pool.VRAM and pool is not Pool.NONE:
                 host.apply(step, times)

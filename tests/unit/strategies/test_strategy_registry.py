@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from strategy_tasks import Tasks
 
 # What is in the folder beside the strategies themselves.
-SHARED = {"__init__", "materialising", "recipes", "sources", "steps", "strategy", "task"}
+SHARED = {"__init__", "grouping", "materialising", "recipes", "sources", "steps", "strategy", "task"}
 FILES = {path.stem for path in Path(strategies.__file__).parent.glob("*.py")} - SHARED
 
 
