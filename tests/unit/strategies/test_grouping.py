@@ -7,11 +7,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from header_checkpoints import checkpoint_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meminspect.checkpoint.model import Checkpoint, CheckpointFile, Storage, StoredTensor
-from meminspect.dtypes import bytes_of
 from meminspect.strategies import STRATEGIES, LoadOptions
 from meminspect.strategies.grouping import grouped
 from meminspect.strategies.task import task_for
@@ -20,22 +20,15 @@ from meminspect.theory.evaluation import evaluate
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from header_checkpoints import Header
+
     from meminspect.strategies import LoadTask
 
-Header = tuple[str, str, int]  # name, dtype, elements
 
-
-def checkpoint_of(headers: Sequence[Header], *, files: int = 1, layout: str = "safetensors-sharded") -> Checkpoint:
-    """A checkpoint that is nowhere but in memory, its tensors evenly over its files, each alone in its storage."""
+def spread(headers: Sequence[Header], *, files: int = 1, layout: str = "safetensors-sharded") -> Checkpoint:
+    """A checkpoint with its tensors evenly over its files."""
     share = max(1, -(-len(headers) // files))
-    ends = [0] * files
-    tensors = []
-    for index, (name, dtype, elements) in enumerate(headers):
-        file, nbytes = index // share, bytes_of(dtype, elements)
-        tensors.append(StoredTensor(name, dtype, (elements,), Storage(file, name, ends[file], nbytes)))
-        ends[file] += nbytes
-    listed = tuple(CheckpointFile(f"{n}", Path(f"/nowhere/{n}"), end) for n, end in enumerate(ends))
-    return Checkpoint(Path("/nowhere"), layout, listed, tuple(tensors))
+    return checkpoint_of([headers[file * share : (file + 1) * share] for file in range(files)], layout)
 
 
 # What lies around the allocator's thresholds, and what costs next to nothing.
@@ -52,9 +45,9 @@ def headers(draw: st.DrawFn) -> list[Header]:
         for layer, (index, (dtype, elements)) in itertools.product(
             range(draw(st.integers(1, 9))), enumerate(block)
         ):  # fmt: skip
-            found.append((f"{'abc'[section]}.{layer}.{'wxyz'[index]}", dtype, elements))
+            found.append((f"{'abc'[section]}.{layer}.{'wxyz'[index]}", dtype, (elements,)))
         if draw(st.booleans()):
-            found.append((f"odd{section}", draw(DTYPES), draw(ELEMENTS)))
+            found.append((f"odd{section}", draw(DTYPES), (draw(ELEMENTS),)))
     order = draw(st.sampled_from(["made", "dtype", "name"]))
     if order == "dtype":
         return sorted(found, key=lambda header: header[1])
@@ -75,7 +68,7 @@ OPTIONS = st.builds(
 def test_a_theory_of_groups_is_the_theory_of_all(
     tensors: list[Header], files: int, layout: str, options: LoadOptions
 ) -> None:
-    task = task_for(checkpoint_of(tensors, files=files, layout=layout), options)
+    task = task_for(spread(tensors, files=files, layout=layout), options)
     few = grouped(task)
     for strategy in STRATEGIES.values():
         if strategy.why_not(task) is None:
@@ -89,8 +82,8 @@ def named(task: LoadTask) -> int:
 
 
 def test_of_equal_blocks_three_remain() -> None:
-    layers = [(f"layers.{n}.{name}", "float16", 64) for n in range(100) for name in ("up", "down")]
-    few = grouped(task_for(checkpoint_of([("first", "float16", 9), *layers]), LoadOptions()))
+    layers = [(f"layers.{n}.{name}", "float16", (64,)) for n in range(100) for name in ("up", "down")]
+    few = grouped(task_for(spread([("first", "float16", (9,)), *layers]), LoadOptions()))
 
     assert [tensor.name for tensor in few.task.checkpoint.tensors] == [
         "first", "layers.0.up", "layers.0.down", "layers.1.up", "layers.1.down", "layers.99.up", "layers.99.down",
@@ -100,22 +93,22 @@ def test_of_equal_blocks_three_remain() -> None:
 
 def test_the_order_of_bytes_may_take_the_blocks_apart() -> None:
     """Safetensors writes wide types first: all norms, then all weights, where the model has them in turn."""
-    norms = [(f"layers.{n}.norm", "float32", 64) for n in range(50)]
-    weights = [(f"layers.{n}.weight", "float16", 4096) for n in range(50)]
-    assert named(task_for(checkpoint_of([*norms, *weights]), LoadOptions())) == 6
+    norms = [(f"layers.{n}.norm", "float32", (64,)) for n in range(50)]
+    weights = [(f"layers.{n}.weight", "float16", (4096,)) for n in range(50)]
+    assert named(task_for(spread([*norms, *weights]), LoadOptions())) == 6
 
 
 def test_blocks_that_another_order_turns_round_are_no_group() -> None:
-    norms = [(f"layers.{n}.norm", "float32", 64) for n in range(10)]
-    weights = [(f"layers.{n}.weight", "float16", 4096) for n in reversed(range(10))]
-    assert named(task_for(checkpoint_of([*norms, *weights]), LoadOptions())) == 20
+    norms = [(f"layers.{n}.norm", "float32", (64,)) for n in range(10)]
+    weights = [(f"layers.{n}.weight", "float16", (4096,)) for n in reversed(range(10))]
+    assert named(task_for(spread([*norms, *weights]), LoadOptions())) == 20
 
 
 def test_tensors_that_differ_in_more_than_numbers_are_no_group() -> None:
-    other_names = [(f"{'abcdefghij'[n]}.weight", "float16", 64) for n in range(10)]
-    other_sizes = [(f"{n}.weight", "float16", 64 + n) for n in range(10)]
+    other_names = [(f"{'abcdefghij'[n]}.weight", "float16", (64,)) for n in range(10)]
+    other_sizes = [(f"{n}.weight", "float16", (64 + n,)) for n in range(10)]
     for tensors in (other_names, other_sizes):
-        assert named(task_for(checkpoint_of(tensors), LoadOptions())) == 10
+        assert named(task_for(spread(tensors), LoadOptions())) == 10
 
 
 def test_tensors_that_share_memory_are_no_group() -> None:
@@ -126,8 +119,8 @@ def test_tensors_that_share_memory_are_no_group() -> None:
 
 
 def test_a_hundred_thousand_tensors_cost_a_theory_what_a_few_do() -> None:
-    experts = [(f"layers.{n // 256}.experts.{n}.{name}", "float16", 4096) for n in range(25_000) for name in "abcd"]
-    task = task_for(checkpoint_of(experts), LoadOptions())
+    experts = [(f"layers.{n // 256}.experts.{n}.{name}", "float16", (4096,)) for n in range(25_000) for name in "abcd"]
+    task = task_for(spread(experts), LoadOptions())
     assert task.floor_bytes == 100_000 * 2 * 4096  # which groups them
     started_s = time.process_time()
     for strategy in STRATEGIES.values():
