@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Grouped", "grouped"]
 
 _RUN: Final = re.compile(r"(.{1,128}?)\1{3,}", re.DOTALL)  # a block of up to 128 tensors, four times or more
-_NO_DIGITS: Final = dict.fromkeys(map(ord, "0123456789"))
+_DIGITS: Final = b"0123456789"
 _of_parameter: Final = attrgetter(*(field.name for field in dataclasses.fields(Parameter) if field.name != "name"))
 _of_tensor: Final = attrgetter("dtype", "shape", "storage.file", "storage.nbytes", "offset", "strides")
 _MOST_KINDS: Final = 100_000  # of tensors, each a letter in the text that runs are looked for in; more are no groups
@@ -92,7 +92,11 @@ def _kinds(task: LoadTask) -> str:
         if tensor is None or parameter.tied_to is not None or users[tensor.storage] > 1:
             kind: object = parameter.name  # not stored, or not alone with its memory: like no other
         else:
-            kind = (parameter.name.translate(_NO_DIGITS), *_of_parameter(parameter), *_of_tensor(tensor))
+            kind = (
+                parameter.name.encode("utf-8", "surrogatepass").translate(None, _DIGITS),
+                *_of_parameter(parameter),
+                *_of_tensor(tensor),
+            )
         codes.append(letters.setdefault(kind, len(letters)))
     return "".join(map(chr, codes)) if len(letters) <= _MOST_KINDS else ""
 
