@@ -69,8 +69,8 @@ POLLED: Final = {
         whatever the process does: pages of the CUDA libraries that are touched first here, the meta device's first use
         (70 MiB), memory that was freed and kept. The page does not tell them apart, and no term of ours stands for
         them.""",
-    "mmap-assign": """It misses the end: the mapping is whole with its last tensor and gone right after, and at 4 GB/s the
-        last of its readings, 100 ms apart, lies 0.4 GiB below it.""",
+    "mmap-assign": """It misses the end: the mapping is whole with its last tensor and gone right after, and at 4 GB/s
+        the last of its readings, 100 ms apart, lies 0.4 GiB below it.""",
     "per-tensor-files": "It agrees: the largest tensor.",
 }
 
