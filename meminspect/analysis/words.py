@@ -40,7 +40,7 @@ PHASE_WORDS: Final = {
     "": "starting",
     "import": "importing torch",
     "warm-up": "warming up on a tiny checkpoint",
-    "build": "building the model with random weights",
+    "build": "building the model",
     "move": "moving to the device",
     "read": "reading",
     "merge": "joining slices",

@@ -147,7 +147,7 @@ def _file(task: LoadTask, tensors: Sequence[StoredTensor], done: set[str]) -> It
         yield from sources.use(_first_phase(task, tensor.dtype), tensor)
         for step in _made(task, sources.name_of(tensor), tensor.dtype, tensor.elements):
             yield step
-            phase = step.phase
+            phase = step.phase if step.nbytes else phase  # nobody sees an empty tensor
     for tensor in tensors:
         yield from sources.drop(phase, tensor)
 
@@ -163,7 +163,7 @@ def _joined(task: LoadTask) -> Iterator[Step]:
             yield from sources.use("merge" if split else _first_phase(task, dtype), piece)
         for step in _made(task, name, dtype, elements, joined=split):
             yield step
-            phase = step.phase
+            phase = step.phase if step.nbytes else phase  # nobody sees an empty tensor
     for tensor in task.checkpoint.tensors:
         yield from sources.drop(phase, tensor)
 

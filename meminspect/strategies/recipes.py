@@ -135,7 +135,8 @@ def _files(task: LoadTask) -> str:
     prefix = _common_start(names)
     suffix = _common_start([name[::-1] for name in names])[::-1]
     pattern = f"{prefix}*{suffix}"
-    if not set(pattern) & set("?[]") and sorted(folder.glob(pattern)) == paths:
+    imagined = not folder.exists()
+    if not set(pattern) & set("?[]") and (imagined or sorted(folder.glob(pattern)) == paths):
         return f"files = sorted(Path({str(folder)!r}).glob({pattern!r}))"
     return f"folder = Path({str(folder)!r})\nfiles = [folder / name for name in {names!r}]"
 

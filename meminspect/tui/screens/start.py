@@ -264,11 +264,15 @@ class StartScreen(BaseScreen):
 
     def action_recipe(self) -> None:
         """Show the lines of PyTorch that the strategy under the cursor stands for."""
+        from meminspect.analysis.explanation import explanation_of
+        from meminspect.renderables.explanation import Story
         from meminspect.tui.screens.recipe import RecipeScreen
 
         row = self._list.row
         if row is not None and self._prospect is not None:
-            self.app.push_screen(RecipeScreen(row.strategy.id, row.strategy.recipe(self._prospect.task)))
+            task = self._prospect.task
+            story = None if row.theory is None else Story(explanation_of(row.strategy, task), row.theory)
+            self.app.push_screen(RecipeScreen(row.strategy.id, row.strategy.recipe(task), story))
 
     def action_options(self) -> None:
         """Choose device, dtypes, limit and page cache."""
