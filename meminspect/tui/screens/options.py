@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, TypeVar, cast
 from textual.containers import Horizontal, VerticalScroll
 from textual.widgets import Button, Input, Label, Select, Static
 
+from meminspect.analysis.verdict import AIM_WORDS
 from meminspect.engine.limits import parse_limit
 from meminspect.errors import UsageError
 from meminspect.renderables.texts import safe
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from textual.app import ComposeResult
     from textual.binding import BindingType
 
+    from meminspect.analysis.verdict import Aim
+
 __all__ = ["OptionsScreen"]
 
 Quantity = TypeVar("Quantity", int, float)
@@ -29,6 +32,7 @@ _AS_STORED: Final = "as stored"
 _AS_IT_IS: Final = "as it is"
 _CACHES: Final = (_AS_IT_IS, "cold", "warm")
 _NO, _YES = "no", "yes"
+_AIMS: Final[dict[str, Aim | None]] = {"what suits the device": None, **{word: aim for aim, word in AIM_WORDS.items()}}
 _DEVICES: Final = ("cpu",)  # what `Strategy.why_not` takes today
 
 
@@ -64,6 +68,8 @@ class OptionsScreen(Dialog[Choices]):
             yield from _row(
                 "call the loaded model once", _select("forward", (_NO, _YES), _YES if self._before.forward else _NO)
             )
+            aim = self._before.aim
+            yield from _row("strategies sorted by", _select("aim", tuple(_AIMS), aim and AIM_WORDS[aim]))
             yield Static("", id="error")
             with Horizontal(classes="buttons"):
                 yield Button("take (ctrl+s)", id="take", variant="primary", compact=True)
@@ -110,6 +116,7 @@ class OptionsScreen(Dialog[Choices]):
             None if cache == _AS_IT_IS else cast("Cache", cache),
             timeout_s,
             self._chosen("forward") == _YES,
+            _AIMS[self._chosen("aim")],
         )
 
     def _typed(self, name: str, label: str, parse: Callable[[str], Quantity]) -> Quantity | None:

@@ -53,7 +53,7 @@ class StartScreen(BaseScreen):
         ("░ light", "file", "pages of mapped files: can be reclaimed and read again"),
         ("│", "ceiling", "what this machine, or the limit, lets a process have"),
         ("┿ ▶", "ceiling", "beyond that; beyond the picture"),
-        ("★", "answer", "recommended: the best verdict, then the least heap"),
+        ("★", "answer", "recommended: the best verdict, then the least of what is sorted by"),
     )
 
     def __init__(self, ckpt: Path) -> None:
@@ -106,7 +106,7 @@ class StartScreen(BaseScreen):
         choices = self._choices or Choices()
         self.owner.close_standby()  # a worker that waits would count as used memory
         checkpoint = read_checkpoint(self._ckpt)
-        prospect = prospect_of(checkpoint, choices.load, limit_bytes=choices.limit_bytes)
+        prospect = prospect_of(checkpoint, choices.load, limit_bytes=choices.limit_bytes, aim=choices.aim)
         if self.app.call_from_thread(self._show, prospect, choices):
             self.app.call_from_thread(self._stand_by)
 
