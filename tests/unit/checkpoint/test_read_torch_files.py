@@ -296,7 +296,8 @@ quoted: 'a b'
             assert (checkpoint.layout, checkpoint.entry) == ("litgpt", ("model",))
             assert checkpoint.config == {
                 "attn_bias": False, "bias": False, "name": "open_llama_3b", "n_embd": 3200, "norm_eps": 1e-6,
-                "rotary_percentage": 1.0, "intermediate_size": None, "rope_adjustments": {}, "quoted": "a b",
+                "hf_config": {"name": "open_llama_3b", "org": "openlm-research"}, "rotary_percentage": 1.0,
+                "intermediate_size": None, "rope_adjustments": {}, "quoted": "a b",
             }  # fmt: skip
 
     def test_given_the_older_config_or_none_then_the_weights_are_read(self, tmp_path: Path) -> None:
