@@ -36,7 +36,8 @@ _NOT_WEIGHTS = re.compile(
 
 def _claims(path: Path) -> tuple[str, ...]:
     if path.is_file():
-        taken = litgpt.LAYOUT.claims(path) or meta.LAYOUT.claims(path)
+        # torch itself goes by the name of a safetensors file, whatever is in it.
+        taken = litgpt.LAYOUT.claims(path) or meta.LAYOUT.claims(path) or path.suffix == ".safetensors"
         return (path.name,) if not taken and (path.name.endswith(_SUFFIXES) or looks_like_torch(path)) else ()
     names = _weights(path)
     if _CONVENTIONAL in names:

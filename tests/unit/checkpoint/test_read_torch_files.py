@@ -345,6 +345,12 @@ class TestHuggingFaceCache:
         link.symlink_to(target)
         refused(repository / "snapshots" / "1111", "is a link out of the checkpoint's folder")
 
+    def test_given_a_snapshot_that_is_a_link_then_it_is_none(self, repository: Path, tmp_path: Path) -> None:
+        save({"w": torch.ones(2)}, tmp_path / "elsewhere" / "pytorch_model.bin")
+        (repository / "snapshots" / "3333").symlink_to(tmp_path / "elsewhere")
+        (repository / "refs" / "main").write_text("3333")
+        refused(repository, "holds 2 checkpoints: snapshots/1111")
+
     def test_given_no_snapshot_then_it_says_so(self, tmp_path: Path) -> None:
         (tmp_path / "blobs").mkdir()
         (tmp_path / "snapshots").mkdir()
