@@ -31,7 +31,7 @@ def _recipe(task: LoadTask) -> str:
 
 def _ledger(task: LoadTask) -> Iterator[Step]:
     sources = Sources(Pool.HEAP, Item.STAGING if steps.remakes(task) else Item.FLOOR)
-    yield from sources.read(task.checkpoint.tensors)
+    yield from steps.read(task, sources)
     yield from steps.into_final_form(task, sources)
     yield from steps.assign(task)
 

@@ -90,8 +90,13 @@ def read_one(task: LoadTask, *, mapped: bool = False, owned: bool = False, to_de
         more = ', backend="pread"' if owned else "" if device == "cpu" else f", device={device!r}"
         return f"load_file(file{more})"
     mmap = ", mmap=True" if mapped else ""
-    load = f'torch.load(file, map_location="{device}", weights_only=True{mmap})'
-    return f"{{file.stem: {load}}}" if task.checkpoint.layout == "per-tensor" else load
+    entry = "".join(f"[{key!r}]" for key in task.checkpoint.entry)
+    loaded = f'torch.load(file, map_location="{device}", weights_only=True{mmap}){entry}'
+    if task.checkpoint.layout == "per-tensor":
+        return f"{{file.stem: {loaded}}}"
+    if not task.checkpoint.mixed:
+        return loaded
+    return f"{{name: value for name, value in {loaded}.items() if isinstance(value, torch.Tensor)}}"
 
 
 def read_all(task: LoadTask, expression: str) -> str:

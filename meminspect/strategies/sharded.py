@@ -45,9 +45,9 @@ del parameters, target
 
 def _ledger(task: LoadTask) -> Iterator[Step]:
     yield from steps.build(task)
-    for tensors in task.tensors_by_file:
+    for file, tensors in enumerate(task.tensors_by_file):
         sources = sources_for(task, Item.SHARD)
-        yield from sources.read(tensors)
+        yield from steps.read(task, sources, [file])
         if task.checkpoint.parallel_files:
             for tensor in tensors:
                 yield from steps.copied_slice(task, tensor)

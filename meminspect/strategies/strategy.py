@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from meminspect.dtypes import BITS
 from meminspect.strategies.task import CASTABLE
-from meminspect.text import shown
+from meminspect.text import listed, shown
 from meminspect.theory.evaluation import evaluate
 from meminspect.units import format_bytes
 
@@ -67,6 +67,14 @@ class Strategy:
         odd = next((tensor for tensor in task.checkpoint.tensors if BITS[tensor.dtype] < _BYTE), None)
         if odd is not None:
             return f"{shown(odd.name)} is {odd.dtype}: torch has no tensor of that shape and type"
+        if task.checkpoint.untrusted:
+            return (
+                f"torch.load runs {listed(task.checkpoint.untrusted)} only for those who trust the file, which takes "
+                "--trust-pickle; or save its state dict by itself"
+            )
+        unmappable = next((file for file in task.checkpoint.files if file.unmappable), None)
+        if unmappable is not None and self.maps(task):
+            return f"{shown(unmappable.name)} {unmappable.unmappable}"
         largest = max((file.nbytes for file in task.checkpoint.files), default=0)
         if largest_mapping_bytes is not None and largest > largest_mapping_bytes and self.maps(task):
             return (

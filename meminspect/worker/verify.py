@@ -66,21 +66,22 @@ def _matches(tensor: torch.Tensor, task: LoadTask, pieces: tuple[StoredTensor, .
         return False
     dim = task.split_dims.get(pieces[0].name)
     if len(pieces) == 1 or dim is None:
-        return _equal(tensor, pieces[0], files)
+        return _equal(tensor, pieces[0], task, files)
     start = 0
     for piece in pieces:
         part = tensor.narrow(dim, start, piece.shape[dim])
-        if not _equal(part, piece, files):
+        if not _equal(part, piece, task, files):
             return False
         start += piece.shape[dim]
     return start == tensor.shape[dim]
 
 
-def _equal(tensor: torch.Tensor, stored: StoredTensor, files: list[int]) -> bool:
+def _equal(tensor: torch.Tensor, stored: StoredTensor, task: LoadTask, files: list[int]) -> bool:
     if tuple(tensor.shape) != stored.shape:
         return False
     strides = stored.strides or _row_major(stored.shape)
-    source = _Source(files[stored.storage.file], getattr(torch, stored.dtype))
+    big_endian = task.checkpoint.files[stored.storage.file].big_endian
+    source = _Source(files[stored.storage.file], getattr(torch, stored.dtype), big_endian)
     return not stored.elements or _equal_part(tensor, strides, stored.file_offset, source)
 
 
@@ -89,6 +90,7 @@ class _Source(NamedTuple):
 
     descriptor: int
     dtype: torch.dtype
+    big_endian: bool
 
 
 def _equal_part(tensor: torch.Tensor, strides: tuple[int, ...], offset: int, source: _Source) -> bool:
@@ -101,7 +103,7 @@ def _equal_part(tensor: torch.Tensor, strides: tuple[int, ...], offset: int, sou
     size = source.dtype.itemsize
     extent = 1 + sum((length - 1) * stride for length, stride in zip(tensor.shape, strides, strict=True))
     if extent * size <= _CHUNK_BYTES:
-        data = torch.frombuffer(_read(source.descriptor, offset, extent * size), dtype=source.dtype)
+        data = _elements(_read(source.descriptor, offset, extent * size), source)
         return _same(tensor, data.as_strided(tensor.shape, strides).to(tensor.dtype))
     dim = max(range(tensor.dim()), key=lambda dim: strides[dim] if tensor.shape[dim] > 1 else -1)
     step = max(1, _CHUNK_BYTES // (strides[dim] * size))
@@ -114,6 +116,14 @@ def _equal_part(tensor: torch.Tensor, strides: tuple[int, ...], offset: int, sou
         )
         for start in range(0, length, step)
     )
+
+
+def _elements(raw: bytearray, source: _Source) -> torch.Tensor:
+    if source.big_endian:
+        size = source.dtype.itemsize // (2 if source.dtype.is_complex else 1)  # two numbers each
+        turned = torch.frombuffer(raw, dtype=torch.uint8).view(-1, size).flip(1).contiguous()
+        return turned.view(-1).view(source.dtype)
+    return torch.frombuffer(raw, dtype=source.dtype)
 
 
 def _row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
