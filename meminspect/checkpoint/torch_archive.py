@@ -21,7 +21,7 @@ from meminspect.units import format_bytes
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["read_torch_archive"]
+__all__ = ["read_torch_archive", "read_torch_tensor"]
 
 _ZIP_MAGIC = b"PK\3\4"
 _PICKLE = "/data.pkl"
@@ -79,14 +79,43 @@ def read_torch_archive(path: Path, name: str, index: int = 0) -> Part:
         CheckpointError: the file is not a plain state dict of `torch.save`, is damaged or is incomplete.
     """
     with open_header(path) as file:
-        _check_magic(file)
-        archive = _Archive(file, index)
-        order = archive.content("byteorder", _MAX_BYTEORDER_BYTES)
-        if order not in (None, b"little"):
-            fault = "is a big-endian archive" if order == b"big" else "does not say its byte order"
-            raise file.refuse(fault, "save it again on a little-endian machine")
-        tensors, warnings = _read_state_dict(archive)
+        tensors, warnings = _read_state_dict(_open_archive(file, index))
         return Part(CheckpointFile(name, path, file.nbytes), tensors, warnings)
+
+
+def read_torch_tensor(file: HeaderFile, name: str, index: int) -> StoredTensor:
+    """Read the header of a file that is one tensor by itself.
+
+    Args:
+        file: the file.
+        name: the tensor's name, which such a file does not hold.
+        index: its place in `Checkpoint.files`.
+
+    Raises:
+        CheckpointError: the file holds something else, is damaged or is incomplete.
+    """
+    archive = _open_archive(file, index)
+    root = _root(archive)
+    if not isinstance(root, PickledTensor):
+        raise file.refuse(f"is no single tensor but a {describe(root)}", "save the tensor itself with torch.save")
+    return archive.tensor(name, root)
+
+
+def _open_archive(file: HeaderFile, index: int) -> _Archive:
+    _check_magic(file)
+    archive = _Archive(file, index)
+    order = archive.content("byteorder", _MAX_BYTEORDER_BYTES)
+    if order not in (None, b"little"):
+        fault = "is a big-endian archive" if order == b"big" else "does not say its byte order"
+        raise file.refuse(fault, "save it again on a little-endian machine")
+    return archive
+
+
+def _root(archive: _Archive) -> object:
+    try:
+        return load_pickle(archive.content("data.pkl", MAX_PICKLE_BYTES) or b"")
+    except Refused as error:
+        raise archive.file.refuse(str(error), error.hint) from error
 
 
 def _check_magic(file: HeaderFile) -> None:
@@ -111,10 +140,7 @@ def _folder(file: HeaderFile, records: dict[str, Record]) -> str:
 
 
 def _read_state_dict(archive: _Archive) -> tuple[tuple[StoredTensor, ...], tuple[str, ...]]:
-    try:
-        root = load_pickle(archive.content("data.pkl", MAX_PICKLE_BYTES) or b"")
-    except Refused as error:
-        raise archive.file.refuse(str(error), error.hint) from error
+    root = _root(archive)
     if type(root) is not dict:
         raise archive.file.refuse(f"is no state dict but a single value: {describe(root)}", "save model.state_dict()")
     found = {name: value for name, value in root.items() if type(name) is str and isinstance(value, PickledTensor)}

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["tiny_twin"]
 
 _GENERATION: Final = "warm-up-1"  # counts up when what is written changes
-_WRITERS: Final = {"meta": "meta", "safetensors": "safetensors", "safetensors-sharded": "safetensors"}
+_WRITERS: Final = {
+    "meta": "meta", "safetensors": "safetensors", "safetensors-sharded": "safetensors", "per-tensor": "per-tensor",
+}  # fmt: skip
 _SHARDED: Final = "safetensors-sharded"
 
 

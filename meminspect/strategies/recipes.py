@@ -55,7 +55,8 @@ def read_one(task: LoadTask, *, mapped: bool = False, owned: bool = False) -> st
     if is_safetensors(task):
         return 'load_file(file, backend="pread")' if owned else "load_file(file)"
     mmap = ", mmap=True" if mapped else ""
-    return f'torch.load(file, map_location="cpu", weights_only=True{mmap})'
+    load = f'torch.load(file, map_location="cpu", weights_only=True{mmap})'
+    return f"{{file.stem: {load}}}" if task.checkpoint.layout == "per-tensor" else load
 
 
 def read_all(task: LoadTask, expression: str) -> str:

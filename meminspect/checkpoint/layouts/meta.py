@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["LAYOUT"]
 
 PARAMS = "params.json"
+_OTHERS = ".safetensors", ".pt", ".distcp", ".gguf"
 _CONSOLIDATED = re.compile(r"consolidated\.(\d\d)\.pth")
 
 
@@ -35,8 +36,8 @@ def _claims(path: Path) -> str | None:
     weights = [name for name in names if _CONSOLIDATED.fullmatch(name)]
     if weights:
         return weights[0]
-    # Mistral keeps a params.json beside its consolidated.safetensors.
-    return PARAMS if PARAMS in names and not any(name.endswith(".safetensors") for name in names) else None
+    # Mistral keeps a params.json beside its consolidated.safetensors, and so may any other layout.
+    return PARAMS if PARAMS in names and not any(name.endswith(_OTHERS) for name in names) else None
 
 
 def _read(path: Path) -> Checkpoint:
