@@ -63,7 +63,7 @@ def checkpoint_document(
         "tensors": len({tensor.name for tensor in checkpoint.tensors}),
         "parameters": _parameters(checkpoint, architecture),
         "bytes": checkpoint.nbytes,
-        "largest_tensor": None if largest is None else {"name": largest.name, "bytes": largest.nbytes},
+        "largest_tensor": None if largest is None else {"name": largest.name, "bytes": largest.whole_nbytes},
         "largest_shard_bytes": max(checkpoint.shard_nbytes, default=None),
         "dtypes": {
             dtype: {"tensors": tensors, "bytes": nbytes} for dtype, (tensors, nbytes) in checkpoint.dtypes.items()

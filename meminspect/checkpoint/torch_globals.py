@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ALLOWED",
+    "BITS_IN_TORCH",
     "INERT_LIST",
     "PLAIN_SAVE",
     "DType",
@@ -27,6 +28,7 @@ __all__ = [
     "StorageRef",
     "StorageType",
     "describe",
+    "make_size",
     "stand_in",
 ]
 
@@ -93,6 +95,7 @@ class PickledTensor(NamedTuple):
 
 
 INERT_LIST: Final = Inert("list")
+BITS_IN_TORCH: Final = {name: bits for name, bits in BITS.items() if bits % 8 == 0}
 
 
 def _rebuild_tensor_v2(args: tuple[object, ...]) -> PickledTensor:
@@ -176,7 +179,8 @@ def _ordered_dict(args: tuple[object, ...]) -> dict[object, object]:
     return {}
 
 
-def _size(args: tuple[object, ...]) -> object:
+def make_size(args: tuple[object, ...]) -> object:
+    """`torch.Size`, from the tuple that it is written with."""
     if len(args) != 1 or type(args[0]) is not tuple:
         raise Refused("has a torch.Size that is not a tuple")
     return args[0]
@@ -199,7 +203,7 @@ ALLOWED: Final[dict[str, object]] = {
     "torch._utils._rebuild_meta_tensor_no_storage": _inert("tensor on the meta device"),
     "torch.Tensor": TENSOR,
     "torch.nn.parameter.Parameter": TENSOR,
-    "torch.Size": Function(_size),
+    "torch.Size": Function(make_size),
     "torch.device": _inert("torch.device"),
     "torch.storage.UntypedStorage": StorageType(None),
     "torch.UntypedStorage": StorageType(None),
@@ -209,7 +213,7 @@ ALLOWED: Final[dict[str, object]] = {
     **{f"builtins.{name}": _inert(name) for name in ("bytearray", "complex", "set")},
     **{f"__builtin__.{name}": _inert(name) for name in ("bytearray", "complex", "set")},
     **{f"torch.{name}": StorageType(dtype) for name, dtype in TORCH_STORAGES.items() if BITS[dtype] % 8 == 0},
-    **{f"torch.{name}": DType(name) for name, bits in BITS.items() if bits % 8 == 0},
+    **{f"torch.{name}": DType(name) for name in BITS_IN_TORCH},
     f"torch.{PACKED_FLOAT4}": DType(PACKED_FLOAT4),
 }  # fmt: skip
 

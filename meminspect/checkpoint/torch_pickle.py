@@ -10,7 +10,7 @@ the rest is bounded by `MAX_OBJECTS` and `MAX_STACK`.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from meminspect.checkpoint.torch_globals import (
     INERT_LIST,
@@ -25,9 +25,11 @@ from meminspect.checkpoint.torch_globals import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
-__all__ = ["MAX_PICKLE_BYTES", "load_pickle"]
+    Instruction = Callable[[Any], None]  # of a machine
+
+__all__ = ["MAX_PICKLE_BYTES", "Machine", "instructions", "load_pickle"]
 
 MAX_PICKLE_BYTES = 32 << 20  # 200,000 tensors at some 150 bytes each
 MAX_OBJECTS = 4_000_000  # containers and memo entries: up to twenty a tensor, 100 bytes each
@@ -50,16 +52,13 @@ def load_pickle(data: bytes) -> object:
     Raises:
         Refused: the pickle is damaged, or refers to what no plain state dict needs.
     """
-    try:
-        return _Machine(data).run()
-    except (IndexError, struct.error) as error:
-        raise Refused("has a damaged pickle: it ends early or uses what it has not built") from error
-    except KeyError as error:
-        raise Refused("has a damaged pickle: it recalls what it has not stored") from error
+    return Machine(data).interpret()
 
 
-class _Machine:
+class Machine:
     """The stack, the marks and the memo; one method an instruction."""
+
+    table: ClassVar[tuple[Instruction, ...]]
 
     __slots__ = ("below", "containers", "data", "marks", "memo", "position", "protocol", "stack")
 
@@ -73,8 +72,21 @@ class _Machine:
         self.memo: dict[int, object] = {}
         self.containers = 0
 
+    def interpret(self) -> object:
+        """What the pickle holds.
+
+        Raises:
+            Refused: the pickle is damaged, or refers to what is not allowed.
+        """
+        try:
+            return self.run()
+        except (IndexError, struct.error) as error:
+            raise Refused("has a damaged pickle: it ends early or uses what it has not built") from error
+        except KeyError as error:
+            raise Refused("has a damaged pickle: it recalls what it has not stored") from error
+
     def run(self) -> object:
-        data, table = self.data, _TABLE
+        data, table = self.data, self.table
         while True:
             for _ in range(CHECK_EVERY):
                 opcode = data[self.position]
@@ -247,7 +259,11 @@ class _Machine:
 
     def global_(self) -> None:
         name = f"{self.line()}.{self.line()}"
-        self.stack.append(stand_in(name))
+        self.stack.append(self.find(name))
+
+    def find(self, name: str) -> object:
+        """The stand-in for a global."""
+        return stand_in(name)
 
     def line(self) -> str:
         end = self.data.find(b"\n", self.position, self.position + MAX_GLOBAL_BYTES)
@@ -281,18 +297,22 @@ class _Machine:
         self.stack.append(StorageRef(key, kind.dtype, elements))
 
 
-def _table() -> tuple[Callable[[_Machine], None], ...]:
-    """Instructions by their byte, as `pickle` names them (Lib/pickle.py)."""
-    m = _Machine
-    known: dict[bytes, Callable[[_Machine], None]] = {
+def instructions(more: Mapping[bytes, Instruction] | None = None) -> tuple[Instruction, ...]:
+    """Instructions by their byte, as `pickle` names them (Lib/pickle.py); all others are refused.
+
+    Args:
+        more: what a machine of a larger language adds or does otherwise.
+    """
+    m = Machine
+    known: dict[bytes, Instruction] = {
         b"\x80": m.proto, b"N": m.none, b"\x88": m.true, b"\x89": m.false, b"J": m.int32, b"K": m.uint8,
         b"M": m.uint16, b"\x8a": m.long1, b"G": m.double, b"X": m.text, b"(": m.mark, b")": m.empty_tuple,
         b"t": m.tuple_, b"\x85": m.tuple1, b"\x86": m.tuple2, b"\x87": m.tuple3, b"}": m.empty_dict,
         b"]": m.empty_list, b"a": m.append, b"e": m.appends, b"s": m.setitem, b"u": m.setitems, b"q": m.put8,
         b"r": m.put32, b"h": m.get8, b"j": m.get32, b"c": m.global_, b"R": m.reduce, b"b": m.build,
-        b"Q": m.persistent_id,
+        b"Q": m.persistent_id, **(more or {}),
     }  # fmt: skip
     return tuple(known.get(bytes([code]), m.unsupported) for code in range(256))
 
 
-_TABLE: Final = _table()
+Machine.table = instructions()

@@ -1,6 +1,6 @@
 """Layout `per-tensor`: a folder with one file for each tensor, NAME.pt, as `torch.save(tensor, path)` writes it.
 
-Source: https://github.com/rasbt/LLMs-from-scratch, ch05/08_memory_efficient_weight_loading (`torch.save(param, …/{name}.pt)`).
+Source: https://github.com/rasbt/LLMs-from-scratch, ch05/08_memory_efficient_weight_loading, "save each tensor in a file".
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ def _claims(path: Path) -> str | None:
 
 
 def _candidates(folder: Path) -> list[str]:
-    return [name for name in file_names(folder) if PurePath(name).suffix in _SUFFIXES]
+    names = [name for name in file_names(folder) if PurePath(name).suffix in _SUFFIXES]
+    return [name for name in names if not name.startswith("consolidated.")]  # Meta's own, whatever is in them
 
 
 def _holds_tensor(file: Path) -> bool:
@@ -59,7 +60,8 @@ def _read(path: Path) -> Checkpoint:
     if not names:
         raise refusal(path, "holds no file of a single tensor any more")
     _check_stems(path, names)
-    files, tensors = [], []
+    files: list[CheckpointFile] = []
+    tensors: list[StoredTensor] = []
     for name in names:
         file, tensor = _read_file(member(path, name), name, len(files))
         files.append(file)
