@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from meminspect.capture.records import Pool
-from meminspect.strategies import recipes, steps
+from meminspect.strategies import dcp_lines, recipes, steps
 from meminspect.strategies.strategy import Strategy
 from meminspect.theory.ledger import Item
 
@@ -19,6 +19,10 @@ __all__ = ["STRATEGY"]
 
 
 def _recipe(task: LoadTask) -> str:
+    if task.checkpoint.layout == dcp_lines.LAYOUT:
+        return recipes.recipe(
+            dcp_lines.header(task), recipes.meta_build(task), dcp_lines.fill(task), dcp_lines.assign(task)
+        )
     return recipes.recipe(
         recipes.header(task),
         recipes.meta_build(task),
@@ -29,6 +33,10 @@ def _recipe(task: LoadTask) -> str:
 
 
 def _ledger(task: LoadTask) -> Iterator[Step]:
+    if task.checkpoint.layout == dcp_lines.LAYOUT:
+        yield from dcp_lines.fill_chunks(task)
+        yield from steps.assign(task)
+        return
     moves = task.checkpoint.parallel_files or task.casts
     sources = steps.Sources(Pool.HEAP, Item.STAGING if moves else Item.FLOOR)
     yield from steps.read(sources, task.checkpoint.tensors)
@@ -44,4 +52,5 @@ STRATEGY = Strategy(
     recipe=_recipe,
     ledger=_ledger,
     maps=lambda _: False,
+    own_readers=frozenset({dcp_lines.LAYOUT}),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from meminspect.capture.records import Operation, Pool
-from meminspect.strategies import recipes, steps
+from meminspect.strategies import dcp_lines, recipes, steps
 from meminspect.strategies.strategy import Strategy
 from meminspect.theory.ledger import Item, Step
 
@@ -18,6 +18,8 @@ __all__ = ["STRATEGY"]
 
 
 def _recipe(task: LoadTask) -> str:
+    if task.checkpoint.layout == dcp_lines.LAYOUT:
+        return recipes.recipe(dcp_lines.header(task), recipes.build(task), dcp_lines.fill_model(task))
     return recipes.recipe(
         recipes.header(task),
         recipes.build(task),
@@ -30,6 +32,9 @@ def _ledger(task: LoadTask) -> Iterator[Step]:
     tensors = task.checkpoint.tensors
     sources = steps.Sources(Pool.FILE if recipes.is_safetensors(task) else Pool.HEAP, Item.DUPLICATE)
     yield from steps.build(task)
+    if task.checkpoint.layout == dcp_lines.LAYOUT:
+        yield from dcp_lines.copy_chunks(task)
+        return
     yield from steps.read(sources, tensors)
     if not task.checkpoint.parallel_files:
         yield from steps.copy(task, sources, tensors)
@@ -55,4 +60,5 @@ STRATEGY = Strategy(
     ledger=_ledger,
     maps=recipes.is_safetensors,
     casts=False,
+    own_readers=frozenset({dcp_lines.LAYOUT}),
 )

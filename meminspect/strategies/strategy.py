@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from meminspect.dtypes import BITS
 from meminspect.strategies.task import CASTABLE
@@ -17,9 +17,14 @@ if TYPE_CHECKING:
     from meminspect.strategies.task import LoadTask
     from meminspect.theory.ledger import Step
 
-__all__ = ["Strategy"]
+__all__ = ["OWN_READERS", "Strategy"]
 
 _BYTE = 8
+
+OWN_READERS: Final = {
+    "dcp": "torch.distributed.checkpoint copies chunk by chunk into tensors that exist: naive and meta-assign load it",
+}
+"""Layouts whose files no strategy reads unless it says so: why not, in a sentence."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,7 @@ class Strategy:
     ledger: Callable[[LoadTask], Iterator[Step]]  # every allocation and release, in order
     maps: Callable[[LoadTask], bool]  # whether it maps whole files rather than reading them
     casts: bool = True  # whether the loaded model has the dtype that was asked for
+    own_readers: frozenset[str] = frozenset()  # of the layouts in OWN_READERS, those that it can load
 
     def theory(self, task: LoadTask) -> Theory:
         """What loading this task must cost."""
@@ -59,6 +65,9 @@ class Strategy:
         for dtype in (options.dtype, options.init_dtype):
             if dtype is not None and dtype not in CASTABLE:
                 return f"a model cannot be cast to {dtype}: use one of {', '.join(CASTABLE)}"
+        layout = task.checkpoint.layout
+        if layout in OWN_READERS and layout not in self.own_readers:
+            return OWN_READERS[layout]
         odd = next((tensor for tensor in task.checkpoint.tensors if BITS[tensor.dtype] < _BYTE), None)
         if odd is not None:
             return f"{shown(odd.name)} is {odd.dtype}: torch has no tensor of that shape and type"

@@ -57,6 +57,8 @@ def _first(names: list[str]) -> list[str]:
 def _matches(tensor: torch.Tensor, task: LoadTask, pieces: tuple[StoredTensor, ...]) -> bool:
     if tensor.device.type == "meta":
         return False
+    if pieces[0].chunk is not None:
+        return all(_equal(_cut(tensor, piece), piece, task) for piece in pieces)
     dim = task.split_dims.get(pieces[0].name)
     if len(pieces) == 1 or dim is None:
         return _equal(tensor, pieces[0], task)
@@ -67,6 +69,13 @@ def _matches(tensor: torch.Tensor, task: LoadTask, pieces: tuple[StoredTensor, .
             return False
         start += piece.shape[dim]
     return start == tensor.shape[dim]
+
+
+def _cut(tensor: torch.Tensor, piece: StoredTensor) -> torch.Tensor:
+    """The part of a tensor that a chunk is; an empty one where the tensor has another shape."""
+    if piece.chunk is None or tuple(tensor.shape) != piece.chunk.whole_shape:
+        return torch.empty(0)
+    return tensor[tuple(slice(at, at + length) for at, length in zip(piece.chunk.start, piece.shape, strict=True))]
 
 
 def _equal(tensor: torch.Tensor, stored: StoredTensor, task: LoadTask) -> bool:

@@ -118,7 +118,7 @@ def _read_item(file: HeaderFile, item: Item, name: str, index: int) -> StoredTen
             f"{list(item.sizes)}",
             _AGAIN,
         )
-    storage = tensor.storage._replace(offset=tensor.storage.offset + item.offset, key=f"{item.offset}:{name}")
+    storage = tensor.storage._replace(offset=tensor.storage.offset + item.offset, key=str(item.offset))
     chunk = None if item.sizes == item.whole else Chunk(item.whole, item.start)
     return StoredTensor(name, tensor.dtype, tensor.shape, storage, tensor.offset, tensor.strides, chunk)
 
