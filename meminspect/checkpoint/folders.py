@@ -22,7 +22,6 @@ MAX_CONFIG_BYTES = 16 << 20
 
 _FOREIGN_NAMES = (
     (r"(pytorch_model|model).*\.bin(\.index\.json)?", "a Hugging Face checkpoint of pickled .bin files"),
-    (r".+\.gguf", "a GGUF checkpoint, as llama.cpp reads"),
     (r".+\.(pth|pt|ckpt)", "a torch.save checkpoint that is not Meta's consolidated.NN.pth"),
     (r".+\.(h5|keras|msgpack|onnx|npz|index)", "a checkpoint of another framework"),
 )

@@ -108,6 +108,7 @@ class Checkpoint:
     config: Mapping[str, object] | None = None  # params.json or config.json
     parallel_files: bool = False
     warnings: tuple[str, ...] = field(default=())
+    quantisation: str | None = None  # in what form its weights are quantised, where they are
     prefix: str = ""  # what every name begins with on disk, as "model."; left out in `tensors`
 
     @functools.cached_property

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from meminspect.checkpoint.folders import describe_folder
 from meminspect.checkpoint.foreign import recognise
-from meminspect.checkpoint.layouts import dcp, meta, per_tensor, safetensors, safetensors_sharded
+from meminspect.checkpoint.layouts import dcp, gguf, meta, per_tensor, safetensors, safetensors_sharded
 from meminspect.checkpoint.reading import open_header, os_refusal, refusal
 from meminspect.text import shown
 
@@ -26,6 +26,7 @@ LAYOUTS: tuple[Layout, ...] = (
     safetensors_sharded.LAYOUT,
     per_tensor.LAYOUT,
     dcp.LAYOUT,
+    gguf.LAYOUT,
 )
 
 

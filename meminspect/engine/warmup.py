@@ -24,7 +24,7 @@ __all__ = ["tiny_twin"]
 _GENERATION: Final = "warm-up-1"  # counts up when what is written changes
 _WRITERS: Final = {
     "meta": "meta", "safetensors": "safetensors", "safetensors-sharded": "safetensors", "per-tensor": "per-tensor",
-    "dcp": "dcp",
+    "dcp": "dcp", "gguf": "gguf",
 }  # fmt: skip
 _SHARDED: Final = "safetensors-sharded"
 

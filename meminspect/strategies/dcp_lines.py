@@ -14,9 +14,7 @@ if TYPE_CHECKING:
     from meminspect.checkpoint.model import StoredTensor
     from meminspect.strategies.task import LoadTask
 
-__all__ = ["LAYOUT", "assign", "copy_chunks", "fill", "fill_chunks", "fill_model", "header"]
-
-LAYOUT = "dcp"
+__all__ = ["assign", "copy_chunks", "fill", "fill_chunks", "fill_model", "header"]
 
 
 def header(task: LoadTask) -> str:
@@ -96,7 +94,8 @@ def _chunks(task: LoadTask, wanted: set[str], use: Callable[[StoredTensor], Step
     by_file: dict[int, list[StoredTensor]] = {}
     for name in sorted(wanted & task.pieces.keys()):
         for chunk in task.pieces[name]:
-            by_file.setdefault(chunk.storage.file, []).append(chunk)
+            if chunk.elements:  # torch plans no reading for the others
+                by_file.setdefault(chunk.storage.file, []).append(chunk)
     previous: Step | None = None
     for chunk in (chunk for chunks in by_file.values() for chunk in chunks):
         read = Step("read", Operation.MATERIALISE, Pool.HEAP, Item.STAGING, chunk.name, chunk.storage.nbytes)

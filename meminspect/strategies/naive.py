@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from meminspect.capture.records import Operation, Pool
-from meminspect.strategies import dcp_lines, recipes, steps
+from meminspect.strategies import dcp_lines, own_readers, recipes, steps
 from meminspect.strategies.strategy import Strategy
 from meminspect.theory.ledger import Item, Step
 
@@ -18,7 +18,7 @@ __all__ = ["STRATEGY"]
 
 
 def _recipe(task: LoadTask) -> str:
-    if task.checkpoint.layout == dcp_lines.LAYOUT:
+    if task.checkpoint.layout == own_readers.DCP:
         return recipes.recipe(dcp_lines.header(task), recipes.build(task), dcp_lines.fill_model(task))
     return recipes.recipe(
         recipes.header(task),
@@ -30,9 +30,9 @@ def _recipe(task: LoadTask) -> str:
 
 def _ledger(task: LoadTask) -> Iterator[Step]:
     tensors = task.checkpoint.tensors
-    sources = steps.Sources(Pool.FILE if recipes.is_safetensors(task) else Pool.HEAP, Item.DUPLICATE)
+    sources = steps.Sources(Pool.FILE if recipes.always_maps(task) else Pool.HEAP, Item.DUPLICATE)
     yield from steps.build(task)
-    if task.checkpoint.layout == dcp_lines.LAYOUT:
+    if task.checkpoint.layout == own_readers.DCP:
         yield from dcp_lines.copy_chunks(task)
         return
     yield from steps.read(sources, tensors)
@@ -58,7 +58,7 @@ STRATEGY = Strategy(
     bad="holds a random model and the checkpoint at once: 3 × a float16 checkpoint",
     recipe=_recipe,
     ledger=_ledger,
-    maps=recipes.is_safetensors,
+    maps=recipes.always_maps,
     casts=False,
-    own_readers=frozenset({dcp_lines.LAYOUT}),
+    own_readers=frozenset({own_readers.DCP, own_readers.GGUF}),
 )

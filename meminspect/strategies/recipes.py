@@ -4,15 +4,33 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from meminspect.strategies.own_readers import GGUF
+
 if TYPE_CHECKING:
     from meminspect.strategies.task import LoadTask
 
-__all__ = ["build", "cast", "header", "is_safetensors", "meta_build", "read_all", "read_one", "recipe"]
+__all__ = ["always_maps", "build", "cast", "header", "is_safetensors", "meta_build", "read_all", "read_one", "recipe"]
+
+
+# numpy has no bfloat16: the package hands out its bytes.
+_GGUF_LINES = """
+
+def tensor_of(stored):
+    tensor = torch.from_numpy(stored.data)  # of the mapped file
+    is_bfloat16 = stored.tensor_type == gguf.GGMLQuantizationType.BF16
+    return tensor.view(torch.bfloat16) if is_bfloat16 else tensor
+
+""".splitlines()
 
 
 def is_safetensors(task: LoadTask) -> bool:
     """Whether the checkpoint's files are safetensors rather than pickles."""
     return task.checkpoint.layout.startswith("safetensors")
+
+
+def always_maps(task: LoadTask) -> bool:
+    """Whether the library that reads these files maps them unless told otherwise."""
+    return is_safetensors(task) or task.checkpoint.layout == GGUF
 
 
 def recipe(*blocks: str) -> str:
@@ -28,6 +46,8 @@ def header(task: LoadTask) -> str:
     lines += ["import torch", "from pathlib import Path"]
     if is_safetensors(task):
         lines.append("from safetensors.torch import load_file")
+    if task.checkpoint.layout == GGUF:
+        lines += ["import gguf", *_GGUF_LINES]
     return "\n".join([*lines, "", _files(task)])
 
 
@@ -54,6 +74,8 @@ def read_one(task: LoadTask, *, mapped: bool = False, owned: bool = False) -> st
     """
     if is_safetensors(task):
         return 'load_file(file, backend="pread")' if owned else "load_file(file)"
+    if task.checkpoint.layout == GGUF:
+        return '{stored.name: tensor_of(stored) for stored in gguf.GGUFReader(file, "c").tensors}'
     mmap = ", mmap=True" if mapped else ""
     load = f'torch.load(file, map_location="cpu", weights_only=True{mmap})'
     return f"{{file.stem: {load}}}" if task.checkpoint.layout == "per-tensor" else load

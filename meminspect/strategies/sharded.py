@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from meminspect.capture.records import Operation, Pool
-from meminspect.strategies import recipes, steps
+from meminspect.strategies import own_readers, recipes, steps
 from meminspect.strategies.strategy import Strategy
 from meminspect.theory.ledger import Item, Step
 
@@ -45,7 +45,7 @@ del parameters, target
 def _ledger(task: LoadTask) -> Iterator[Step]:
     yield from steps.build(task)
     for tensors in task.tensors_by_file:
-        sources = steps.Sources(Pool.FILE if recipes.is_safetensors(task) else Pool.HEAP, Item.SHARD)
+        sources = steps.Sources(Pool.FILE if recipes.always_maps(task) else Pool.HEAP, Item.SHARD)
         yield from steps.read(sources, tensors)
         if task.checkpoint.parallel_files:
             for tensor in tensors:
@@ -63,6 +63,7 @@ STRATEGY = Strategy(
     bad="the random model is in full precision; with a single file it is naive",
     recipe=_recipe,
     ledger=_ledger,
-    maps=recipes.is_safetensors,
+    maps=recipes.always_maps,
     casts=False,
+    own_readers=frozenset({own_readers.GGUF}),
 )

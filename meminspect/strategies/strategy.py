@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from meminspect.dtypes import BITS
+from meminspect.dtypes import BITS, GGML_BLOCKS
+from meminspect.strategies.own_readers import why_not_read
 from meminspect.strategies.task import CASTABLE
 from meminspect.text import shown
 from meminspect.theory.ledger import Theory, evaluate
@@ -17,14 +18,9 @@ if TYPE_CHECKING:
     from meminspect.strategies.task import LoadTask
     from meminspect.theory.ledger import Step
 
-__all__ = ["OWN_READERS", "Strategy"]
+__all__ = ["Strategy"]
 
 _BYTE = 8
-
-OWN_READERS: Final = {
-    "dcp": "torch.distributed.checkpoint copies chunk by chunk into tensors that exist: naive and meta-assign load it",
-}
-"""Layouts whose files no strategy reads unless it says so: why not, in a sentence."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +35,7 @@ class Strategy:
     ledger: Callable[[LoadTask], Iterator[Step]]  # every allocation and release, in order
     maps: Callable[[LoadTask], bool]  # whether it maps whole files rather than reading them
     casts: bool = True  # whether the loaded model has the dtype that was asked for
-    own_readers: frozenset[str] = frozenset()  # of the layouts in OWN_READERS, those that it can load
+    own_readers: frozenset[str] = frozenset()  # of the layouts that only their own library reads, those it loads
 
     def theory(self, task: LoadTask) -> Theory:
         """What loading this task must cost."""
@@ -65,12 +61,9 @@ class Strategy:
         for dtype in (options.dtype, options.init_dtype):
             if dtype is not None and dtype not in CASTABLE:
                 return f"a model cannot be cast to {dtype}: use one of {', '.join(CASTABLE)}"
-        layout = task.checkpoint.layout
-        if layout in OWN_READERS and layout not in self.own_readers:
-            return OWN_READERS[layout]
-        odd = next((tensor for tensor in task.checkpoint.tensors if BITS[tensor.dtype] < _BYTE), None)
-        if odd is not None:
-            return f"{shown(odd.name)} is {odd.dtype}: torch has no tensor of that shape and type"
+        unread = why_not_read(task, self.own_readers) or _why_not_in_torch(task)
+        if unread is not None:
+            return unread
         largest = max((file.nbytes for file in task.checkpoint.files), default=0)
         if largest_mapping_bytes is not None and largest > largest_mapping_bytes and self.maps(task):
             return (
@@ -80,3 +73,13 @@ class Strategy:
         if task.checkpoint.parallel_files and task.architecture.id == "skeleton":
             return "these are model-parallel slices of an unknown architecture: nobody says how to join them"
         return None
+
+
+def _why_not_in_torch(task: LoadTask) -> str | None:
+    """Why torch cannot hold one of the tensors as it is stored."""
+    for tensor in task.checkpoint.tensors:
+        if tensor.dtype in GGML_BLOCKS:
+            return f"{shown(tensor.name)} is {tensor.dtype}, a block type that torch does not have: convert it to F16 or BF16"
+        if BITS[tensor.dtype] < _BYTE:
+            return f"{shown(tensor.name)} is {tensor.dtype}: torch has no tensor of that shape and type"
+    return None
