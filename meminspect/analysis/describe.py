@@ -68,6 +68,7 @@ def checkpoint_document(
         "dtypes": {
             dtype: {"tensors": tensors, "bytes": nbytes} for dtype, (tensors, nbytes) in checkpoint.dtypes.items()
         },
+        "quantisation": checkpoint.quantisation,
         "tied": [list(names) for names in checkpoint.tied],
         "file_system": file_system,
         "file_system_reason": None if file_system else UNKNOWN_FILE_SYSTEM,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from meminspect.checkpoint.folders import describe_folder
 from meminspect.checkpoint.foreign import recognise
 from meminspect.checkpoint.layouts import dcp, gguf, meta, per_tensor, safetensors, safetensors_sharded
+from meminspect.checkpoint.quantised import quantisation
 from meminspect.checkpoint.reading import open_header, os_refusal, refusal
 from meminspect.text import shown
 
@@ -39,9 +41,10 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
     """
     path = Path(path)
     try:
-        return _choose(path).read(path)
+        checkpoint = _choose(path).read(path)
     except OSError as error:  # a file that vanishes between two looks at it
         raise os_refusal(path, error) from error
+    return replace(checkpoint, quantisation=checkpoint.quantisation or quantisation(checkpoint))
 
 
 def _choose(path: Path) -> Layout:

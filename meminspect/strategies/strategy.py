@@ -61,7 +61,7 @@ class Strategy:
         for dtype in (options.dtype, options.init_dtype):
             if dtype is not None and dtype not in CASTABLE:
                 return f"a model cannot be cast to {dtype}: use one of {', '.join(CASTABLE)}"
-        unread = why_not_read(task, self.own_readers) or _why_not_in_torch(task)
+        unread = _why_not_in_torch(task) or why_not_read(task, self.own_readers)
         if unread is not None:
             return unread
         largest = max((file.nbytes for file in task.checkpoint.files), default=0)
