@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from meminspect.checkpoint.dcp_pickle import MAX_METADATA_BYTES, Record, load_metadata
 from meminspect.checkpoint.reading import open_header
@@ -16,6 +16,9 @@ from meminspect.units import format_bytes
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
+
+    _Naturals = tuple[int, ...]
+    _Key = tuple[str, _Naturals | None]  # a name, and the start of a chunk; None for what is no tensor
 
 __all__ = ["Item", "read_items"]
 
@@ -87,8 +90,8 @@ def _path(name: str, paths: object) -> tuple[str, ...]:
     )
 
 
-def _places(storage: Mapping[object, object]) -> dict[tuple[str, tuple[int, ...] | None], Record]:
-    places = {}
+def _places(storage: Mapping[object, object]) -> dict[_Key, Record]:
+    places: dict[_Key, Record] = {}
     for index, place in storage.items():
         if not isinstance(index, Record) or not isinstance(place, Record):
             raise Refused("is damaged: it has a place of nothing")
@@ -96,18 +99,16 @@ def _places(storage: Mapping[object, object]) -> dict[tuple[str, tuple[int, ...]
         if type(name) is not str or not (offset is None or _are_naturals(offset)):
             raise Refused("is damaged: it has a place without a name")
         places[name, offset] = place
-    return places  # type: ignore[return-value]
+    return places
 
 
-def _are_naturals(value: object) -> bool:
+def _are_naturals(value: object) -> TypeGuard[_Naturals]:
     if type(value) is not tuple or len(value) > MAX_DIMS:
         return False
     return all(type(number) is int and 0 <= number < MAX_ELEMENTS for number in value)
 
 
-def _chunks(
-    name: str, path: tuple[str, ...], entry: Record, places: Mapping[tuple[str, tuple[int, ...] | None], Record]
-) -> Iterator[Item]:
+def _chunks(name: str, path: tuple[str, ...], entry: Record, places: Mapping[_Key, Record]) -> Iterator[Item]:
     properties, whole, chunks = entry.get("properties"), entry.get("size"), entry.get("chunks")
     state = properties.state if isinstance(properties, Record) else None
     dtype = state[0] if type(state) is tuple and state else None
@@ -117,30 +118,25 @@ def _chunks(
         start, sizes = (chunk.get("offsets"), chunk.get("sizes")) if isinstance(chunk, Record) else (None, None)
         if not _are_naturals(start) or not _are_naturals(sizes) or not _lies_within(start, sizes, whole):
             raise Refused(f"has a chunk that lies outside the tensor '{shown(name)}'")
-        yield Item(name, path, *_place(name, start, places), dtype.name, whole, start, sizes)  # type: ignore[arg-type]
+        yield Item(name, path, *_place(name, start, places), dtype.name, whole, start, sizes)
 
 
-def _lies_within(start: object, sizes: object, whole: object) -> bool:
-    assert isinstance(start, tuple)
-    assert isinstance(sizes, tuple)
-    assert isinstance(whole, tuple)
+def _lies_within(start: _Naturals, sizes: _Naturals, whole: _Naturals) -> bool:
     if not len(start) == len(sizes) == len(whole) or math.prod(whole) >= MAX_ELEMENTS:
         return False
     return all(at + size <= length for at, size, length in zip(start, sizes, whole, strict=True))
 
 
-def _place(
-    name: str, start: object, places: Mapping[tuple[str, tuple[int, ...] | None], Record]
-) -> tuple[str, int, int]:
-    place = places.get((name, start))  # type: ignore[arg-type]
+def _place(name: str, start: _Naturals | None, places: Mapping[_Key, Record]) -> tuple[str, int, int]:
+    place = places.get((name, start))
     if place is None:
         raise Refused(f"does not say where '{shown(name)}' is", "finish the save or copy")
     file, offset, length = (place.get(field) for field in ("relative_path", "offset", "length"))
-    if type(file) is not str or not _is_plain(file) or not _are_naturals((offset, length)):
+    if type(file) is not str or type(offset) is not int or type(length) is not int or not _is_plain(file):
         raise Refused(f"places '{shown(name)}' outside its folder", "do not use a checkpoint that points elsewhere")
     if place.get("transform_descriptors"):
         raise Refused(f"holds '{shown(name)}' compressed or encrypted", "save it without storage extensions")
-    return file, offset, length  # type: ignore[return-value]
+    return file, offset, length
 
 
 def _is_plain(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""The `.metadata` of a torch.distributed.checkpoint folder, interpreted like a state dict's pickle: nothing is executed.
+"""The `.metadata` of a torch.distributed.checkpoint folder, interpreted like a state dict's pickle and not executed.
 
 Format: torch/distributed/checkpoint/filesystem.py pickles a `Metadata` (torch/distributed/checkpoint/metadata.py) with
 Python's default protocol, 4 or 5, whose further instructions are those of Lib/pickle.py. The allowed globals are what
@@ -95,7 +95,7 @@ def load_metadata(data: bytes) -> Record:
 
 
 class _MetadataMachine(Machine):
-    """Adds to the language of state dicts lists, objects, and the instructions of later protocols."""
+    """Adds to the language of state dicts objects of the allowed classes, and the instructions of later protocols."""
 
     __slots__ = ()
 
@@ -113,7 +113,7 @@ class _MetadataMachine(Machine):
         self.position += 1
         self.stack.append(self.decode(self.take(length)))
 
-    def short_bytes(self) -> None:
+    def short_binary(self) -> None:
         length = self.data[self.position]
         self.position += 1
         self.take(length)
@@ -142,22 +142,6 @@ class _MetadataMachine(Machine):
             raise Refused(f"sets the state of a {describe(target)} to a {describe(state)}", _HINT)
         target.state = state
 
-    def empty_list(self) -> None:
-        self.containers += 1
-        self.stack.append([])
-
-    def append(self) -> None:
-        self.extend([self.stack.pop()])
-
-    def appends(self) -> None:
-        self.extend(self.pop_mark())
-
-    def extend(self, values: list[object]) -> None:
-        target = self.stack[-1]
-        if type(target) is not list:
-            raise Refused("has a damaged pickle: it appends to what is no list")
-        target.extend(values)
-
     def set_items(self, items: list[object]) -> None:
         target = self.stack[-1]
         if type(target) is not dict or len(items) % 2:
@@ -182,8 +166,8 @@ class _MetadataMachine(Machine):
 def _table() -> tuple[Callable[[Machine], None], ...]:
     m = _MetadataMachine
     return instructions({
-        b"\x95": m.frame, b"\x8c": m.short_text, b"C": m.short_bytes, b"\x94": m.memoize, b"\x93": m.stack_global,
-        b"\x81": m.new_object, b"b": m.build, b"]": m.empty_list, b"a": m.append, b"e": m.appends,
+        b"\x95": m.frame, b"\x8c": m.short_text, b"C": m.short_binary, b"\x94": m.memoize, b"\x93": m.stack_global,
+        b"\x81": m.new_object, b"b": m.build, b"Q": m.unsupported,
         b"s": m.setitem, b"u": m.setitems, b"\x8f": m.empty_set, b"\x90": m.add_items, b"\x91": m.frozen_set,
     })  # fmt: skip
 

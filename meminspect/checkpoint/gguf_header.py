@@ -1,7 +1,7 @@
 """The header of a GGUF file: its values, and where each tensor lies.
 
-Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3. Numbers are little-endian; version 3
-may be big-endian, which is refused. Arrays (a tokenizer's are megabytes) are walked over and not kept.
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3. Numbers are little-endian;
+version 3 may be big-endian, which is refused. Arrays (a tokenizer's are megabytes) are walked over and not kept.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from meminspect.checkpoint.model import CheckpointFile, Storage, StoredTensor
 from meminspect.checkpoint.reading import open_header, sizes
-from meminspect.dtypes import BITS, GGML_BLOCKS, GGML_TYPES, bytes_of
+from meminspect.dtypes import GGML_BLOCKS, GGML_TYPES, bytes_of
 from meminspect.text import shown
 from meminspect.units import format_bytes
 

@@ -91,6 +91,8 @@ class CheckpointFile:
     name: str  # relative to the checkpoint's folder
     path: Path
     nbytes: int  # its size on disk, headers included
+    unmappable: str = ""  # why torch cannot map it, to follow its name; empty where it can
+    big_endian: bool = False  # the bytes of each number stand the other way round
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,8 @@ class Checkpoint:
     """The headers of a checkpoint; no tensor data has been read.
 
     `parallel_files` says that the files are slices of one model (Meta's model-parallel layout), so that a name
-    stands in each of them; elsewhere a name stands once.
+    stands in each of them; elsewhere a name stands once. `beside` are tensors that are not the model's and that a
+    loader of whole files reads with it (an optimizer's state, …): one for each storage that no model tensor is in.
     """
 
     path: Path  # what the user named
@@ -108,6 +111,10 @@ class Checkpoint:
     config: Mapping[str, object] | None = None  # params.json or config.json
     parallel_files: bool = False
     warnings: tuple[str, ...] = field(default=())
+    entry: tuple[str, ...] = ()  # the keys that lead from what torch.load returns to the state dict
+    mixed: bool = False  # the state dict has values that are no tensors
+    beside: tuple[StoredTensor, ...] = ()
+    untrusted: tuple[str, ...] = ()  # classes and functions that torch refuses with `weights_only=True`
     quantisation: str | None = None  # in what form its weights are quantised, where they are
     prefix: str = ""  # what every name begins with on disk, as "model."; left out in `tensors`
 

@@ -1,7 +1,7 @@
 """In what form a checkpoint's weights are quantised: by the names and shapes of its tensors, and by its config.
 
-Sources: AutoGPTQ, nn_modules/qlinear (qweight, qzeros, scales, g_idx); AutoAWQ, modules/linear/gemm.py (the same without
-g_idx); bitsandbytes, functional.py (`QuantState.as_dict`) and nn/modules.py (SCB); transformers,
+Sources: AutoGPTQ, nn_modules/qlinear (qweight, qzeros, scales, g_idx); AutoAWQ, modules/linear/gemm.py (the same
+without g_idx); bitsandbytes, functional.py (`QuantState.as_dict`) and nn/modules.py (SCB); transformers,
 utils/quantization_config.py for `quantization_config`.
 """
 
@@ -22,7 +22,7 @@ _PACK_BITS = 32  # of the integers that GPTQ and AWQ pack weights into
 _BNB_STATE = ".quant_state.bitsandbytes__"
 _NAMES = {
     "gptq": "GPTQ", "awq": "AWQ", "bitsandbytes": "bitsandbytes", "fp8": "float8", "mxfp4": "MXFP4", "hqq": "HQQ",
-    "compressed-tensors": "compressed-tensors", "torchao": "torchao", "eetq": "EETQ", "aqlm": "AQLM", "quanto": "quanto",
+    "eetq": "EETQ", "aqlm": "AQLM",
 }  # fmt: skip
 
 

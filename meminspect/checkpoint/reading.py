@@ -17,17 +17,21 @@ if TYPE_CHECKING:
 
     from meminspect.checkpoint.model import CheckpointFile, StoredTensor
 
-__all__ = ["HeaderFile", "Part", "open_header", "os_refusal", "refusal", "sizes"]
+__all__ = ["PATH_LIMIT", "HeaderFile", "Part", "open_header", "os_refusal", "refusal", "sizes"]
 
 PATH_LIMIT = 160
 
 
 class Part(NamedTuple):
-    """What one file of a checkpoint holds."""
+    """What one file of a checkpoint holds, in the words of `Checkpoint`."""
 
     file: CheckpointFile
     tensors: tuple[StoredTensor, ...]
     warnings: tuple[str, ...] = ()
+    entry: tuple[str, ...] = ()
+    mixed: bool = False
+    beside: tuple[StoredTensor, ...] = ()
+    untrusted: tuple[str, ...] = ()
 
 
 class HeaderFile:

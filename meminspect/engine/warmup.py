@@ -23,10 +23,10 @@ __all__ = ["tiny_twin"]
 
 _GENERATION: Final = "warm-up-1"  # counts up when what is written changes
 _WRITERS: Final = {
-    "meta": "meta", "safetensors": "safetensors", "safetensors-sharded": "safetensors", "per-tensor": "per-tensor",
-    "dcp": "dcp", "gguf": "gguf",
+    "meta": "meta", "safetensors": "safetensors", "safetensors-sharded": "safetensors", "torch": "bin",
+    "torch-sharded": "bin", "litgpt": "bin", "per-tensor": "per-tensor", "dcp": "dcp", "gguf": "gguf",
 }  # fmt: skip
-_SHARDED: Final = "safetensors-sharded"
+_SHARDED: Final = "-sharded"
 
 
 @contextlib.contextmanager
@@ -35,7 +35,7 @@ def tiny_twin(task: LoadTask) -> Iterator[Path]:
     dtypes = task.checkpoint.dtypes
     dtype = max(dtypes, key=lambda name: dtypes[name][1], default="float32")
     dtype = dtype if dtype in DTYPES else "float32"
-    shards = 2 if task.checkpoint.parallel_files or task.checkpoint.layout == _SHARDED else 1
+    shards = 2 if task.checkpoint.parallel_files or task.checkpoint.layout.endswith(_SHARDED) else 1
     layout = _WRITERS[task.checkpoint.layout]
     architecture, naming = task.architecture.id, task.architecture.naming
     try:

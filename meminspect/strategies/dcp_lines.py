@@ -1,4 +1,4 @@
-"""Lines of recipes and steps of ledgers for torch.distributed.checkpoint, which reads into tensors that exist already."""
+"""Lines of recipes and steps of ledgers for torch.distributed.checkpoint, which reads into tensors that exist."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def _ledger(task: LoadTask) -> Iterator[Step]:
         return
     moves = task.checkpoint.parallel_files or task.casts
     sources = steps.Sources(Pool.HEAP, Item.STAGING if moves else Item.FLOOR)
-    yield from steps.read(sources, task.checkpoint.tensors)
+    yield from steps.read(task, sources)
     yield from steps.into_final_form(task, sources)
     yield from steps.assign(task)
 

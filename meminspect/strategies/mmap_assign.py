@@ -31,7 +31,7 @@ def _recipe(task: LoadTask) -> str:
 def _ledger(task: LoadTask) -> Iterator[Step]:
     moves = task.checkpoint.parallel_files or task.casts
     sources = steps.Sources(Pool.FILE, Item.STAGING if moves else Item.FLOOR)
-    yield from steps.read(sources, task.checkpoint.tensors)
+    yield from steps.read(task, sources)
     yield from steps.into_final_form(task, sources)
     yield from steps.assign(task)
     yield from steps.touch(task, sources)

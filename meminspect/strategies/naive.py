@@ -35,7 +35,7 @@ def _ledger(task: LoadTask) -> Iterator[Step]:
     if task.checkpoint.layout == own_readers.DCP:
         yield from dcp_lines.copy_chunks(task)
         return
-    yield from steps.read(sources, tensors)
+    yield from steps.read(task, sources)
     if not task.checkpoint.parallel_files:
         yield from steps.copy(task, sources, tensors)
         for tensor in tensors:

@@ -77,8 +77,13 @@ def read_one(task: LoadTask, *, mapped: bool = False, owned: bool = False) -> st
     if task.checkpoint.layout == GGUF:
         return '{stored.name: tensor_of(stored) for stored in gguf.GGUFReader(file, "c").tensors}'
     mmap = ", mmap=True" if mapped else ""
-    load = f'torch.load(file, map_location="cpu", weights_only=True{mmap})'
-    return f"{{file.stem: {load}}}" if task.checkpoint.layout == "per-tensor" else load
+    entry = "".join(f"[{key!r}]" for key in task.checkpoint.entry)
+    loaded = f'torch.load(file, map_location="cpu", weights_only=True{mmap}){entry}'
+    if task.checkpoint.layout == "per-tensor":
+        return f"{{file.stem: {loaded}}}"
+    if not task.checkpoint.mixed:
+        return loaded
+    return f"{{name: value for name, value in {loaded}.items() if isinstance(value, torch.Tensor)}}"
 
 
 def read_all(task: LoadTask, expression: str) -> str:

@@ -44,9 +44,9 @@ del parameters, target
 
 def _ledger(task: LoadTask) -> Iterator[Step]:
     yield from steps.build(task)
-    for tensors in task.tensors_by_file:
+    for file, tensors in enumerate(task.tensors_by_file):
         sources = steps.Sources(Pool.FILE if recipes.always_maps(task) else Pool.HEAP, Item.SHARD)
-        yield from steps.read(sources, tensors)
+        yield from steps.read(task, sources, [file])
         if task.checkpoint.parallel_files:
             for tensor in tensors:
                 yield Step("copy", Operation.COPY, Pool.NONE, "", tensor.name, tensor.nbytes)

@@ -32,14 +32,14 @@ class Sources:
         self._names: dict[Storage, str] = {}
         self._resident: dict[object, dict[Storage, Step]] = defaultdict(dict)
 
-    def add(self, tensor: StoredTensor) -> Iterator[Step]:
+    def add(self, tensor: StoredTensor, item: str = "") -> Iterator[Step]:
         """Read or map a tensor; a storage that an earlier one brought in is there already."""
         new = not self._users[tensor.storage]
         self._names.setdefault(tensor.storage, tensor.name)
         self._users[tensor.storage] += 1
         self._users[tensor.storage.file] += 1
         if new:
-            step = self._step("read", Operation.MATERIALISE, tensor, self.item)
+            step = self._step("read", Operation.MATERIALISE, tensor, item or self.item)
             yield step
             if self.pool is Pool.HEAP:
                 self._resident[tensor.storage][tensor.storage] = step
@@ -80,10 +80,15 @@ def build(task: LoadTask) -> Iterator[Step]:
             yield Step("build", Operation.MATERIALISE, Pool.HEAP, Item.UPCAST, parameter.name, nbytes - floor)
 
 
-def read(sources: Sources, tensors: Iterable[StoredTensor]) -> Iterator[Step]:
-    """Read or map tensors in file order."""
-    for tensor in tensors:
-        yield from sources.add(tensor)
+def read(task: LoadTask, sources: Sources, files: Iterable[int] | None = None) -> Iterator[Step]:
+    """Read or map files, all unless some are named; what lies beside the state dict goes as soon as a file is read."""
+    for file in range(len(task.checkpoint.files)) if files is None else files:
+        beside = [(tensor, Item.BESIDE) for tensor in task.beside_by_file[file]]
+        everything = [(tensor, sources.item) for tensor in task.tensors_by_file[file]] + beside
+        for tensor, item in sorted(everything, key=lambda stored: stored[0].storage.offset):
+            yield from sources.add(tensor, item)
+        for tensor, _ in beside:
+            yield from sources.drop("read", tensor)
 
 
 def join(task: LoadTask, sources: Sources, item: str) -> Iterator[Step]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from meminspect.dtypes import BITS, GGML_BLOCKS
 from meminspect.strategies.own_readers import why_not_read
 from meminspect.strategies.task import CASTABLE
-from meminspect.text import shown
+from meminspect.text import listed, shown
 from meminspect.theory.ledger import Theory, evaluate
 from meminspect.units import format_bytes
 
@@ -64,6 +64,14 @@ class Strategy:
         unread = _why_not_in_torch(task) or why_not_read(task, self.own_readers)
         if unread is not None:
             return unread
+        if task.checkpoint.untrusted:
+            return (
+                f"torch.load runs {listed(task.checkpoint.untrusted)} only for those who trust the file, which takes "
+                "--trust-pickle; or save its state dict by itself"
+            )
+        unmappable = next((file for file in task.checkpoint.files if file.unmappable), None)
+        if unmappable is not None and self.maps(task):
+            return f"{shown(unmappable.name)} {unmappable.unmappable}"
         largest = max((file.nbytes for file in task.checkpoint.files), default=0)
         if largest_mapping_bytes is not None and largest > largest_mapping_bytes and self.maps(task):
             return (
@@ -79,7 +87,7 @@ def _why_not_in_torch(task: LoadTask) -> str | None:
     """Why torch cannot hold one of the tensors as it is stored."""
     for tensor in task.checkpoint.tensors:
         if tensor.dtype in GGML_BLOCKS:
-            return f"{shown(tensor.name)} is {tensor.dtype}, a block type that torch does not have: convert it to F16 or BF16"
+            return f"{shown(tensor.name)} is {tensor.dtype}, which torch does not have: convert it to F16 or BF16"
         if BITS[tensor.dtype] < _BYTE:
             return f"{shown(tensor.name)} is {tensor.dtype}: torch has no tensor of that shape and type"
     return None

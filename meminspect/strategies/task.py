@@ -11,6 +11,8 @@ from meminspect.architectures import detect
 from meminspect.dtypes import FLOATING, bytes_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from meminspect.architectures.model import Architecture, Parameter
     from meminspect.checkpoint.model import Checkpoint, StoredTensor
 
@@ -44,9 +46,17 @@ class LoadTask:
 
     @functools.cached_property
     def tensors_by_file(self) -> tuple[tuple[StoredTensor, ...], ...]:
-        """The tensors of each file, in reading order."""
+        """The model's tensors in each file."""
+        return self._by_file(self.checkpoint.tensors)
+
+    @functools.cached_property
+    def beside_by_file(self) -> tuple[tuple[StoredTensor, ...], ...]:
+        """The tensors of each file that are not the model's."""
+        return self._by_file(self.checkpoint.beside)
+
+    def _by_file(self, tensors: Iterable[StoredTensor]) -> tuple[tuple[StoredTensor, ...], ...]:
         files: list[list[StoredTensor]] = [[] for _ in self.checkpoint.files]
-        for tensor in self.checkpoint.tensors:
+        for tensor in tensors:
             files[tensor.storage.file].append(tensor)
         return tuple(map(tuple, files))
 

@@ -85,10 +85,12 @@ def _equal(tensor: torch.Tensor, stored: StoredTensor, task: LoadTask) -> bool:
         return True
     strides = stored.strides or _row_major(stored.shape)
     # One at a time: a checkpoint may have more files than a process may have open.
-    descriptor = os.open(task.checkpoint.files[stored.storage.file].path, os.O_RDONLY)
+    file = task.checkpoint.files[stored.storage.file]
+    descriptor = os.open(file.path, os.O_RDONLY)
     try:
         without_read_ahead(descriptor)  # it would warm what we do not drop
-        return _equal_part(tensor, strides, stored.file_offset, _Source(descriptor, getattr(torch, stored.dtype)))
+        source = _Source(descriptor, getattr(torch, stored.dtype), file.big_endian)
+        return _equal_part(tensor, strides, stored.file_offset, source)
     finally:
         os.close(descriptor)
 
@@ -98,6 +100,7 @@ class _Source(NamedTuple):
 
     descriptor: int
     dtype: torch.dtype
+    big_endian: bool
 
 
 def _equal_part(tensor: torch.Tensor, strides: tuple[int, ...], offset: int, source: _Source) -> bool:
@@ -110,7 +113,7 @@ def _equal_part(tensor: torch.Tensor, strides: tuple[int, ...], offset: int, sou
     size = source.dtype.itemsize
     extent = 1 + sum((length - 1) * stride for length, stride in zip(tensor.shape, strides, strict=True))
     if extent * size <= _CHUNK_BYTES:
-        data = torch.frombuffer(_read(source.descriptor, offset, extent * size), dtype=source.dtype)
+        data = _elements(_read(source.descriptor, offset, extent * size), source)
         return _same(tensor, data.as_strided(tensor.shape, strides).to(tensor.dtype))
     dim = max(range(tensor.dim()), key=lambda dim: strides[dim] if tensor.shape[dim] > 1 else -1)
     step = max(1, _CHUNK_BYTES // (strides[dim] * size))
@@ -123,6 +126,14 @@ def _equal_part(tensor: torch.Tensor, strides: tuple[int, ...], offset: int, sou
         )
         for start in range(0, length, step)
     )
+
+
+def _elements(raw: bytearray, source: _Source) -> torch.Tensor:
+    if source.big_endian:
+        size = source.dtype.itemsize // (2 if source.dtype.is_complex else 1)  # two numbers each
+        turned = torch.frombuffer(raw, dtype=torch.uint8).view(-1, size).flip(1).contiguous()
+        return turned.view(-1).view(source.dtype)
+    return torch.frombuffer(raw, dtype=source.dtype)
 
 
 def _row_major(shape: tuple[int, ...]) -> tuple[int, ...]:

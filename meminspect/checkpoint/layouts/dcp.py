@@ -14,7 +14,7 @@ from meminspect.checkpoint.folders import file_names, member, read_config
 from meminspect.checkpoint.layouts.base import Layout
 from meminspect.checkpoint.model import Checkpoint, CheckpointFile, Chunk, StoredTensor
 from meminspect.checkpoint.reading import open_header, refusal
-from meminspect.checkpoint.torch_archive import read_torch_tensor
+from meminspect.checkpoint.torch_file import read_torch_tensor
 from meminspect.text import listed, shown
 from meminspect.units import format_bytes
 
@@ -33,13 +33,12 @@ _MODELS = "model", "state_dict", "module", "model_state_dict"  # what training l
 _AGAIN = "fetch the folder again"
 
 
-def _claims(path: Path) -> str | None:
+def _claims(path: Path) -> tuple[str, ...]:
     if path.is_file():
-        return path.name if path.name == METADATA or path.suffix == _SUFFIX else None
+        return (path.name,) if path.name == METADATA or path.suffix == _SUFFIX else ()
     names = file_names(path)
-    if METADATA in names:
-        return METADATA
-    return next((name for name in names if name.endswith(_SUFFIX)), None)
+    found = [name for name in names if name == METADATA or name.endswith(_SUFFIX)]
+    return tuple(found[:1])
 
 
 def _read(path: Path) -> Checkpoint:

@@ -27,11 +27,12 @@ SUFFIX = ".gguf"
 _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf", re.DOTALL)
 
 
-def _claims(path: Path) -> str | None:
+def _claims(path: Path) -> tuple[str, ...]:
     if path.is_file():
         # A blob of a Hugging Face cache or of ollama is named by its hash.
-        return path.name if path.suffix == SUFFIX or ("." not in path.name and _has_magic(path)) else None
-    return next((name for name in file_names(path) if name.endswith(SUFFIX)), None)
+        return (path.name,) if path.suffix == SUFFIX or ("." not in path.name and _has_magic(path)) else ()
+    names = [name for name in file_names(path) if name.endswith(SUFFIX)]
+    return tuple(name for name in names if not _is_later_part(name)) or tuple(names[:1])
 
 
 def _has_magic(path: Path) -> bool:
@@ -43,7 +44,7 @@ def _has_magic(path: Path) -> bool:
 
 
 def _read(path: Path) -> Checkpoint:
-    folder, name = (path.parent, path.name) if path.is_file() else (path, _only_one(path))
+    folder, name = (path.parent, path.name) if path.is_file() else (path, _claims(path)[0])
     part = _PART.fullmatch(name)
     names = [name] if part is None else _parts(folder, part)
     # A link that the user names is one that the user trusts.
@@ -57,16 +58,6 @@ def _read(path: Path) -> Checkpoint:
         tuple(tensor for header in headers for tensor in header.tensors),
         quantisation=_quantisation(headers),
     )
-
-
-def _only_one(folder: Path) -> str:
-    names = [name for name in file_names(folder) if name.endswith(SUFFIX)]
-    models = [name for name in names if not _is_later_part(name)]
-    if len(models) != 1:
-        raise refusal(
-            folder, f"holds {len(models)} GGUF checkpoints: {listed(models or names)}", "name one with --ckpt FILE"
-        )
-    return models[0]
 
 
 def _is_later_part(name: str) -> bool:

@@ -1,6 +1,6 @@
 """Layout `per-tensor`: a folder with one file for each tensor, NAME.pt, as `torch.save(tensor, path)` writes it.
 
-Source: https://github.com/rasbt/LLMs-from-scratch, ch05/08_memory_efficient_weight_loading, "save each tensor in a file".
+Source: https://github.com/rasbt/LLMs-from-scratch, ch05/08_memory_efficient_weight_loading.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from meminspect.checkpoint.folders import file_names, member, read_config
 from meminspect.checkpoint.layouts.base import Layout
 from meminspect.checkpoint.model import Checkpoint, CheckpointFile
 from meminspect.checkpoint.reading import open_header, refusal
-from meminspect.checkpoint.torch_archive import read_torch_tensor
+from meminspect.checkpoint.torch_file import read_torch_tensor
 from meminspect.errors import CheckpointError
-from meminspect.text import listed, shown
+from meminspect.text import shown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,8 +32,10 @@ _LOCAL = struct.Struct("<4s5H3L2H")
 _TENSOR_PICKLES = b"\x80\x02ctorch._utils\n_rebuild_", b"\x80\x02ctorch._tensor\n_rebuild_"
 
 
-def _claims(path: Path) -> str | None:
-    return next((name for name in _candidates(path) if _holds_tensor(path / name)), None)
+def _claims(path: Path) -> tuple[str, ...]:
+    """A folder in which all are tensors: beside a state dict, a tensor is something else."""
+    names = _candidates(path)
+    return tuple(names[:1]) if all(_holds_tensor(path / name) for name in names) else ()
 
 
 def _candidates(folder: Path) -> list[str]:
@@ -55,10 +57,7 @@ def _holds_tensor(file: Path) -> bool:
 
 
 def _read(path: Path) -> Checkpoint:
-    candidates = _candidates(path)
-    names = [name for name in candidates if _holds_tensor(path / name)]
-    if not names:
-        raise refusal(path, "holds no file of a single tensor any more")
+    names = _candidates(path)
     _check_stems(path, names)
     files: list[CheckpointFile] = []
     tensors: list[StoredTensor] = []
@@ -67,9 +66,7 @@ def _read(path: Path) -> Checkpoint:
         files.append(file)
         tensors.append(tensor)
     config, warnings = read_config(path, _CONFIGS)
-    others = [name for name in candidates if name not in set(names)]
-    more = (f"not read, since they hold no single tensor: {listed(others)}",) if others else ()
-    return Checkpoint(path, LAYOUT.id, tuple(files), tuple(tensors), config, warnings=(*warnings, *more))
+    return Checkpoint(path, LAYOUT.id, tuple(files), tuple(tensors), config, warnings=warnings)
 
 
 def _check_stems(folder: Path, names: list[str]) -> None:

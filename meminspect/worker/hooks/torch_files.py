@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from meminspect.worker.hooks.tracker import Tracker
 
 __all__ = ["watch"]
+
+
+_COUNT_BYTES: Final = 8
 
 
 class _WatchedReader:
@@ -61,6 +64,25 @@ class _WatchedSlice(_WatchedReader):
         return self._tensor
 
 
+def _watched_fill(tracker: Tracker) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Around what reads a storage of a file from before torch 1.6: the number of its elements, then the elements."""
+
+    def watched(fill: Callable[..., Any]) -> Callable[..., Any]:
+        def call(self: torch.UntypedStorage, source: Any, offset: int | None, *args: Any) -> Any:
+            file = tracker.file_index(source) if offset is not None else -1
+            stored = tracker.at_offset(file, offset + _COUNT_BYTES) if file >= 0 and offset is not None else None
+            if stored is None:
+                return fill(self, source, offset, *args)
+            id_ = tracker.begin(Pool.HEAP, stored)
+            filled = fill(self, source, offset, *args)
+            tracker.end(id_, Pool.HEAP, stored.name, self)
+            return filled
+
+        return call
+
+    return watched
+
+
 @contextlib.contextmanager
 def watch(tracker: Tracker) -> Iterator[None]:
     """Watch until the context ends."""
@@ -82,5 +104,9 @@ def watch(tracker: Tracker) -> Iterator[None]:
 
         return call
 
-    with replaced(torch._C, "PyTorchFileReader", watched_reader), replaced(torch, "load", watched_load):
+    with (
+        replaced(torch._C, "PyTorchFileReader", watched_reader),
+        replaced(torch.UntypedStorage, "_set_from_file", _watched_fill(tracker)),
+        replaced(torch, "load", watched_load),
+    ):
         yield

@@ -77,7 +77,7 @@ class Tracker:
         for index, file in enumerate(checkpoint.files):
             status = file.path.stat()
             self._by_inode[status.st_dev, status.st_ino] = index
-        for tensor in checkpoint.tensors:
+        for tensor in (*checkpoint.tensors, *checkpoint.beside):
             storage = tensor.storage
             self._by_key.setdefault((storage.file, storage.key), tensor)
             if storage.nbytes:  # an empty one begins where the next one does
