@@ -10,12 +10,14 @@ import functools
 from typing import TYPE_CHECKING
 
 from meminspect.synthesis.dcp_pickle import ChunkRecord, pickle_metadata
+from meminspect.synthesis.layouts.hugging_face import config_of
 from meminspect.synthesis.plan import Layout, Plan, PlannedFile, sliced, whole
 from meminspect.synthesis.torch_zip import write_tensor
 
 if TYPE_CHECKING:
     from meminspect.synthesis.output import Output
-    from meminspect.synthesis.plan import PlannedTensor, SynthesisSpec
+    from meminspect.synthesis.layouts.hugging_face import config_of
+from meminspect.synthesis.plan import PlannedTensor, SynthesisSpec
 
 __all__ = ["LAYOUT"]
 
@@ -36,7 +38,7 @@ def _plan(spec: SynthesisSpec) -> Plan:
             files.append(PlannedFile(name, (part,), write))
     files.append(PlannedFile(".metadata", (), lambda output: output.header(pickle_metadata(written))))
     config = "params.json" if spec.architecture.naming == "meta" else "config.json"
-    return Plan(tuple(files), {config: spec.architecture.config})
+    return Plan(tuple(files), {config: config_of(spec)})
 
 
 def _write_chunk(

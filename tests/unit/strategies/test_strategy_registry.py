@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from strategy_tasks import Tasks
 
 # What is in the folder beside the strategies themselves.
-SHARED = {"__init__", "recipes", "steps", "strategy", "task"}
+SHARED = {"__init__", "dcp_lines", "own_readers", "recipes", "steps", "strategy", "task"}
 FILES = {path.stem for path in Path(strategies.__file__).parent.glob("*.py")} - SHARED
 
 
