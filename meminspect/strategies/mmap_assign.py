@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from meminspect.capture.records import Pool
-from meminspect.strategies import recipes, steps
+from meminspect.strategies import own_readers, recipes, steps
 from meminspect.strategies.sources import Sources
 from meminspect.strategies.strategy import Strategy
 from meminspect.theory.ledger import Item
@@ -45,4 +45,5 @@ STRATEGY = Strategy(
     recipe=_recipe,
     ledger=_ledger,
     maps=lambda _: True,
+    own_readers=frozenset({own_readers.GGUF}),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from meminspect.strategies import recipes, steps
+from meminspect.strategies import own_readers, recipes, steps
 from meminspect.strategies.sources import sources_for
 from meminspect.strategies.strategy import Strategy
 from meminspect.theory.ledger import Item
@@ -64,6 +64,7 @@ STRATEGY = Strategy(
     bad="the random model is in full precision; with a single file it is naive",
     recipe=_recipe,
     ledger=_ledger,
-    maps=recipes.is_safetensors,
+    maps=recipes.always_maps,
     casts=False,
+    own_readers=frozenset({own_readers.GGUF}),
 )

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
 from meminspect.capture.records import Operation, Pool
-from meminspect.strategies.recipes import is_safetensors
+from meminspect.strategies.recipes import always_maps
 from meminspect.theory.ledger import Item, Step
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def sources_for(task: LoadTask, item: str, *, to_device: bool = False) -> Source
         item: what it is on a bill.
         to_device: whether it is read to the task's device rather than to the host.
     """
-    host = Pool.FILE if is_safetensors(task) else Pool.HEAP
+    host = Pool.FILE if always_maps(task) else Pool.HEAP
     if to_device and task.pool is Pool.VRAM:
         return Sources(Pool.VRAM, item, via=host)
     return Sources(host, item)

@@ -186,7 +186,7 @@ def task_for(checkpoint: Checkpoint, options: LoadOptions) -> LoadTask:
     Raises:
         CheckpointError: its configuration is absurd, or slices are of no known architecture.
     """
-    tensors = {tensor.name: (tensor.shape, tensor.dtype) for tensor in checkpoint.tensors}
+    tensors = {tensor.name: (tensor.whole_shape, tensor.dtype) for tensor in checkpoint.tensors}
     parallel_files = len(checkpoint.files) if checkpoint.parallel_files else 1
     found = detect(checkpoint.config, tensors, checkpoint.tied, parallel_files)
     return LoadTask(checkpoint, found.architecture, options, found.note)

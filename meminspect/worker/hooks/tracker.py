@@ -75,6 +75,8 @@ class Tracker:
     def __init__(self, recorder: Recorder, checkpoint: Checkpoint) -> None:
         self.recorder = recorder
         self.on_meta: dict[int, str] = {}
+        self.slice: tuple[Any, StoredTensor] | None = None  # the part of a file that is read next, and what it holds
+        self.filling = False  # a copy under way makes its target resident, and is reported as that
         self._names: dict[int, str] = {}  # address of a storage → tensor
         self._owner: dict[int, int] = {}  # the same address → event id of what has it now
         self._live: dict[int, _Live] = {}  # by event id: a dead ref calls nobody
@@ -132,6 +134,10 @@ class Tracker:
             detail=describe(tensor.dtype, tensor.shape), file=tensor.storage.file, offset=tensor.file_offset,
         )  # fmt: skip
         self._follow(id_, Pool.FILE, tensor.name, storage)
+
+    def name(self, storage: torch.UntypedStorage, name: str) -> None:
+        """From now on the storage has a name; its end is not reported."""
+        self._names[storage.data_ptr()] = name
 
     def _follow(self, id_: int, pool: Pool, name: str, storage: torch.UntypedStorage) -> None:
         started_ns = time.monotonic_ns()
