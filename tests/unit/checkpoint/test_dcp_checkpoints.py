@@ -49,7 +49,8 @@ def loaded(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
 
 def test_given_a_flat_state_dict_of_odd_tensors_then_each_is_where_the_header_says(tmp_path: Path) -> None:
     state = {
-        "a.weight": torch.randn(7, 5), "half": torch.randn(3).bfloat16(), "narrow": torch.randn(4).to(torch.float8_e5m2),
+        "a.weight": torch.randn(7, 5), "half": torch.randn(3).bfloat16(),
+        "narrow": torch.randn(4).to(torch.float8_e5m2),
         "scalar": torch.tensor(3), "turned": torch.randn(4, 6).t(), "flag": torch.tensor([True, False]),
     }  # fmt: skip
     checkpoint = read_checkpoint(save(tmp_path / "d", state))
