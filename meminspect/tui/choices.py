@@ -39,6 +39,7 @@ class Choices(NamedTuple):
             (
                 load.device,
                 load.dtype or "dtype as stored",
+                *(("read to the host",) if load.device != "cpu" and load.read_to == "host" else ()),
                 *(() if load.init_dtype == "float32" else (f"built in {load.init_dtype}",)),
                 "no limit" if self.limit_bytes is None else f"limit {format_bytes(self.limit_bytes)}",
                 _CACHE_WORDS[self.cache or ("cold" if self.limit_bytes is not None else None)],
