@@ -141,14 +141,13 @@ def recommend(candidates: Sequence[Candidate], aim: Aim = "heap", *, decimal: bo
     if best.verdict == "does_not_fit":
         return Recommendation(None, f"no strategy fits: even {best.strategy_id} needs {needs}")
     why = [", ".join(filter(None, [needs, _saving(best, candidates, aim, decimal=decimal)]))]
-    heap = unreclaimable_bytes(best.theory.peak)
-    pages = best.theory.peak_rss_bytes - heap
-    if best.verdict == "tight" and not heap:
+    mapped_bytes = best.theory.peak.file_bytes or 0
+    if best.verdict == "tight" and not unreclaimable_bytes(best.theory.peak):
         why.append("but its pages find no room at once and are read from disk over and over")
     elif best.verdict == "tight":
         why.append("but nothing fits with room to spare")
-    elif pages > 0:
-        why.append(f"the {format_bytes(pages, decimal=decimal)} mapping can be dropped under pressure")
+    elif mapped_bytes:
+        why.append(f"the {format_bytes(mapped_bytes, decimal=decimal)} mapping can be dropped under pressure")
     return Recommendation(best.strategy_id, "; ".join(why))
 
 
