@@ -323,6 +323,7 @@ class _Window:
         self._end_ns: int | None = None
         self._last_ns = 0
         self._seen: Resident | None = None  # last from outside, before the load
+        self._unseen = False  # the worker cannot see itself, and begins with what was seen last from outside
         self._baseline: Resident | None = None
         self._returned_ns: int | None = None
         self._mark_bytes = 0  # at the baseline
@@ -335,7 +336,7 @@ class _Window:
     def apply(self, event: Event) -> None:
         if event.kind is EventKind.READING and event.name == "baseline":
             self.began_ns = self._last_ns = event.t_ns
-            # A worker that cannot see itself begins with what was seen last from outside.
+            self._unseen = event.reading is None
             self._baseline = self._seen if event.reading is None else event.reading.resident
             self._mark_bytes = 0 if event.reading is None else event.reading.high_water_bytes
         elif event.kind is EventKind.REPORT and event.name == "baseline":
@@ -358,10 +359,11 @@ class _Window:
 
     def see(self, sample: Sample) -> None:
         """Keep what was seen last from outside before the load, or first where nothing was before."""
-        if self.began_ns is None or sample.t_ns <= self.began_ns:
+        early = self.began_ns is None or sample.t_ns <= self.began_ns
+        if early or self._seen is None:
             self._seen = sample.resident
-        if self.began_ns is not None and self._baseline is None:
-            self._baseline = self._seen or sample.resident
+        if self._unseen and (early or self._baseline is None):
+            self._baseline = self._seen
 
     def take(self, t_ns: int, resident: Resident, mark_bytes: int) -> tuple[int, Held]:
         """A reading's time since the load began, and what it says above the baseline."""

@@ -40,7 +40,9 @@ _MARK_OF_LIFE = (
     "not exact: {}, so the peak is the process's largest RSS ever (getrusage), which was reached in the load, above a "
     "baseline that was sampled from outside"
 )
-_SAMPLED_TO_DEATH = "{}, and the worker died before it could read its largest RSS: the highest sample stands for the peak"
+_SAMPLED_TO_DEATH = (
+    "{}, and the worker died before it could read its largest RSS: the highest sample stands for the peak"
+)
 _NO_DEVICE = "the load uses no device"
 _STEADY = (EventKind.READING, "steady")
 _NO_POOLS = dict.fromkeys((*_POOL_KEYS, "vram_allocated_bytes", "vram_reserved_bytes"))

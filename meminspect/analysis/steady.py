@@ -28,7 +28,7 @@ _NO_TRIM: Final = "this C library has no malloc_trim, so nobody can tell what it
 
 
 def steady_document(
-    steady: Mapping[str, Any] | None, baseline: Resident | None, seen: Resident | None
+    steady: Mapping[str, Any] | None, baseline: Resident | None, seen: Resident | None = None
 ) -> dict[str, Any]:
     """`steady` of RUN but for the device, above the baseline; None where nobody knows.
 

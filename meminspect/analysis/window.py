@@ -74,9 +74,7 @@ class Window:
 
         What comes later and is higher by less than the kernel's counters resolve is no other peak.
         """
-        return next(
-            moment for moment in self.marks if moment.mark_bytes >= self._highest_mark - RESOLUTION_BYTES
-        )
+        return next(moment for moment in self.marks if moment.mark_bytes >= self._highest_mark - RESOLUTION_BYTES)
 
     @functools.cached_property
     def highest(self) -> Moment:
@@ -98,7 +96,9 @@ class Window:
         """How much higher the true peak of the total may lie; None where nobody knows."""
         if self.exact:
             return 0
-        return None if self.most_bytes is None else max(0, self.most_bytes - self._highest_mark)
+        if self.most_bytes is None or self.most_bytes <= self._highest_mark:
+            return None  # not 0, which would call exact what stands on a sampled baseline
+        return self.most_bytes - self._highest_mark
 
     def brackets(self) -> PoolPeaks:
         """How much higher each pool's true peak may lie."""
@@ -175,13 +175,12 @@ def _seen_from_outside(
 ) -> Window | None:
     """The window of a worker that cannot see itself; None where nobody else saw it either."""
     seen = samples_between(samples, 0, end_ns)
-    before = [sample for sample in seen if sample.t_ns <= baseline_ns] or seen
+    before = [sample for sample in seen if sample.t_ns <= baseline_ns] or seen[:1]
     if not before:
         return None
     start = Moment(baseline_ns, before[-1].resident, before[-1].resident.rss_bytes, False)
-    moments = [start]
-    for sample in samples_between(seen, baseline_ns + 1, end_ns):
-        moments.append(Moment(sample.t_ns, sample.resident, sample.resident.rss_bytes, False))
+    inside = samples_between(seen, baseline_ns + 1, end_ns)
+    moments = [start, *(Moment(one.t_ns, one.resident, one.resident.rss_bytes, False) for one in inside)]
     old_mark, mark = own_marks
     if mark is None or old_mark is None:
         return Window(start, end_ns, tuple(moments), tuple(moments), False)

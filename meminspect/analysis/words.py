@@ -180,9 +180,7 @@ def comparison(runs: Sequence[Run], *, decimal: bool) -> str:
     quick, soonest = min(finished, key=lambda named: named[1]["resident_s"] or math.inf)
     size = format_bytes(least["peak"][key], decimal=decimal)
     as_little = [
-        name
-        for name, run in finished
-        if run is not least and format_bytes(run["peak"][key], decimal=decimal) == size
+        name for name, run in finished if run is not least and format_bytes(run["peak"][key], decimal=decimal) == size
     ]
     words = f"{thrifty} took least {pool}, {size}"
     if as_little:

@@ -64,7 +64,9 @@ class Resident(NamedTuple):
 
     def above(self, baseline: Resident) -> Resident:
         """How much more that is than at another moment."""
-        more = (None if one is None or two is None else one - two for one, two in zip(self[1:], baseline[1:], strict=True))
+        more = (
+            None if one is None or two is None else one - two for one, two in zip(self[1:], baseline[1:], strict=True)
+        )
         return Resident(self.rss_bytes - baseline.rss_bytes, *more)
 
 

@@ -40,8 +40,9 @@ _ADD_EVENT: Final = f"INSERT INTO events VALUES ({', '.join('?' * 16)})"  # noqa
 _PAGE_CACHE_SINCE, _TOTALS_SINCE = 2, 3  # versions of the schema
 _ALL: Final = -1  # what LIMIT takes for none
 _OBJECTS: Final = frozenset(  # facts whose keys everybody asks for
-    ("spec", "started", "checkpoint", "machine", "theory", "plan", "vram", "pools", "baseline", "returned", "resident", "cache",
-     "window", "io", "pressure", "hooks", "tensors", "steady", "forward", "supervision", "limit", "better", "outcome")
+    ("spec", "started", "checkpoint", "machine", "theory", "plan", "vram", "pools", "baseline", "returned", "resident",
+     "cache", "window", "io", "pressure", "hooks", "tensors", "steady", "forward", "supervision", "limit", "better",
+     "outcome")
 )  # fmt: skip
 _KINDS: Final = {kind.name.lower(): kind for kind in EventKind}
 _OPERATIONS: Final = {operation.name.lower(): operation for operation in Operation}

@@ -97,7 +97,9 @@ def _baseline(view: RunView) -> list[str]:
 
 def _ended(view: RunView, run: dict[str, Any], width: int) -> list[Text]:
     lines = [safe(f"{sentence(run, decimal=False)}.", "answer" if completed(run) else "trouble")]
-    lines += [safe(words) for words in (no_pools(run), excess(run, decimal=False), retained(run, decimal=False)) if words]
+    lines += [
+        safe(words) for words in (no_pools(run), excess(run, decimal=False), retained(run, decimal=False)) if words
+    ]
     better = advice(run, decimal=False)
     if better:
         lines.append(Text.assemble(("→ ", "answer"), safe(f"{better} (i: recipe)")))

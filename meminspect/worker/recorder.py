@@ -194,7 +194,7 @@ class Recorder:
             self._charge(started_ns)
 
     def reading(self, name: str, *, reset: bool = False) -> tuple[Reading | None, bool]:
-        """Record and return the worker's memory, if it sees it, under a name, and whether the mark has been reset after it."""
+        """Record and return the worker's memory, if it sees it, under a name; and whether the mark was reset after."""
         with self._lock:
             reading = self._read(time.monotonic_ns(), reset=False)
             was_reset = reset and self._memory.reset_high_water()

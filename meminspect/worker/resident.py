@@ -96,7 +96,8 @@ def _mapped_ranges() -> list[tuple[int, int]]:
 def _populate(address: int, nbytes: int) -> None:
     start = address & -mmap.PAGESIZE
     length = address + nbytes - start
-    if sys.platform == "linux" and not _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), _MADV_POPULATE_READ):
+    populate = (ctypes.c_void_p(start), ctypes.c_size_t(length), _MADV_POPULATE_READ)
+    if sys.platform == "linux" and not _libc.madvise(*populate):
         return
     for page in range(start, start + length, mmap.PAGESIZE):  # an older kernel, or another: one read a page
         ctypes.c_char.from_address(max(page, address)).value  # noqa: B018 - the read is the point

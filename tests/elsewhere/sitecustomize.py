@@ -31,7 +31,8 @@ import psutil
 
 _LINUX_ONLY = {
     os: ("memfd_create", "pidfd_open", "posix_fadvise", "posix_fallocate", "O_PATH", "O_TMPFILE", "O_DIRECT", "eventfd",
-         "splice", "preadv", "pwritev", "sched_getaffinity", "sched_setaffinity", "sched_getscheduler", "sched_setscheduler", "getrandom",
+         "splice", "preadv", "pwritev", "sched_getaffinity", "sched_setaffinity",
+         "sched_getscheduler", "sched_setscheduler", "getrandom",
          "copy_file_range", "setresuid", "getresuid", "unshare", "setns", "getxattr", "setxattr"),
     fcntl: ("F_SETSIG", "F_GETSIG", "F_SETPIPE_SZ", "F_ADD_SEALS"),
     mmap: ("MAP_POPULATE", "MADV_POPULATE_READ", "MADV_HUGEPAGE", "MADV_DONTFORK", "MADV_REMOVE"),
@@ -43,7 +44,6 @@ for module, names in _LINUX_ONLY.items():
         module.__dict__.pop(name, None)
 for name in [name for name in dir(os) if name.startswith(("POSIX_FADV_", "MFD_", "EFD_", "SCHED_", "P_PIDFD"))]:
     del os.__dict__[name]
-
 
 
 class _Library(ctypes.CDLL):

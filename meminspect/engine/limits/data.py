@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import resource
-import sys
 from typing import TYPE_CHECKING, Final
 
 from meminspect.analysis.run import RLIMIT_DATA
@@ -32,10 +31,8 @@ def data_limit(nbytes: int) -> Iterator[Confinement]:
     """A limit on the address space for data that a process may ask for; each process has its own.
 
     Raises:
-        RunError: there is a tighter one already, which only root may widen, or this system does not enforce it.
+        RunError: there is a tighter one already, which only root may widen.
     """
-    if sys.platform != "linux":
-        raise RunError("this system holds RLIMIT_DATA against no mapping, where tensors live")
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     if hard != resource.RLIM_INFINITY and hard < nbytes:
         raise RunError(f"RLIMIT_DATA is {format_bytes(hard)} already")
