@@ -149,7 +149,7 @@ def _specs(asked: RunSpec, chosen: Sequence[str], out: Path | None) -> Iterator[
 
 
 def _turns(chosen: Sequence[str], index: int) -> list[str]:
-    """A round's order: each takes every place in turn, so that nobody always runs first, or on a machine worn warm."""
+    """A round's order: each takes every place in turn, so that what it is to run first, or last, is not one's own."""
     first = (index - 1) % len(chosen)
     return [*chosen[first:], *chosen[:first]]
 

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 
@@ -151,7 +151,7 @@ def ran(
     return done, environment
 
 
-Ran = "tuple[subprocess.CompletedProcess[str], dict[str, str]]"
+Ran: TypeAlias = tuple[subprocess.CompletedProcess[str], dict[str, str]]
 
 
 def test_a_run_completes_and_verifies_with_totals_only(ran: Ran) -> None:
