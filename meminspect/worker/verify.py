@@ -159,12 +159,13 @@ def _read(descriptor: int, offset: int, nbytes: int) -> bytearray:
     """Read a range; pages that were not in the page cache before are dropped from it again."""
     cached = cached_bytes(descriptor, offset, nbytes) if nbytes else None
     buffer = bytearray(nbytes)
-    view, position = memoryview(buffer), offset
+    view = memoryview(buffer)
+    os.lseek(descriptor, offset, os.SEEK_SET)
     while view:
-        count = os.preadv(descriptor, [view], position)
+        count = os.readv(descriptor, [view])  # not every system has preadv
         if not count:
             raise OSError("the file is shorter than its header says")
-        view, position = view[count:], position + count
+        view = view[count:]
     if cached == 0:
         with contextlib.suppress(OSError):
             forget(descriptor, offset, nbytes)

@@ -158,6 +158,11 @@ class Tracker:
         self.recorder.charge_since(started_ns)
         self.recorder.release(gone.id, gone.pool, gone.name, gone.nbytes)
 
+    def is_mapped(self, address: int) -> bool:
+        """Whether a tensor's memory that begins at an address is a file's."""
+        live = self._live.get(self._owner.get(address, 0))
+        return live is not None and live.pool is Pool.FILE
+
     def name_of(self, tensor: torch.Tensor) -> str:
         """The name of the tensor that this memory belongs to; empty when it is none we know."""
         try:
