@@ -16,8 +16,7 @@ from meminspect.synthesis.torch_zip import write_tensor
 
 if TYPE_CHECKING:
     from meminspect.synthesis.output import Output
-    from meminspect.synthesis.layouts.hugging_face import config_of
-from meminspect.synthesis.plan import PlannedTensor, SynthesisSpec
+    from meminspect.synthesis.plan import PlannedTensor, SynthesisSpec
 
 __all__ = ["LAYOUT"]
 
