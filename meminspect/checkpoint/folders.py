@@ -101,7 +101,10 @@ def snapshot(path: Path) -> Path:
     if not (path / "blobs").is_dir() or not folder.is_dir():
         return path
     with os.scandir(folder) as entries:
-        revisions = sorted(entry.name for entry in itertools.islice(entries, MAX_ENTRIES) if _is_folder(entry))
+        # A revision is a folder itself: a link would lead out of the repository.
+        revisions = sorted(
+            entry.name for entry in itertools.islice(entries, MAX_ENTRIES) if entry.is_dir(follow_symlinks=False)
+        )
     main = path / "refs" / "main"
     if main.is_file():
         with open_header(main) as file:

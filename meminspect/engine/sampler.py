@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Sampler"]
 
-_INTERVAL_S: Final = 0.02  # the peak is the kernel's mark: samples only draw the way there
+_INTERVAL_S: Final = 0.04  # the peak is the kernel's mark: samples only draw the way there
 _WHOLE_EVERY: Final = 4  # what changes slower, or matters less, and costs more to read
 _NICE: Final = -10  # where we may: a CPU-bound loader must not starve its observer
 

@@ -56,7 +56,9 @@ def test_given_noise_then_it_is_refused(tmp_path: Path, content: bytes) -> None:
 
 
 def test_given_a_torch_archive_under_a_safetensors_name_then_it_is_named(tmp_path: Path) -> None:
-    refused(write(tmp_path, **{"model.safetensors": TORCH}), "is a zip archive")
+    folder = write(tmp_path, **{"model.safetensors": TORCH})
+    for path in (folder, folder / "model.safetensors"):
+        assert "model.pth" in refused(path, "is a zip archive").hint
 
 
 @pytest.mark.parametrize(
