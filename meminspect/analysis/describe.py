@@ -63,11 +63,12 @@ def checkpoint_document(
         "tensors": len({tensor.name for tensor in checkpoint.tensors}),
         "parameters": _parameters(checkpoint, architecture),
         "bytes": checkpoint.nbytes,
-        "largest_tensor": None if largest is None else {"name": largest.name, "bytes": largest.nbytes},
+        "largest_tensor": None if largest is None else {"name": largest.name, "bytes": largest.whole_nbytes},
         "largest_shard_bytes": max(checkpoint.shard_nbytes, default=None),
         "dtypes": {
             dtype: {"tensors": tensors, "bytes": nbytes} for dtype, (tensors, nbytes) in checkpoint.dtypes.items()
         },
+        "quantisation": checkpoint.quantisation,
         "tied": [list(names) for names in checkpoint.tied],
         "file_system": file_system,
         "file_system_reason": None if file_system else UNKNOWN_FILE_SYSTEM,

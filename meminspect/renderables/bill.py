@@ -32,6 +32,7 @@ _HINTS: Final = {
     Item.UPCAST: "built wider than need be",
     Item.DUPLICATE: "beside the model",
     Item.SHARD: "one file at a time",
+    Item.BESIDE: "optimizer state and such",
     Item.STAGING: "sources of copies",
 }
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from meminspect.strategies.own_readers import GGUF
+
 if TYPE_CHECKING:
     from meminspect.strategies.task import LoadTask
 
 __all__ = [
+    "always_maps",
     "build",
     "convert",
     "empty_build",
@@ -20,10 +23,25 @@ __all__ = [
     "recipe",
 ]
 
+# numpy has no bfloat16: the package hands out its bytes.
+_GGUF_LINES = """
+
+def tensor_of(stored):
+    tensor = torch.from_numpy(stored.data)  # of the mapped file
+    is_bfloat16 = stored.tensor_type == gguf.GGMLQuantizationType.BF16
+    return tensor.view(torch.bfloat16) if is_bfloat16 else tensor
+
+""".splitlines()
+
 
 def is_safetensors(task: LoadTask) -> bool:
     """Whether the checkpoint's files are safetensors rather than pickles."""
     return task.checkpoint.layout.startswith("safetensors")
+
+
+def always_maps(task: LoadTask) -> bool:
+    """Whether the library that reads these files maps them unless told otherwise."""
+    return is_safetensors(task) or task.checkpoint.layout == GGUF
 
 
 def recipe(*blocks: str) -> str:
@@ -44,6 +62,8 @@ def header(task: LoadTask, *, lazily: bool = False) -> str:
     lines += ["import torch", "from pathlib import Path"]
     if is_safetensors(task):
         lines.append("from safetensors import safe_open" if lazily else "from safetensors.torch import load_file")
+    if task.checkpoint.layout == GGUF:
+        lines += ["import gguf", *_GGUF_LINES]
     return "\n".join([*lines, "", _files(task)])
 
 
@@ -89,9 +109,16 @@ def read_one(task: LoadTask, *, mapped: bool = False, owned: bool = False, to_de
     if is_safetensors(task):
         more = ', backend="pread"' if owned else "" if device == "cpu" else f", device={device!r}"
         return f"load_file(file{more})"
+    if task.checkpoint.layout == GGUF:
+        return '{stored.name: tensor_of(stored) for stored in gguf.GGUFReader(file, "c").tensors}'
     mmap = ", mmap=True" if mapped else ""
-    load = f'torch.load(file, map_location="{device}", weights_only=True{mmap})'
-    return f"{{file.stem: {load}}}" if task.checkpoint.layout == "per-tensor" else load
+    entry = "".join(f"[{key!r}]" for key in task.checkpoint.entry)
+    loaded = f'torch.load(file, map_location="{device}", weights_only=True{mmap}){entry}'
+    if task.checkpoint.layout == "per-tensor":
+        return f"{{file.stem: {loaded}}}"
+    if not task.checkpoint.mixed:
+        return loaded
+    return f"{{name: value for name, value in {loaded}.items() if isinstance(value, torch.Tensor)}}"
 
 
 def read_all(task: LoadTask, expression: str) -> str:

@@ -27,6 +27,7 @@ __all__ = [
     "into_final_form",
     "join",
     "load_all",
+    "read",
     "remakes",
     "touch",
 ]
@@ -91,6 +92,21 @@ def cast(task: LoadTask, dtype: str) -> Iterator[Step]:
                 yield step._replace(phase="cast", operation=Operation.RELEASE)
 
 
+def read(task: LoadTask, sources: Sources, files: Iterable[int] | None = None) -> Iterator[Step]:
+    """Read or map files, all unless some are named; what lies beside the state dict goes as soon as a file is read."""
+    for file in range(len(task.checkpoint.files)) if files is None else files:
+        beside = task.beside_by_file[file]
+        if not beside:
+            yield from sources.read(task.tensors_by_file[file])
+            continue
+        everything = [(tensor, "") for tensor in task.tensors_by_file[file]]
+        everything += [(tensor, Item.BESIDE) for tensor in beside]
+        for tensor, item in sorted(everything, key=lambda stored: stored[0].storage.offset):
+            yield from sources.read([tensor], item=item)
+        for tensor in beside:
+            yield from sources.drop("read", tensor)
+
+
 def join(task: LoadTask, sources: Sources, item: str) -> Iterator[Step]:
     """Join model-parallel slices, each dropped as soon as its tensor is whole."""
     for name, pieces in task.pieces.items():
@@ -129,7 +145,7 @@ def load_all(task: LoadTask, *, to_device: bool, untouched: bool = False, one_by
     """
     tensors = task.checkpoint.tensors
     sources = sources_for(task, Item.DUPLICATE, to_device=to_device)
-    yield from sources.read(tensors)
+    yield from read(task, sources)
     if task.checkpoint.parallel_files:
         yield from join(task, sources, Item.DUPLICATE)
         tensors = task.tensors_by_file[0]

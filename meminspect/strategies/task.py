@@ -15,6 +15,8 @@ from meminspect.dtypes import FLOATING, bytes_of
 from meminspect.strategies.grouping import Grouped, grouped
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from meminspect.architectures.model import Architecture, Parameter
     from meminspect.checkpoint.model import Checkpoint, StoredTensor
 
@@ -70,9 +72,17 @@ class LoadTask:
 
     @functools.cached_property
     def tensors_by_file(self) -> tuple[tuple[StoredTensor, ...], ...]:
-        """The tensors of each file, in reading order."""
+        """The model's tensors in each file."""
+        return self._by_file(self.checkpoint.tensors)
+
+    @functools.cached_property
+    def beside_by_file(self) -> tuple[tuple[StoredTensor, ...], ...]:
+        """The tensors of each file that are not the model's."""
+        return self._by_file(self.checkpoint.beside)
+
+    def _by_file(self, tensors: Iterable[StoredTensor]) -> tuple[tuple[StoredTensor, ...], ...]:
         files: list[list[StoredTensor]] = [[] for _ in self.checkpoint.files]
-        for tensor in self.checkpoint.tensors:
+        for tensor in tensors:
             files[tensor.storage.file].append(tensor)
         return tuple(map(tuple, files))
 
@@ -176,7 +186,7 @@ def task_for(checkpoint: Checkpoint, options: LoadOptions) -> LoadTask:
     Raises:
         CheckpointError: its configuration is absurd, or slices are of no known architecture.
     """
-    tensors = {tensor.name: (tensor.shape, tensor.dtype) for tensor in checkpoint.tensors}
+    tensors = {tensor.name: (tensor.whole_shape, tensor.dtype) for tensor in checkpoint.tensors}
     parallel_files = len(checkpoint.files) if checkpoint.parallel_files else 1
     found = detect(checkpoint.config, tensors, checkpoint.tied, parallel_files)
     return LoadTask(checkpoint, found.architecture, options, found.note)

@@ -22,6 +22,7 @@ class Item:
     UPCAST: Final = "dtype upcast"  # the model's initial dtype is wider than it need be
     DUPLICATE: Final = "duplicate state dict"  # the checkpoint's tensors beside the model's
     SHARD: Final = "shard"  # the same, one file at a time
+    BESIDE: Final = "beside the state dict"  # what a file holds that is not the model's
     STAGING: Final = "staging"  # a source that is dropped as soon as its copy is made
     RETAINED: Final = "retained by the allocator"  # freed, and not given back to the kernel
     ALLOCATOR: Final = "allocator rounding"

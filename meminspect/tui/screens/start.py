@@ -9,6 +9,7 @@ from textual.binding import Binding
 from textual.containers import VerticalScroll
 from textual.widgets import Footer, OptionList, Static
 
+from meminspect.errors import SeveralCheckpointsError
 from meminspect.renderables.texts import safe
 from meminspect.tui.screens.base import BaseScreen
 from meminspect.tui.sizes import MOST_PANELS
@@ -118,6 +119,9 @@ class StartScreen(BaseScreen):
         """A checkpoint that cannot be read is the answer of this screen, not an accident."""
         from meminspect.tui.faults import fault_of
 
+        if isinstance(error, SeveralCheckpointsError):
+            self.owner.open_picker(error)
+            return
         if self._prospect is not None:
             super().failed(error, doing)
             return
