@@ -24,11 +24,7 @@ MAX_CONFIG_BYTES = 16 << 20
 _MAX_REVISION_BYTES = 100  # a hash of 40 letters
 _LISTED = 12  # checkpoints of one folder that are named
 
-_FOREIGN_NAMES = (
-    (r".+\.gguf", "a GGUF checkpoint, as llama.cpp reads"),
-    (r"__\d+_\d+\.distcp|\.metadata", "a distributed checkpoint of torch.distributed.checkpoint"),
-    (r".+\.(h5|keras|msgpack|onnx|npz|index)", "a checkpoint of another framework"),
-)
+_FOREIGN_NAMES = ((r".+\.(h5|keras|msgpack|onnx|npz|index)", "a checkpoint of another framework"),)
 
 
 def file_names(folder: Path) -> list[str]:

@@ -11,7 +11,7 @@ import click
 from meminspect.checkpoint import read_checkpoint
 from meminspect.cli import output
 from meminspect.errors import UsageError
-from meminspect.strategies import CASTABLE, STRATEGIES, LoadOptions, find
+from meminspect.strategies import CASTABLE, READ_TO, STRATEGIES, LoadOptions, find
 from meminspect.units import parse_bytes, parse_count, parse_duration
 
 if TYPE_CHECKING:
@@ -83,9 +83,9 @@ def checkpoint_options(verb: Verb) -> Verb:
 
 
 def load_options(verb: Verb) -> Callable[..., Any]:
-    """Add --device, --dtype and --init-dtype, handed over as `load_options`, a LoadOptions."""
+    """Add --device, --dtype, --init-dtype and --read-to, handed over as `load_options`, a LoadOptions."""
 
-    @click.option("--device", default="cpu", show_default=True, help="Where the loaded model shall be.")
+    @click.option("--device", default="cpu", show_default=True, help="Where the loaded model shall be: cpu or cuda.")
     @click.option("--dtype", type=click.Choice(CASTABLE), help="Its dtype.  [default: as stored]")
     @click.option(
         "--init-dtype",
@@ -94,9 +94,16 @@ def load_options(verb: Verb) -> Callable[..., Any]:
         show_default=True,
         help="The dtype in which a strategy that builds a model with random weights builds it.",
     )
+    @click.option(
+        "--read-to",
+        type=click.Choice(READ_TO),
+        default="device",
+        show_default=True,
+        help="With cuda: where a whole state dict is read to that is copied into the model.",
+    )
     @functools.wraps(verb)
-    def gathered(*args: Any, device: str, dtype: str | None, init_dtype: str, **others: Any) -> Any:
-        return verb(*args, load_options=LoadOptions(device, dtype, init_dtype), **others)
+    def gathered(*args: Any, device: str, dtype: str | None, init_dtype: str, read_to: str, **others: Any) -> Any:
+        return verb(*args, load_options=LoadOptions(device, dtype, init_dtype, read_to), **others)
 
     return gathered
 

@@ -13,6 +13,7 @@ from meminspect.checkpoint import read_checkpoint
 from meminspect.strategies.task import task_for
 from meminspect.tui.screens.start import StartScreen
 from meminspect.tui.screens.watch import WatchScreen
+from meminspect.tui.widgets.strategy_list import StrategyList
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,6 +56,11 @@ async def session(pilot: Pilot[Any], count: int = 1) -> FakeSession:
     """So many sessions have begun; the last of them."""
     await until(pilot, lambda: len(FakeSession.begun) == count)
     return FakeSession.begun[-1]
+
+
+def listed(pilot: Pilot[Any]) -> list[str]:
+    """The ids of the strategies, in the order of the start screen."""
+    return [str(option.id) for option in pilot.app.screen.query_one(StrategyList).options]
 
 
 def told(pilot: Pilot[Any], selector: str = "Static") -> str:
