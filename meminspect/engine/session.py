@@ -59,7 +59,8 @@ class Standby:
         A worker under a limit has to be born inside it.
         """
         process = self._process
-        if process is None or spec.python != self._python or spec.limit_bytes is not None or process.poll() is not None:
+        other = spec.options.interpreter.executable != self._python or spec.limit_bytes is not None
+        if process is None or other or process.poll() is not None:
             self.close()
             return None
         self._process = None

@@ -175,7 +175,7 @@ def _loaded(
         try:
             # One that waited may have been killed meanwhile: it was nobody's loss.
             fit = waiting is not None and waiting.alive and limited is None  # a limit's worker is born inside it
-            worker = waiting if waiting is not None and fit else _spawned(stack, spec.python, limited)
+            worker = waiting if waiting is not None and fit else _spawned(stack, spec.options.interpreter.executable, limited)
         except subprocess.SubprocessError:
             return outcome_document(
                 "refused", "no memory limit can be set: the worker may not be moved into its cgroup"

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from meminspect.sampling.interpreter import Interpreter
     from meminspect.strategies.task import LoadTask
 
-__all__ = ["build", "cast", "header", "is_safetensors", "meta_build", "read_all", "read_one", "recipe"]
+__all__ = ["build", "cast", "header", "is_safetensors", "meta_build", "read_all", "read_one", "recipe", "unmet"]
+
+_PATHS_MAPPED: Final = (2, 6)  # torch.load(mmap=True) has long taken nothing but a str
+
+# What a recipe says, the package that it needs for it, and since when that has it.
+_NEEDS: Final = (
+    ("from safetensors", "safetensors", (0, 3), "to read safetensors files"),
+    ('backend="pread"', "safetensors", (0, 8), "to read them into memory of their own (backend=\"pread\")"),
+)
 
 
 def is_safetensors(task: LoadTask) -> bool:
@@ -18,6 +27,15 @@ def is_safetensors(task: LoadTask) -> bool:
 def recipe(*blocks: str) -> str:
     """Join blocks with an empty line between them."""
     return "\n\n".join(block.strip("\n") for block in blocks if block) + "\n"
+
+
+def unmet(recipe: str, interpreter: Interpreter) -> str | None:
+    """In one sentence what a recipe needs that the worker's environment lacks; None when all is there."""
+    for words, package, oldest, purpose in _NEEDS:
+        lack = interpreter.lacks(package, oldest) if words in recipe else None
+        if lack is not None:
+            return f"the environment of --python {lack}, and {'.'.join(map(str, oldest))} or newer is needed {purpose}"
+    return None
 
 
 def header(task: LoadTask) -> str:
@@ -55,7 +73,9 @@ def read_one(task: LoadTask, *, mapped: bool = False, owned: bool = False) -> st
     if is_safetensors(task):
         return 'load_file(file, backend="pread")' if owned else "load_file(file)"
     mmap = ", mmap=True" if mapped else ""
-    return f'torch.load(file, map_location="cpu", weights_only=True{mmap})'
+    text = mapped and task.options.interpreter.lacks("torch", _PATHS_MAPPED) is not None
+    file, safe = "str(file)" if text else "file", not task.options.trust_pickle
+    return f'torch.load({file}, map_location="cpu", weights_only={safe}{mmap})'
 
 
 def read_all(task: LoadTask, expression: str) -> str:

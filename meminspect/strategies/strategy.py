@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from meminspect.dtypes import BITS
+from meminspect.strategies import recipes
 from meminspect.strategies.task import CASTABLE
 from meminspect.text import shown
 from meminspect.theory.ledger import Theory, evaluate
@@ -62,6 +63,9 @@ class Strategy:
         odd = next((tensor for tensor in task.checkpoint.tensors if BITS[tensor.dtype] < _BYTE), None)
         if odd is not None:
             return f"{shown(odd.name)} is {odd.dtype}: torch has no tensor of that shape and type"
+        unmet = recipes.unmet(self.recipe(task), options.interpreter)
+        if unmet is not None:
+            return unmet
         largest = max((file.nbytes for file in task.checkpoint.files), default=0)
         if largest_mapping_bytes is not None and largest > largest_mapping_bytes and self.maps(task):
             return (

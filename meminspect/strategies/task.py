@@ -9,15 +9,23 @@ from typing import TYPE_CHECKING, Final
 
 from meminspect.architectures import detect
 from meminspect.dtypes import FLOATING, bytes_of
+from meminspect.sampling.interpreter import OURS, Interpreter
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
     from meminspect.architectures.model import Architecture, Parameter
     from meminspect.checkpoint.model import Checkpoint, StoredTensor
 
-__all__ = ["CASTABLE", "LoadOptions", "LoadTask", "task_for"]
+__all__ = ["CASTABLE", "TRUSTS", "LoadOptions", "LoadTask", "task_for"]
 
 CASTABLE: Final = ("float32", "float16", "bfloat16", "float64")
 """The dtypes that a model can be built in or cast to."""
+
+
+TRUSTS: Final = "pickles are trusted: loading one runs whatever code it names, with all that you may do"
+"""What --trust-pickle means, for whoever has said it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +33,19 @@ class LoadOptions:
     """The user's choices.
 
     `dtype` is the dtype that the loaded model shall have, None for the checkpoint's own; `init_dtype` is the one in
-    which strategies that build a model first build it.
+    which strategies that build a model first build it. `trust_pickle` lets a pickle run whatever code it names.
     """
 
     device: str = "cpu"
     dtype: str | None = None
     init_dtype: str = "float32"
+    trust_pickle: bool = False
+    interpreter: Interpreter = OURS
+
+    @staticmethod
+    def from_document(fields: Mapping[str, Any]) -> LoadOptions:
+        """The inverse of `dataclasses.asdict`."""
+        return LoadOptions(**{**fields, "interpreter": Interpreter.from_document(fields["interpreter"])})
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ def _run(wanted: dict[str, Any], recorder: Recorder) -> None:
     from meminspect.worker.storage import StorageBooks
 
     strategy = find(wanted["strategy"])
-    options = LoadOptions(**wanted["options"])
+    options = LoadOptions.from_document(wanted["options"])
     task = task_for(read_checkpoint(Path(wanted["checkpoint"])), options)
     recorder.tiny_bytes = _TINY_BYTES if len(task.checkpoint.tensors) > _MANY else 0
     recorder.phase("warm-up")
