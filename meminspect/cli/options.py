@@ -10,15 +10,17 @@ import click
 
 from meminspect.checkpoint import read_checkpoint
 from meminspect.cli import output
+from meminspect.cli.environment import environment_options
 from meminspect.errors import UsageError
-from meminspect.sampling.interpreter import OURS, Interpreter, open_interpreter
-from meminspect.strategies import CASTABLE, STRATEGIES, TRUSTS, LoadOptions, find
+from meminspect.sampling.interpreter import OURS
+from meminspect.strategies import CASTABLE, STRATEGIES, LoadOptions, find
 from meminspect.units import parse_bytes, parse_count, parse_duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from meminspect.checkpoint import Checkpoint
+    from meminspect.sampling.interpreter import Interpreter
 
 __all__ = [
     "as_count",
@@ -28,7 +30,6 @@ __all__ = [
     "checkpoint_options",
     "chosen_strategies",
     "decimal_option",
-    "environment_options",
     "json_option",
     "load_options",
     "open_checkpoint",
@@ -103,39 +104,13 @@ def load_options(verb: Verb) -> Callable[..., Any]:
         device: str,
         dtype: str | None,
         init_dtype: str,
-        python: Interpreter,
+        python: Interpreter | None,
         trust_pickle: bool,
         **others: Any,
     ) -> Any:
-        return verb(*args, load_options=LoadOptions(device, dtype, init_dtype, trust_pickle, python), **others)
+        return verb(*args, load_options=LoadOptions(device, dtype, init_dtype, trust_pickle, python or OURS), **others)
 
     return gathered
-
-
-def environment_options(verb: Verb) -> Verb:
-    """Add --python, handed over as an Interpreter, and --trust-pickle."""
-    verb = click.option(
-        "--trust-pickle",
-        is_flag=True,
-        callback=_warn_of_trust,
-        help="Load pickles with weights_only=False: whoever wrote them can run any code as you. Headers stay safe.",
-    )(verb)
-    return click.option(
-        "--python",
-        metavar="PATH",
-        callback=_as_interpreter,
-        help="The Python whose environment loads: 3.10 or newer, with torch 2.1 or newer.  [default: our own]",
-    )(verb)
-
-
-def _as_interpreter(ctx: click.Context, _: click.Parameter, name: str | None) -> Interpreter:
-    return OURS if name is None or ctx.resilient_parsing else open_interpreter(name)
-
-
-def _warn_of_trust(ctx: click.Context, _: click.Parameter, trusted: bool) -> bool:
-    if trusted and not ctx.resilient_parsing:
-        output.status(f"warning: {TRUSTS}")
-    return trusted
 
 
 def strategies_option(verb: Verb) -> Verb:

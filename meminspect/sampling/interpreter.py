@@ -67,6 +67,11 @@ class Interpreter:
             return f"has no {package}"
         return f"has {package} {shown(found)}" if _numbers(found) < oldest else None
 
+    def words(self) -> str:
+        """Which Python this is, and what it has."""
+        packages = " and ".join(f"{name} {shown(version)}" for name, version in self.packages.items())
+        return f"Python {shown(self.python or '')} with {packages} ({shown(self.executable, 160, keep_end=True)})"
+
     @staticmethod
     def from_document(fields: Mapping[str, Any]) -> Interpreter:
         """The inverse of `dataclasses.asdict`."""
@@ -94,7 +99,9 @@ def open_interpreter(name: str) -> Interpreter:
     packages = {str(package): str(version) for package, version in answer["packages"].items()}
     found = Interpreter(executable, str(answer["python"]), packages)
     if _numbers(found.python or "") < _OLDEST["python"]:
-        raise UsageError(f"{said} is Python {found.python}, and a worker needs 3.10 or newer", "name another with --python")
+        raise UsageError(
+            f"{said} is Python {found.python}, and a worker needs 3.10 or newer", "name another with --python"
+        )
     torch = found.lacks("torch", _OLDEST["torch"])
     if torch is not None:
         hint = "install torch into that environment, or name another with --python"

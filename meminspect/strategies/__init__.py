@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Final
 from meminspect.errors import UsageError
 from meminspect.strategies import meta_assign, mmap_assign, naive, sharded
 from meminspect.strategies.strategy import Strategy
-from meminspect.strategies.task import CASTABLE, TRUSTS, LoadOptions, LoadTask
+from meminspect.strategies.task import CASTABLE, LoadOptions, LoadTask
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["CASTABLE", "STRATEGIES", "TRUSTS", "LoadOptions", "LoadTask", "Strategy", "find"]
+__all__ = ["CASTABLE", "STRATEGIES", "LoadOptions", "LoadTask", "Strategy", "find"]
 
 STRATEGIES: Final[Mapping[str, Strategy]] = {
     strategy.id: strategy

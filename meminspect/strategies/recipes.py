@@ -15,7 +15,7 @@ _PATHS_MAPPED: Final = (2, 6)  # torch.load(mmap=True) has long taken nothing bu
 # What a recipe says, the package that it needs for it, and since when that has it.
 _NEEDS: Final = (
     ("from safetensors", "safetensors", (0, 3), "to read safetensors files"),
-    ('backend="pread"', "safetensors", (0, 8), "to read them into memory of their own (backend=\"pread\")"),
+    ('backend="pread"', "safetensors", (0, 8), 'to read them into memory of their own (backend="pread")'),
 )
 
 

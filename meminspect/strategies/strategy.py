@@ -41,11 +41,14 @@ class Strategy:
         return evaluate(self.ledger(task), task.floor_bytes)
 
     def remark(self, task: LoadTask) -> str:
-        """In one sentence what a user may not expect of the loaded model; empty when it is as asked for."""
+        """In one sentence what a user may not expect of the load; empty when it is as anybody would."""
         dtype, built = task.options.dtype, task.options.init_dtype
-        if self.casts or dtype in (None, built):
-            return ""
-        return f"the model stays in {built}, which it was built in: this strategy does not cast to {dtype}"
+        remarks = []
+        if not self.casts and dtype not in (None, built):
+            remarks.append(f"the model stays in {built}, which it was built in: this strategy does not cast to {dtype}")
+        if "weights_only=False" in self.recipe(task):
+            remarks.append("pickles were trusted (weights_only=False)")
+        return "; ".join(remarks)
 
     def why_not(self, task: LoadTask, largest_mapping_bytes: int | None = None) -> str | None:
         """In one sentence why this task cannot be loaded this way; None when it can.

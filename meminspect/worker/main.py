@@ -61,7 +61,6 @@ def _import(recorder: Recorder) -> None:
     """All that can be done before anybody has said what to load."""
     recorder.phase("import")
     import torch
-    from safetensors import __version__ as safetensors_version
 
     import meminspect.checkpoint
     import meminspect.strategies
@@ -71,8 +70,16 @@ def _import(recorder: Recorder) -> None:
     recorder.report(
         "environment",
         {"python": sys.version.split()[0], "executable": sys.executable, "pid": os.getpid(),
-         "torch": torch.__version__, "safetensors": safetensors_version, "threads": torch.get_num_threads()},
+         "torch": torch.__version__, "safetensors": _safetensors_version(), "threads": torch.get_num_threads()},
     )  # fmt: skip
+
+
+def _safetensors_version() -> str | None:
+    try:
+        from safetensors import __version__
+    except ImportError:
+        return None
+    return __version__
 
 
 def _run(wanted: dict[str, Any], recorder: Recorder) -> None:

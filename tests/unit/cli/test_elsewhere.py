@@ -39,7 +39,7 @@ async def main():
         await pilot.press("escape")
         assert not app.screen.has_class("-unread")
         print(app.screen.query_one("#subject", Static).render())
-        app.stand_by()  # as with every plan that follows
+        app.stand_by(sys.executable)  # as with every plan that follows
         assert app.standby is None and app.fault is None
 
 asyncio.run(main())
