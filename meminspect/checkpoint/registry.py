@@ -10,6 +10,7 @@ from meminspect.checkpoint.folders import describe_folder
 from meminspect.checkpoint.foreign import recognise
 from meminspect.checkpoint.layouts import meta, safetensors, safetensors_sharded
 from meminspect.checkpoint.reading import open_header, os_refusal, refusal
+from meminspect.collection import collection_paused
 from meminspect.text import shown
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
     """
     path = Path(path)
     try:
-        return _choose(path).read(path)
+        with collection_paused():
+            return _choose(path).read(path)
     except OSError as error:  # a file that vanishes between two looks at it
         raise os_refusal(path, error) from error
 

@@ -38,7 +38,7 @@ class Strategy:
 
     def theory(self, task: LoadTask) -> Theory:
         """What loading this task must cost."""
-        return evaluate(self.ledger(task), task.floor_bytes)
+        return evaluate(self.ledger(task.coarse), task.coarse.floor_bytes)
 
     def remark(self, task: LoadTask) -> str:
         """In one sentence what a user may not expect of the load; empty when it is as anybody would."""

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from meminspect.architectures import detect
+from meminspect.collection import collection_paused
 from meminspect.dtypes import FLOATING, bytes_of
 from meminspect.sampling.interpreter import OURS, Interpreter
+from meminspect.strategies.coarse import coarse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,6 +58,11 @@ class LoadTask:
     architecture: Architecture
     options: LoadOptions
     note: str = ""  # what had to be assumed about the architecture
+
+    @functools.cached_property
+    def coarse(self) -> LoadTask:
+        """What theories are worked out for: itself, unless it has very many tensors."""
+        return coarse(self)
 
     @functools.cached_property
     def tensors_by_file(self) -> tuple[tuple[StoredTensor, ...], ...]:
@@ -131,7 +138,8 @@ def task_for(checkpoint: Checkpoint, options: LoadOptions) -> LoadTask:
     Raises:
         CheckpointError: its configuration is absurd, or slices are of no known architecture.
     """
-    tensors = {tensor.name: (tensor.shape, tensor.dtype) for tensor in checkpoint.tensors}
     parallel_files = len(checkpoint.files) if checkpoint.parallel_files else 1
-    found = detect(checkpoint.config, tensors, checkpoint.tied, parallel_files)
+    with collection_paused():
+        tensors = {tensor.name: (tensor.shape, tensor.dtype) for tensor in checkpoint.tensors}
+        found = detect(checkpoint.config, tensors, checkpoint.tied, parallel_files)
     return LoadTask(checkpoint, found.architecture, options, found.note)

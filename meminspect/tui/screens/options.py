@@ -68,9 +68,7 @@ class OptionsScreen(Dialog[Choices]):
                 "call the loaded model once", _select("forward", (_NO, _YES), _YES if self._before.forward else _NO)
             )
             executable = "" if load.interpreter.python is None else load.interpreter.executable
-            field = Input(
-                executable, placeholder="ours, or a path like venv/bin/python", id="python", compact=True
-            )
+            field = Input(executable, placeholder="ours, or a path like venv/bin/python", id="python", compact=True)
             yield from _row("Python that loads", field)
             trusted = _YES if load.trust_pickle else _NO
             yield from _row("trust pickles to run any code", _select("trust-pickle", (_NO, _YES), trusted))
