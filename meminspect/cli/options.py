@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from meminspect.checkpoint import read_checkpoint
 from meminspect.cli import output
@@ -122,9 +123,22 @@ def strategies_option(verb: Verb) -> Verb:
         multiple=True,
         required=True,
         metavar="ID",
+        shell_complete=_completions,
         help=f"A way of loading, more than once or comma-separated; '{_ALL}' for each in turn: "
         f"{', '.join(STRATEGIES)}.",
     )(verb)
+
+
+def _completions(_: click.Context, __: click.Parameter, typed: str) -> list[CompletionItem]:
+    """The ids that what stands behind the last comma may become, with what each does."""
+    before, comma, beginning = typed.rpartition(",")
+    words = {_ALL: "each in turn"} if not comma else {}
+    words.update((id_, strategy.summary) for id_, strategy in STRATEGIES.items())
+    return [
+        CompletionItem(f"{before}{comma}{id_}", help=summary)
+        for id_, summary in words.items()
+        if id_.startswith(beginning)
+    ]
 
 
 def chosen_strategies(strategies: Sequence[str]) -> list[str]:

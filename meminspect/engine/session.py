@@ -120,7 +120,10 @@ class Session:
         if not capture.exists() or not capture.stat().st_size:
             with contextlib.suppress(OSError):
                 capture.unlink()
-            raise CaptureError(said or f"the supervisor ended with exit status {status} before it began the capture")
+            raise CaptureError(
+                said or f"the supervisor ended with exit status {status} before it began the capture",
+                "is its place full or read-only? name another with --out",
+            )
         last_line = said.splitlines()[-1] if said else ""
         try:
             with CaptureReader(capture) as reader:
