@@ -14,7 +14,7 @@ from meminspect.cli import output
 from meminspect.cli.environment import environment_options
 from meminspect.errors import UsageError
 from meminspect.sampling.interpreter import OURS
-from meminspect.strategies import CASTABLE, STRATEGIES, LoadOptions, find
+from meminspect.strategies import CASTABLE, READ_TO, STRATEGIES, LoadOptions, find
 from meminspect.units import parse_bytes, parse_count, parse_duration
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def checkpoint_options(verb: Verb) -> Verb:
 def load_options(verb: Verb) -> Callable[..., Any]:
     """Add what says how to load, handed over as `load_options`, a LoadOptions."""
 
-    @click.option("--device", default="cpu", show_default=True, help="Where the loaded model shall be.")
+    @click.option("--device", default="cpu", show_default=True, help="Where the loaded model shall be: cpu or cuda.")
     @click.option("--dtype", type=click.Choice(CASTABLE), help="Its dtype.  [default: as stored]")
     @click.option(
         "--init-dtype",
@@ -98,6 +98,13 @@ def load_options(verb: Verb) -> Callable[..., Any]:
         show_default=True,
         help="The dtype in which a strategy that builds a model with random weights builds it.",
     )
+    @click.option(
+        "--read-to",
+        type=click.Choice(READ_TO),
+        default="device",
+        show_default=True,
+        help="With cuda: where a whole state dict is read to that is copied into the model.",
+    )
     @environment_options
     @functools.wraps(verb)
     def gathered(
@@ -105,11 +112,13 @@ def load_options(verb: Verb) -> Callable[..., Any]:
         device: str,
         dtype: str | None,
         init_dtype: str,
+        read_to: str,
         python: Interpreter | None,
         trust_pickle: bool,
         **others: Any,
     ) -> Any:
-        return verb(*args, load_options=LoadOptions(device, dtype, init_dtype, trust_pickle, python or OURS), **others)
+        chosen = LoadOptions(device, dtype, init_dtype, read_to, trust_pickle, python or OURS)
+        return verb(*args, load_options=chosen, **others)
 
     return gathered
 

@@ -14,7 +14,7 @@ from meminspect.units import format_bytes, format_duration
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from meminspect.capture.records import Reading
+    from meminspect.capture.records import Resident
     from meminspect.engine.ceiling import Ceiling
     from meminspect.engine.oom import Evidence
     from meminspect.engine.worker_state import InUse, WorkerState
@@ -54,7 +54,7 @@ class Circumstances:
     can_tell: bool = True
     ceiling: Ceiling | None = None
     timeout_s: float | None = None
-    held: Reading | None = None
+    held: Resident | None = None
 
 
 class _Cause(NamedTuple):
@@ -211,9 +211,15 @@ def _use(state: WorkerState, in_use: InUse | None, ceiling: Ceiling | None, caus
     if in_use is None:
         seen = "" if state.last is None else f", last seen at {format_bytes(state.last.rss_bytes)} RSS"
         return f"{seen}{under}"
-    heap, file, pinned = (format_bytes(max(0, nbytes)) for nbytes in in_use[:3])
-    more = f", {pinned} pinned" if in_use.pinned_bytes > 0 else ""
-    return f", with {heap} heap and {file} file{more} in use above the baseline{under}"
+    return f", with {_held(in_use)} in use above the baseline{under}"
+
+
+def _held(in_use: InUse) -> str:
+    if in_use.heap_bytes is None or in_use.file_bytes is None:
+        return format_bytes(max(0, in_use.rss_bytes))
+    heap, file, pinned = (format_bytes(max(0, nbytes or 0)) for nbytes in in_use[1:4])
+    more = f", {pinned} pinned" if (in_use.pinned_bytes or 0) > 0 else ""
+    return f"{heap} heap and {file} file{more}"
 
 
 def _signal_name(number: int) -> str:

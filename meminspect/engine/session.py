@@ -13,7 +13,6 @@ from meminspect.capture.store import CaptureReader
 from meminspect.engine.cancellation import CANCEL
 from meminspect.engine.ceiling import recorded_ceiling
 from meminspect.engine.explain import explain_lost
-from meminspect.engine.support import require_measurable
 from meminspect.engine.worker_state import WorkerState
 from meminspect.errors import CaptureError, RunError
 
@@ -137,7 +136,6 @@ class Session:
 
 
 def _supervisor() -> subprocess.Popen[str]:
-    require_measurable()
     path = "\n".join(entry or os.getcwd() for entry in sys.path)  # noqa: PTH109 - sys.path is text
     try:
         return subprocess.Popen(  # noqa: S603 - our own interpreter and module
@@ -196,10 +194,12 @@ def conclude(capture: CaptureReader, said: str = "") -> bool:
 
 
 def _alive(pid: int | None) -> bool:
+    import psutil
+
     if pid is None:
         return False
     try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:  # noqa: PTH123 - procfs
-            return b"meminspect.engine.supervisor" in file.read()
-    except OSError:
+        command: list[str] = psutil.Process(pid).cmdline()  # type: ignore[no-untyped-call]
+    except psutil.Error:
         return False
+    return any("meminspect.engine.supervisor" in argument for argument in command)

@@ -39,6 +39,7 @@ from meminspect.sampling.machine import read_machine
 from meminspect.sampling.mounted import file_system_of
 from meminspect.sampling.nvml import open_nvml
 from meminspect.sampling.page_cache import cached_fraction
+from meminspect.sampling.procfs import why_no_pools
 from meminspect.strategies import find
 from meminspect.strategies.task import task_for
 
@@ -125,6 +126,7 @@ def _run(
     )
     writer.fact("machine", machine.document())
     writer.fact("vram", {"reason": opening.why_no_readings()})
+    writer.fact("pools", {"reason": why_no_pools()})
     writer.fact("theory", theory_document(theory))
     writer.fact("plan", {"work_bytes": theory.work_bytes, "usable_bytes": machine.usable_bytes})
     writer.fact("recipe", strategy.recipe(task))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["OURS", "Interpreter", "open_interpreter"]
 
-_ASKED: Final = ("torch", "safetensors")
+_ASKED: Final = ("torch", "safetensors", "gguf")
 _OLDEST: Final = {"python": (3, 10), "torch": (2, 1)}  # load_state_dict(assign=True) and torch.load(mmap=True)
 _PATIENCE_S: Final = 30.0
 

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from meminspect.dtypes import BITS
+from meminspect.dtypes import BITS, GGML_BLOCKS
 from meminspect.strategies import recipes
+from meminspect.strategies.own_readers import why_not_read
 from meminspect.strategies.task import CASTABLE
-from meminspect.text import shown
-from meminspect.theory.ledger import Theory, evaluate
+from meminspect.text import listed, shown
+from meminspect.theory.evaluation import evaluate
 from meminspect.units import format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from meminspect.strategies.task import LoadTask
-    from meminspect.theory.ledger import Step
+    from meminspect.theory.ledger import Step, Theory
 
 __all__ = ["Strategy"]
 
 _BYTE = 8
+_DEVICE = re.compile(r"cpu|cuda(:\d{1,3})?")
 
 
 @dataclass(frozen=True)
@@ -35,10 +38,14 @@ class Strategy:
     ledger: Callable[[LoadTask], Iterator[Step]]  # every allocation and release, in order
     maps: Callable[[LoadTask], bool]  # whether it maps whole files rather than reading them
     casts: bool = True  # whether the loaded model has the dtype that was asked for
+    built_dtype: Callable[[LoadTask], str] = lambda task: task.options.init_dtype  # in which it builds the model
+    lacks: Callable[[LoadTask], str | None] = lambda _: None  # in one sentence what a task must have for it and has not
+    own_readers: frozenset[str] = frozenset()  # of the layouts that only their own library reads, those it loads
 
     def theory(self, task: LoadTask) -> Theory:
         """What loading this task must cost."""
-        return evaluate(self.ledger(task.coarse), task.coarse.floor_bytes)
+        few = task.grouped
+        return evaluate(self.ledger(few.task), task.floor_bytes, few.copies)
 
     def remark(self, task: LoadTask) -> str:
         """In one sentence what a user may not expect of the load; empty when it is as anybody would."""
@@ -58,14 +65,22 @@ class Strategy:
             largest_mapping_bytes: the most that the machine lets a process map at once; None for no bound.
         """
         options = task.options
-        if options.device != "cpu":
-            return f"device '{options.device}' is not supported yet: use cpu"
+        if not _DEVICE.fullmatch(options.device):
+            return f"there is no device '{shown(options.device)}' to load to: use cpu or cuda"
         for dtype in (options.dtype, options.init_dtype):
             if dtype is not None and dtype not in CASTABLE:
                 return f"a model cannot be cast to {dtype}: use one of {', '.join(CASTABLE)}"
-        odd = next((tensor for tensor in task.checkpoint.tensors if BITS[tensor.dtype] < _BYTE), None)
-        if odd is not None:
-            return f"{shown(odd.name)} is {odd.dtype}: torch has no tensor of that shape and type"
+        unread = _why_not_in_torch(task) or why_not_read(task, self.own_readers)
+        if unread is not None:
+            return unread
+        if task.checkpoint.untrusted and not options.trust_pickle:
+            return (
+                f"torch.load runs {listed(task.checkpoint.untrusted)} only for those who trust the file, which takes "
+                "--trust-pickle; or save its state dict by itself"
+            )
+        unmappable = next((file for file in task.checkpoint.files if file.unmappable), None)
+        if unmappable is not None and self.maps(task):
+            return f"{shown(unmappable.name)} {unmappable.unmappable}"
         unmet = recipes.unmet(self.recipe(task), options.interpreter)
         if unmet is not None:
             return unmet
@@ -77,4 +92,15 @@ class Strategy:
             )
         if task.checkpoint.parallel_files and task.architecture.id == "skeleton":
             return "these are model-parallel slices of an unknown architecture: nobody says how to join them"
+        return self.lacks(task)
+
+
+def _why_not_in_torch(task: LoadTask) -> str | None:
+    """Why torch cannot hold one of the tensors as it is stored."""
+    odd = {dtype for dtype in task.checkpoint.dtypes if dtype in GGML_BLOCKS or BITS[dtype] < _BYTE}
+    tensor = next((tensor for tensor in task.checkpoint.tensors if tensor.dtype in odd), None) if odd else None
+    if tensor is None:
         return None
+    if tensor.dtype in GGML_BLOCKS:
+        return f"{shown(tensor.name)} is {tensor.dtype}, which torch does not have: convert it to F16 or BF16"
+    return f"{shown(tensor.name)} is {tensor.dtype}: torch has no tensor of that shape and type"

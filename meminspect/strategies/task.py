@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import sys
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from meminspect.architectures import detect
+from meminspect.capture.records import Pool
 from meminspect.collection import collection_paused
 from meminspect.dtypes import FLOATING, bytes_of
 from meminspect.sampling.interpreter import OURS, Interpreter
-from meminspect.strategies.coarse import coarse
+from meminspect.strategies.grouping import Grouped, grouped
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from typing import Any
 
     from meminspect.architectures.model import Architecture, Parameter
     from meminspect.checkpoint.model import Checkpoint, StoredTensor
 
-__all__ = ["CASTABLE", "TRUSTS", "LoadOptions", "LoadTask", "task_for"]
+__all__ = ["CASTABLE", "READ_TO", "TRUSTS", "LoadOptions", "LoadTask", "task_for"]
 
 CASTABLE: Final = ("float32", "float16", "bfloat16", "float64")
 """The dtypes that a model can be built in or cast to."""
+
+READ_TO: Final = ("device", "host")
+"""Where a state dict can be read to that is copied into a model on a device."""
+
+_FEW: Final = 4096  # tensors that every theory may as well name one by one
 
 
 TRUSTS: Final = "pickles are trusted: loading one runs whatever code it names, with all that you may do"
@@ -35,12 +43,14 @@ class LoadOptions:
     """The user's choices.
 
     `dtype` is the dtype that the loaded model shall have, None for the checkpoint's own; `init_dtype` is the one in
-    which strategies that build a model first build it. `trust_pickle` lets a pickle run whatever code it names.
+    which strategies that build a model first build it. `read_to` is where those that copy a whole state dict into a
+    model on a device read it to. `trust_pickle` lets a pickle run whatever code it names.
     """
 
     device: str = "cpu"
     dtype: str | None = None
     init_dtype: str = "float32"
+    read_to: str = "device"
     trust_pickle: bool = False
     interpreter: Interpreter = OURS
 
@@ -60,15 +70,33 @@ class LoadTask:
     note: str = ""  # what had to be assumed about the architecture
 
     @functools.cached_property
-    def coarse(self) -> LoadTask:
-        """What theories are worked out for: itself, unless it has very many tensors."""
-        return coarse(self)
+    def grouped(self) -> Grouped:
+        """The task with few tensors that has the same theory; itself where it has few already."""
+        return grouped(self) if len(self.checkpoint.tensors) > _FEW else Grouped(self, {})
+
+    @functools.cached_property
+    def pool(self) -> Pool:
+        """Where the loaded model lives."""
+        return Pool.HEAP if self.options.device == "cpu" else Pool.VRAM
+
+    @property
+    def reads_to_device(self) -> bool:
+        """Whether a whole state dict that is copied into a model on a device is read to that device too."""
+        return self.pool is Pool.VRAM and self.options.read_to == "device"
 
     @functools.cached_property
     def tensors_by_file(self) -> tuple[tuple[StoredTensor, ...], ...]:
-        """The tensors of each file, in reading order."""
+        """The model's tensors in each file."""
+        return self._by_file(self.checkpoint.tensors)
+
+    @functools.cached_property
+    def beside_by_file(self) -> tuple[tuple[StoredTensor, ...], ...]:
+        """The tensors of each file that are not the model's."""
+        return self._by_file(self.checkpoint.beside)
+
+    def _by_file(self, tensors: Iterable[StoredTensor]) -> tuple[tuple[StoredTensor, ...], ...]:
         files: list[list[StoredTensor]] = [[] for _ in self.checkpoint.files]
-        for tensor in self.checkpoint.tensors:
+        for tensor in tensors:
             files[tensor.storage.file].append(tensor)
         return tuple(map(tuple, files))
 
@@ -86,36 +114,70 @@ class LoadTask:
         return {parameter.name: parameter.split_dim for parameter in self.architecture.parameters}
 
     @functools.cached_property
+    def parameters(self) -> dict[str, Parameter]:
+        """The model's parameters by name."""
+        return {parameter.name: parameter for parameter in self.architecture.parameters}
+
+    @functools.cached_property
     def loading_order(self) -> tuple[Parameter, ...]:
         """The model's parameters in the order in which `load_state_dict` meets them.
 
         It takes a module's own parameters, then its own buffers, then its children (torch/nn/modules/module.py,
         `_load_from_state_dict`), where construction may have registered a buffer after a child.
         """
-        order: dict[str, tuple[int, ...]] = {}
-        seen: dict[str, int] = {}
-        for parameter in self.architecture.parameters:
-            *modules, _ = parameter.name.split(".")
-            prefix, key = "", []
-            for module in modules:
-                prefix = f"{prefix}.{module}"
-                key.append(2 + seen.setdefault(prefix, len(seen)))
-            order[parameter.name] = (*key, 1 if parameter.buffer else 0)
-        return tuple(sorted(self.architecture.parameters, key=lambda parameter: order[parameter.name]))
+        return self._ordered(parameter=0, buffer=1, first_child=2)
+
+    @functools.cached_property
+    def conversion_order(self) -> tuple[Parameter, ...]:
+        """The same in the order in which `model.to` meets them: a module's children come before its own (`_apply`)."""
+        return self._ordered(parameter=sys.maxsize - 1, buffer=sys.maxsize, first_child=0)
+
+    def _ordered(self, *, parameter: int, buffer: int, first_child: int) -> tuple[Parameter, ...]:
+        """Sorted by the places that a module's own parameters, its own buffers and its children take in it."""
+        keys: dict[str, tuple[int, ...]] = {"": ()}
+
+        def key_of(module: str) -> tuple[int, ...]:
+            if module not in keys:
+                key = key_of(module.rpartition(".")[0])
+                keys[module] = (*key, first_child + len(keys))
+            return keys[module]
+
+        def place(one: Parameter) -> tuple[int, ...]:
+            return (*key_of(one.name.rpartition(".")[0]), buffer if one.buffer else parameter)
+
+        for one in self.architecture.parameters:  # modules in the order in which they are met
+            key_of(one.name.rpartition(".")[0])
+        return tuple(sorted(self.architecture.parameters, key=place))
 
     @functools.cached_property
     def floor_bytes(self) -> int:
         """T: what the loaded model must occupy, tied parameters once."""
+        few = self.grouped
         return sum(
-            bytes_of(self.target_dtype(parameter), parameter.elements)
-            for parameter in self.architecture.parameters
+            few.copies.get(parameter.name, 1) * bytes_of(few.task.target_dtype(parameter), parameter.elements)
+            for parameter in few.task.architecture.parameters
             if parameter.tied_to is None
         )
 
     @functools.cached_property
     def casts(self) -> bool:
         """Whether the chosen dtype changes any of the checkpoint's tensors."""
-        return any(self.cast_dtype(tensor.dtype) != tensor.dtype for tensor in self.checkpoint.tensors)
+        return any(self.cast_dtype(stored) != stored for stored in self.checkpoint.dtypes)
+
+    @functools.cached_property
+    def main_dtype(self) -> str:
+        """The one dtype that suits the model: the chosen one, else the floating one with most of the checkpoint."""
+        stored = {dtype: nbytes for dtype, (_, nbytes) in self.checkpoint.dtypes.items() if dtype in CASTABLE}
+        return self.options.dtype or max(stored, key=stored.__getitem__, default=self.options.init_dtype)
+
+    def built_in(self, dtype: str) -> LoadTask:
+        """The same with a model that is built in another dtype."""
+        return dataclasses.replace(self, options=dataclasses.replace(self.options, init_dtype=dtype))
+
+    def untied(self) -> LoadTask:
+        """The same with a model whose tied parameters have come apart: `to_empty` gives memory to each."""
+        parameters = tuple(dataclasses.replace(one, tied_to=None) for one in self.architecture.parameters)
+        return dataclasses.replace(self, architecture=dataclasses.replace(self.architecture, parameters=parameters))
 
     def initial_dtype(self, parameter: Parameter) -> str:
         """The dtype in which a parameter is built."""
@@ -140,6 +202,6 @@ def task_for(checkpoint: Checkpoint, options: LoadOptions) -> LoadTask:
     """
     parallel_files = len(checkpoint.files) if checkpoint.parallel_files else 1
     with collection_paused():
-        tensors = {tensor.name: (tensor.shape, tensor.dtype) for tensor in checkpoint.tensors}
+        tensors = {tensor.name: (tensor.whole_shape, tensor.dtype) for tensor in checkpoint.tensors}
         found = detect(checkpoint.config, tensors, checkpoint.tied, parallel_files)
     return LoadTask(checkpoint, found.architecture, options, found.note)

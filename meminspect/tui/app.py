@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from meminspect.engine.session import Standby
     from meminspect.engine.spec import RunSpec
+    from meminspect.errors import SeveralCheckpointsError
     from meminspect.sampling.interpreter import Interpreter
     from meminspect.strategies import LoadOptions
     from meminspect.tui.faults import Fault
@@ -98,11 +99,11 @@ class MeminspectApp(App[int]):
 
     # As `Owner` has them. Screens are imported when they are shown: the first frame pays for no other one.
 
-    def open_picker(self) -> None:
-        """Choose a checkpoint, in place of the screen there is."""
+    def open_picker(self, several: SeveralCheckpointsError | None = None) -> None:
+        """Choose a checkpoint, or one of several in a folder, in place of the screen there is."""
         from meminspect.tui.screens.pick import PickScreen
 
-        self._replace(PickScreen())
+        self._replace(PickScreen(several))
 
     def open_checkpoint(self, ckpt: Path) -> None:
         """Show a checkpoint and its plan, in place of the screen there is."""

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from meminspect.engine.spec import RunSpec
+    from meminspect.errors import SeveralCheckpointsError
     from meminspect.strategies import LoadOptions
     from meminspect.tui.runs import Runs
 
@@ -21,8 +22,12 @@ class Owner(Protocol):
     folder: Path | None
     """Where captures go; None for the user's data folder."""
 
-    def open_picker(self) -> None:
-        """Choose a checkpoint, in place of the screen there is."""
+    def open_picker(self, several: SeveralCheckpointsError | None = None) -> None:
+        """Choose a checkpoint, in place of the screen there is.
+
+        Args:
+            several: what a folder holds, of which one is to be chosen.
+        """
 
     def open_checkpoint(self, ckpt: Path) -> None:
         """Show a checkpoint and its plan, in place of the screen there is."""

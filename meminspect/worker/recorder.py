@@ -3,8 +3,8 @@
 The high-water mark is the process's, not a tensor's: it is reset, and called exact, only where one operation stands
 alone between two readings. Every reset is preceded by a reading, so that no peak is forgotten.
 
-What watching may cost decides what is written. A reading takes some 40 µs between two tensors, when the load has
-swept the caches: one every 20 ms is enough while memory grows, and one before it falls again, or nobody could tell
+What watching may cost decides what is written. A reading takes some 100 µs between two tensors, when the load has
+swept the caches: one every 50 ms is enough while memory grows, and one before it falls again, or nobody could tell
 which pool had made the mark. What takes no time (a name that changes hands, a mapping, a release) and,
 in checkpoints of very many, tiny tensors are gathered into one record for many (`capture.batches`).
 """
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from meminspect.capture.ring import RingWriter
-    from meminspect.sampling.procfs import ProcessMemory
+    from meminspect.sampling.own_memory import OwnMemory
 
 __all__ = ["READING_GAP_NS", "SMALL_BYTES", "Recorder"]
 
 SMALL_BYTES: Final = 1 << 20
 """Below this a tensor gets no reading of its own: the kernel's counters are no finer than some 256 KiB."""
 
-READING_GAP_NS: Final = 20_000_000
-"""No tensor's end is read sooner after the last reading: at 40 µs each that is 0.2 % of the load."""
+READING_GAP_NS: Final = 50_000_000
+"""No tensor's end is read sooner after the last reading: at 100 µs each that is 0.2 % of the load."""
 
 _FALLING: Final = "falling"  # the name of a reading before memory goes
 _BATCH_AGE_NS: Final = 20_000_000  # what has been gathered is written by then, for whoever watches live
@@ -58,7 +58,7 @@ class Recorder:
     """
 
     def __init__(
-        self, ring: RingWriter, memory: ProcessMemory, free_bytes: Callable[[], int | None] = lambda: None
+        self, ring: RingWriter, memory: OwnMemory, free_bytes: Callable[[], int | None] = lambda: None
     ) -> None:
         self.enabled = False
         self.tiny_bytes = 0
@@ -193,13 +193,13 @@ class Recorder:
             self._write(Event(started_ns, EventKind.READING, reading=reading, name=_FALLING))
             self._charge(started_ns)
 
-    def reading(self, name: str, *, reset: bool = False) -> tuple[Reading, bool]:
-        """Record and return the worker's memory under a name, and whether the mark has been reset after it."""
+    def reading(self, name: str, *, reset: bool = False) -> tuple[Reading | None, bool]:
+        """Record and return the worker's memory, if it sees it, under a name; and whether the mark was reset after."""
         with self._lock:
             reading = self._read(time.monotonic_ns(), reset=False)
             was_reset = reset and self._memory.reset_high_water()
             self._begun_since_reset = 0 if was_reset else 2
-            if was_reset:
+            if was_reset and reading is not None:
                 self._peak_bytes = reading.rss_bytes
             self._write(Event(time.monotonic_ns(), EventKind.READING, reading=reading, name=name))
         return reading, was_reset
@@ -228,10 +228,10 @@ class Recorder:
         self._event_ns.append(spent_ns)
         self.charged_ns += spent_ns
 
-    def _read(self, started_ns: int, *, reset: bool) -> Reading:
+    def _read(self, started_ns: int, *, reset: bool) -> Reading | None:
         self._last_reading_ns = started_ns
         reading = self._memory.reading()
-        if reading.high_water_bytes > self._peak_bytes:
+        if reading is not None and reading.high_water_bytes > self._peak_bytes:
             self._peak_bytes = reading.high_water_bytes
             self.retained_at_peak_bytes = self._free_bytes()  # at once: what is freed next was in use at the peak
         if reset:

@@ -39,6 +39,7 @@ RUN: dict[str, Any] = {
     "baseline": {"rss_bytes": _BYTES, "heap_bytes": _BYTES, "file_bytes": _BYTES},
     "peak": {**_POOLS, "rss_bytes": _BYTES, "vram_used_bytes": _BYTES},
     "peak_bracket_bytes": {**_POOLS, "rss_bytes": _BYTES}, "peak_bracket_reason": _TEXT, "vram_reason": _TEXT,
+    "pools_reason": _TEXT,
     "peak_at": {"t_s": _TIME, "phase": _TEXT, "tensor": _TEXT},
     "steady": {
         **_POOLS, "rss_bytes": _BYTES, "vram_used_bytes": _BYTES, "retained_heap_bytes": _BYTES,
@@ -165,13 +166,16 @@ def test_given_json_then_stdout_is_one_document_with_every_key_of_the_contract(e
             assert sum(line["bytes"] for line in run["bill"]) == run["peak"]["rss_bytes"]
 
 
-def test_given_repeats_then_strategies_take_turns(ended: Callable[[str], Ended]) -> None:
+def test_given_repeats_then_strategies_take_turns_and_who_goes_first_changes(ended: Callable[[str], Ended]) -> None:
     done, home, _ = ended("repeated")
     runs = done.document["runs"]
 
     assert done.status == 0
     assert [(run["strategy"], run["repeat"]) for run in runs] == [
-        (strategy, {"index": index, "of": 2}) for index in (1, 2) for strategy in ("mmap-assign", "meta-assign")
+        ("mmap-assign", {"index": 1, "of": 2}),
+        ("meta-assign", {"index": 1, "of": 2}),
+        ("meta-assign", {"index": 2, "of": 2}),
+        ("mmap-assign", {"index": 2, "of": 2}),
     ]
     started = []
     for run in runs:

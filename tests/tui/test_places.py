@@ -10,7 +10,7 @@ import captures
 import pytest
 from captures import Story
 from conftest import CHECKPOINT
-from screens import FakeSession, drawn, offered, on, planned, session, settled, told, until
+from screens import FakeSession, drawn, listed, offered, on, planned, session, settled, told, until
 from textual.widgets import Button, DataTable, Input, Select, TabbedContent
 from textual.widgets._footer import FooterKey
 
@@ -86,9 +86,10 @@ async def test_a_race_has_room_for_so_many(task: LoadTask, monkeypatch: pytest.M
         assert notices(pilot) == ["mark two to 2 strategies with space first"]
         await pilot.press("down", "space", "down", "space")
         assert notices(pilot)[1:] == ["a race has room for 2"]
-        assert pilot.app.screen.query_one(StrategyList).marked == ["mmap-assign", "meta-assign"]
+        first, second, third, *_ = listed(pilot)
+        assert pilot.app.screen.query_one(StrategyList).marked == [first, second]
         await pilot.press("up", "space", "down", "space")
-        assert pilot.app.screen.query_one(StrategyList).marked == ["mmap-assign", "sharded"]
+        assert pilot.app.screen.query_one(StrategyList).marked == [first, third]
 
 
 async def test_a_strategy_that_cannot_load_this_says_why_and_never_begins(
@@ -97,7 +98,7 @@ async def test_a_strategy_that_cannot_load_this_says_why_and_never_begins(
     monkeypatch.setattr("meminspect.strategies.strategy.Strategy.why_not", _not_mapped)
     async with at_start().run_test(size=SIZE) as pilot:
         await planned(pilot)
-        await pilot.press("home")
+        await pilot.press("home", *["down"] * listed(pilot).index("mmap-assign"))
         await until(pilot, lambda: "not available: it [/]cannot" in told(pilot, "#details"))
         await pilot.press("space", "enter")
         assert notices(pilot) == [
@@ -164,6 +165,20 @@ async def test_a_dtype_is_chosen_with_keys(task: LoadTask) -> None:
         await until(pilot, lambda: f"options: cpu, {chosen}, " in told(pilot, "#details"))
 
 
+async def test_strategies_are_sorted_by_what_is_chosen_and_the_cursor_stays_with_its_own(task: LoadTask) -> None:
+    async with at_start().run_test(size=SIZE) as pilot:
+        await planned(pilot)
+        await pilot.press("home", *["down"] * listed(pilot).index("sharded"), "o")
+        await on(pilot, OptionsScreen)
+        pilot.app.screen.query_one("#aim", Select).value = "soonest resident"
+        await pilot.press("ctrl+s")
+        await until(pilot, lambda: "by soonest resident" in told(pilot, "#details"))
+        row = pilot.app.screen.query_one(StrategyList).row
+        assert row is not None
+        assert row.strategy.id == "sharded"
+        assert "less to move until it is resident" in told(pilot, "#answer")
+
+
 @pytest.mark.parametrize(("button", "takes"), [("#take", True), ("#leave", False)])
 async def test_the_buttons_of_the_options(task: LoadTask, button: str, *, takes: bool) -> None:
     async with at_start().run_test(size=SIZE) as pilot:
@@ -203,7 +218,7 @@ async def test_the_buttons_of_a_question(task: LoadTask, button: str, *, begins:
         await planned(pilot)
         await pilot.press("o", "tab", "tab", "tab", *"4GiB", "enter")
         await until(pilot, lambda: "limit 4.00 GiB" in told(pilot, "#details"))
-        await pilot.press("end", "enter")
+        await pilot.press("home", *["down"] * listed(pilot).index("naive"), "enter")
         await on(pilot, ConfirmScreen)
         assert "predicted to need 5.0" in told(pilot)
         assert "It will be killed at the limit" in told(pilot)

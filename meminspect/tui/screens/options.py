@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, ClassVar, Final, TypeVar, cast
 from textual.containers import Horizontal, VerticalScroll
 from textual.widgets import Button, Input, Label, Select, Static
 
+from meminspect.analysis.verdict import AIM_WORDS
 from meminspect.engine.limits import parse_limit
 from meminspect.errors import UsageError
 from meminspect.renderables.texts import safe
 from meminspect.sampling.interpreter import OURS, open_interpreter
-from meminspect.strategies import CASTABLE, LoadOptions
+from meminspect.strategies import CASTABLE, READ_TO, LoadOptions
 from meminspect.tui.choices import Cache, Choices
 from meminspect.tui.screens.base import Dialog
 from meminspect.units import format_bytes, parse_bytes, parse_duration
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from textual.app import ComposeResult
     from textual.binding import BindingType
 
+    from meminspect.analysis.verdict import Aim
+
 __all__ = ["OptionsScreen"]
 
 Quantity = TypeVar("Quantity", int, float)
@@ -32,7 +35,8 @@ _AS_STORED: Final = "as stored"
 _AS_IT_IS: Final = "as it is"
 _CACHES: Final = (_AS_IT_IS, "cold", "warm")
 _NO, _YES = "no", "yes"
-_DEVICES: Final = ("cpu",)  # what `Strategy.why_not` takes today
+_AIMS: Final[dict[str, Aim | None]] = {"what suits the device": None, **{word: aim for aim, word in AIM_WORDS.items()}}
+_DEVICES: Final = ("cpu", "cuda")
 
 
 class OptionsScreen(Dialog[Choices]):
@@ -53,6 +57,7 @@ class OptionsScreen(Dialog[Choices]):
             yield from _row("device", _select("device", _DEVICES, load.device))
             yield from _row("dtype of the loaded model", _select("dtype", (_AS_STORED, *CASTABLE), load.dtype))
             yield from _row("dtype that a model is built in", _select("init-dtype", CASTABLE, load.init_dtype))
+            yield from _row("on cuda, read the state dict to", _select("read-to", READ_TO, load.read_to))
             field = Input(
                 "" if limit is None else _size(limit), placeholder="none, or a size like 8GiB", id="limit", compact=True
             )
@@ -67,6 +72,8 @@ class OptionsScreen(Dialog[Choices]):
             yield from _row(
                 "call the loaded model once", _select("forward", (_NO, _YES), _YES if self._before.forward else _NO)
             )
+            aim = self._before.aim
+            yield from _row("strategies sorted by", _select("aim", tuple(_AIMS), aim and AIM_WORDS[aim]))
             executable = "" if load.interpreter.python is None else load.interpreter.executable
             field = Input(executable, placeholder="ours, or a path like venv/bin/python", id="python", compact=True)
             yield from _row("Python that loads", field)
@@ -122,6 +129,7 @@ class OptionsScreen(Dialog[Choices]):
             self._chosen("device"),
             None if dtype == _AS_STORED else dtype,
             self._chosen("init-dtype"),
+            self._chosen("read-to"),
             self._chosen("trust-pickle") == _YES,
         )
         return Choices(
@@ -130,6 +138,7 @@ class OptionsScreen(Dialog[Choices]):
             None if cache == _AS_IT_IS else cast("Cache", cache),
             timeout_s,
             self._chosen("forward") == _YES,
+            _AIMS[self._chosen("aim")],
         )
 
     def _typed(self, name: str, label: str, parse: Callable[[str], Quantity]) -> Quantity | None:

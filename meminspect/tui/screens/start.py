@@ -9,6 +9,7 @@ from textual.binding import Binding
 from textual.containers import VerticalScroll
 from textual.widgets import Footer, OptionList, Static
 
+from meminspect.errors import SeveralCheckpointsError
 from meminspect.renderables.texts import safe
 from meminspect.tui.screens.base import BaseScreen
 from meminspect.tui.sizes import MOST_PANELS
@@ -53,7 +54,7 @@ class StartScreen(BaseScreen):
         ("░ light", "file", "pages of mapped files: can be reclaimed and read again"),
         ("│", "ceiling", "what this machine, or the limit, lets a process have"),
         ("┿ ▶", "ceiling", "beyond that; beyond the picture"),
-        ("★", "answer", "recommended: the best verdict, then the least heap"),
+        ("★", "answer", "recommended: the best verdict, then the least of what is sorted by"),
     )
 
     def __init__(self, ckpt: Path) -> None:
@@ -106,7 +107,7 @@ class StartScreen(BaseScreen):
         choices = self._choices or Choices(self.owner.first_options())
         self.owner.close_standby()  # a worker that waits would count as used memory
         checkpoint = read_checkpoint(self._ckpt)
-        prospect = prospect_of(checkpoint, choices.load, limit_bytes=choices.limit_bytes)
+        prospect = prospect_of(checkpoint, choices.load, limit_bytes=choices.limit_bytes, aim=choices.aim)
         if self.app.call_from_thread(self._show, prospect, choices):
             self.app.call_from_thread(self._stand_by)
 
@@ -118,6 +119,9 @@ class StartScreen(BaseScreen):
         """A checkpoint that cannot be read is the answer of this screen, not an accident."""
         from meminspect.tui.faults import fault_of
 
+        if isinstance(error, SeveralCheckpointsError):
+            self.owner.open_picker(error)
+            return
         if self._prospect is not None:
             super().failed(error, doing)
             return
@@ -264,11 +268,15 @@ class StartScreen(BaseScreen):
 
     def action_recipe(self) -> None:
         """Show the lines of PyTorch that the strategy under the cursor stands for."""
+        from meminspect.analysis.explanation import explanation_of
+        from meminspect.renderables.explanation import Story
         from meminspect.tui.screens.recipe import RecipeScreen
 
         row = self._list.row
         if row is not None and self._prospect is not None:
-            self.app.push_screen(RecipeScreen(row.strategy.id, row.strategy.recipe(self._prospect.task)))
+            task = self._prospect.task
+            story = None if row.theory is None else Story(explanation_of(row.strategy, task), row.theory)
+            self.app.push_screen(RecipeScreen(row.strategy.id, row.strategy.recipe(task), story))
 
     def action_options(self) -> None:
         """Choose device, dtypes, limit and page cache."""

@@ -5,7 +5,16 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from meminspect.worker.hooks import casting, mappings, modules, safetensors_files, torch_files
+from meminspect.worker.hooks import (
+    casting,
+    dcp_files,
+    mappings,
+    meta_models,
+    modules,
+    numpy_files,
+    safetensors_files,
+    torch_files,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,6 +28,15 @@ __all__ = ["installed"]
 def installed(tracker: Tracker) -> Iterator[None]:
     """Watch torch.load, safetensors, load_state_dict, copies and casts while the context lasts."""
     with contextlib.ExitStack() as stack:
-        for hook in (torch_files, mappings, safetensors_files, modules, casting):
+        for hook in (
+            torch_files,
+            dcp_files,
+            numpy_files,
+            mappings,
+            safetensors_files,
+            modules,
+            meta_models,
+            casting,
+        ):
             stack.enter_context(hook.watch(tracker))
         yield

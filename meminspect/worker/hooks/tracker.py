@@ -20,13 +20,18 @@ if TYPE_CHECKING:
     from meminspect.checkpoint.model import Checkpoint, StoredTensor
     from meminspect.worker.recorder import Recorder
 
-__all__ = ["Tracker", "describe", "replaced"]
+__all__ = ["Tracker", "describe", "pool_of", "replaced"]
 
 
 @functools.lru_cache(maxsize=4096)  # a model has few shapes, and many tensors of each
 def describe(dtype: str, shape: tuple[int, ...]) -> str:
     """A tensor's type and shape as events carry it: ``float16 [4096, 4096]``."""
     return f"{dtype.removeprefix('torch.')} {list(shape)}"
+
+
+def pool_of(device: torch.device) -> Pool:
+    """Where a tensor's memory is that is made on a device."""
+    return Pool.HEAP if device.type == "cpu" else Pool.VRAM
 
 
 @contextlib.contextmanager
@@ -61,10 +66,17 @@ class _Live(weakref.ref["torch.UntypedStorage"]):
 
 
 class Tracker:
-    """Names memory by its address and reports when it comes and goes."""
+    """Names memory by its address and reports when it comes and goes.
+
+    Attributes:
+        on_meta: the names of a model's tensors that have no memory yet, by `id`.
+    """
 
     def __init__(self, recorder: Recorder, checkpoint: Checkpoint) -> None:
         self.recorder = recorder
+        self.on_meta: dict[int, str] = {}
+        self.slice: tuple[Any, StoredTensor] | None = None  # the part of a file that is read next, and what it holds
+        self.filling = False  # a copy under way makes its target resident, and is reported as that
         self._names: dict[int, str] = {}  # address of a storage → tensor
         self._owner: dict[int, int] = {}  # the same address → event id of what has it now
         self._live: dict[int, _Live] = {}  # by event id: a dead ref calls nobody
@@ -75,7 +87,7 @@ class Tracker:
         for index, file in enumerate(checkpoint.files):
             status = file.path.stat()
             self._by_inode[status.st_dev, status.st_ino] = index
-        for tensor in checkpoint.tensors:
+        for tensor in (*checkpoint.tensors, *checkpoint.beside):
             storage = tensor.storage
             self._by_key.setdefault((storage.file, storage.key), tensor)
             if storage.nbytes:  # an empty one begins where the next one does
@@ -123,6 +135,10 @@ class Tracker:
         )  # fmt: skip
         self._follow(id_, Pool.FILE, tensor.name, storage)
 
+    def name(self, storage: torch.UntypedStorage, name: str) -> None:
+        """From now on the storage has a name; its end is not reported."""
+        self._names[storage.data_ptr()] = name
+
     def _follow(self, id_: int, pool: Pool, name: str, storage: torch.UntypedStorage) -> None:
         started_ns = time.monotonic_ns()
         address = storage.data_ptr()
@@ -141,6 +157,11 @@ class Tracker:
             del self._owner[gone.address], self._names[gone.address]
         self.recorder.charge_since(started_ns)
         self.recorder.release(gone.id, gone.pool, gone.name, gone.nbytes)
+
+    def is_mapped(self, address: int) -> bool:
+        """Whether a tensor's memory that begins at an address is a file's."""
+        live = self._live.get(self._owner.get(address, 0))
+        return live is not None and live.pool is Pool.FILE
 
     def name_of(self, tensor: torch.Tensor) -> str:
         """The name of the tensor that this memory belongs to; empty when it is none we know."""

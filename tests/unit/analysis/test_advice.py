@@ -55,7 +55,7 @@ def test_given_a_strategy_that_ends_like_the_recommended_one_then_it_is_not_told
 
 
 def test_given_options_that_no_strategy_takes_then_nothing_is_better(task: LoadTask) -> None:
-    elsewhere = replace(task, options=LoadOptions(device="cuda"))
+    elsewhere = replace(task, options=LoadOptions(device="abacus"))
     assert better_than("naive", elsewhere, GIB) is None
 
 

@@ -187,3 +187,12 @@ def test_no_config_breaks_detection_otherwise_than_with_one_line(data: st.DataOb
     except CheckpointError as error:
         complaint = error.message
     assert "\n" not in complaint
+
+
+def test_litgpts_names_without_its_config_or_with_what_is_not_computed_make_a_skeleton() -> None:
+    config = ARCHITECTURES["litgpt"].for_parameters(10**6, "litgpt")
+    tensors = tensors_of("litgpt", config, "litgpt")
+    assert "no model_config.yaml" in detect(None, tensors).note
+    assert "sliding_window_size is not supported" in detect({**config, "sliding_window_size": 4096}, tensors).note
+    with pytest.raises(CheckpointError, match="mlp_class_name"):
+        detect({**config, "mlp_class_name": "Other"}, tensors)

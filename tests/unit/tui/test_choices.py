@@ -22,6 +22,7 @@ MIB = 1 << 20
             "cuda, bfloat16, built in float16, limit 512.00 MiB, cold page cache, at most 10:00 min",
         ),
         (Choices(forward=True), "cpu, dtype as stored, no limit, page cache as it is, then called once"),
+        (Choices(aim="resident"), "cpu, dtype as stored, no limit, page cache as it is, by soonest resident"),
         (Choices(LoadOptions(dtype="float32"), 0, "warm"), "cpu, float32, limit 0 B, warm page cache"),
     ],
 )
