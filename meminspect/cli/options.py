@@ -14,7 +14,7 @@ from meminspect.cli import output
 from meminspect.cli.environment import environment_options
 from meminspect.errors import UsageError
 from meminspect.sampling.interpreter import OURS
-from meminspect.strategies import CASTABLE, READ_TO, STRATEGIES, LoadOptions, find
+from meminspect.strategies import CASTABLE, QUANTISATIONS, READ_TO, STRATEGIES, LoadOptions, find
 from meminspect.units import parse_bytes, parse_count, parse_duration
 
 if TYPE_CHECKING:
@@ -105,6 +105,13 @@ def load_options(verb: Verb) -> Callable[..., Any]:
         show_default=True,
         help="With cuda: where a whole state dict is read to that is copied into the model.",
     )
+    @click.option(
+        "--quantisation",
+        type=click.Choice(QUANTISATIONS),
+        default=QUANTISATIONS[0],
+        show_default=True,
+        help="What a strategy that quantises makes of the linear layers.",
+    )
     @environment_options
     @functools.wraps(verb)
     def gathered(
@@ -113,11 +120,12 @@ def load_options(verb: Verb) -> Callable[..., Any]:
         dtype: str | None,
         init_dtype: str,
         read_to: str,
+        quantisation: str,
         python: Interpreter | None,
         trust_pickle: bool,
         **others: Any,
     ) -> Any:
-        chosen = LoadOptions(device, dtype, init_dtype, read_to, trust_pickle, python or OURS)
+        chosen = LoadOptions(device, dtype, init_dtype, read_to, quantisation, trust_pickle, python or OURS)
         return verb(*args, load_options=chosen, **others)
 
     return gathered

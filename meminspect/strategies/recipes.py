@@ -68,11 +68,12 @@ def unmet(recipe: str, interpreter: Interpreter) -> str | None:
     return None
 
 
-def header(task: LoadTask, *, lazily: bool = False) -> str:
+def header(task: LoadTask, *imports: str, lazily: bool = False) -> str:
     """Imports and the list of files.
 
     Args:
         task: what to load.
+        imports: lines beside the usual ones.
         lazily: the files are opened, and their tensors read one by one.
     """
     lines = ["# Model and config stand for your model class and its configuration."]
@@ -81,6 +82,7 @@ def header(task: LoadTask, *, lazily: bool = False) -> str:
     lines += ["import torch", "from pathlib import Path"]
     if is_safetensors(task):
         lines.append("from safetensors import safe_open" if lazily else "from safetensors.torch import load_file")
+    lines += imports
     if task.checkpoint.layout == GGUF:
         lines += ["import gguf", *_GGUF_LINES]
     return "\n".join([*lines, "", _files(task)])
