@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 
     from meminspect.checkpoint import Checkpoint
     from meminspect.sampling.interpreter import Interpreter
+    from meminspect.strategies import LoadTask
 
 __all__ = [
+    "able_strategies",
     "as_count",
     "as_limit",
     "as_size",
@@ -141,7 +143,7 @@ def strategies_option(verb: Verb) -> Verb:
         required=True,
         metavar="ID",
         shell_complete=_completions,
-        help=f"A way of loading, more than once or comma-separated; '{_ALL}' for each in turn: "
+        help=f"A way of loading, more than once or comma-separated; '{_ALL}' for each that can load it, in turn: "
         f"{', '.join(STRATEGIES)}.",
     )(verb)
 
@@ -170,6 +172,23 @@ def chosen_strategies(strategies: Sequence[str]) -> list[str]:
     if not ids:
         raise UsageError("no strategy is named", f"choose from {', '.join(STRATEGIES)}, or {_ALL}")
     return [find(id_).id for id_ in dict.fromkeys(ids)]
+
+
+def able_strategies(chosen: list[str], task: LoadTask) -> list[str]:
+    """Of all strategies those that can load the task, with a note on each other; a choice among them is left as it is.
+
+    What is named is refused where it cannot be done; 'all' means what can be.
+    """
+    if chosen != list(STRATEGIES):
+        return chosen
+    reasons = {id_: strategy.why_not(task) for id_, strategy in STRATEGIES.items()}
+    able = [id_ for id_, why_not in reasons.items() if why_not is None]
+    if not able:
+        return chosen
+    for id_, why_not in reasons.items():
+        if why_not is not None:
+            output.status(f"note: {id_} is left out: {why_not}")
+    return able
 
 
 def json_option(verb: Verb) -> Verb:
