@@ -76,7 +76,7 @@ class OptionsScreen(Dialog[Choices]):
             aim = self._before.aim
             yield from _row("strategies sorted by", _select("aim", tuple(_AIMS), aim and AIM_WORDS[aim]))
             executable = "" if load.interpreter.python is None else load.interpreter.executable
-            field = Input(executable, placeholder="ours, or a path like venv/bin/python", id="python", compact=True)
+            field = Input(executable, placeholder="ours, or the path of another", id="python", compact=True)
             yield from _row("Python that loads", field)
             trusted = _YES if load.trust_pickle else _NO
             yield from _row("trust pickles to run any code", _select("trust-pickle", (_NO, _YES), trusted))

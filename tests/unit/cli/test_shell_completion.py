@@ -29,7 +29,7 @@ def test_each_shell_gets_its_script(shell: str) -> None:
 @pytest.mark.parametrize(
     ("words", "offered"),
     [
-        ("meminspect exp", ["plain,export"]),
+        ("meminspect expo", ["plain,export"]),
         ("meminspect run -s m", ["plain,mmap-assign", "plain,meta-assign"]),
         ("meminspect run -s naive,sh", ["plain,naive,sharded"]),
         ("meminspect run --ckpt mod", ["file,mod"]),
