@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from meminspect.checkpoint import read_checkpoint
 from meminspect.cli import output
+from meminspect.cli.environment import environment_options
 from meminspect.errors import UsageError
+from meminspect.sampling.interpreter import OURS
 from meminspect.strategies import CASTABLE, READ_TO, STRATEGIES, LoadOptions, find
 from meminspect.units import parse_bytes, parse_count, parse_duration
 
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from meminspect.checkpoint import Checkpoint
+    from meminspect.sampling.interpreter import Interpreter
 
 __all__ = [
     "as_count",
@@ -83,7 +87,7 @@ def checkpoint_options(verb: Verb) -> Verb:
 
 
 def load_options(verb: Verb) -> Callable[..., Any]:
-    """Add --device, --dtype, --init-dtype and --read-to, handed over as `load_options`, a LoadOptions."""
+    """Add what says how to load, handed over as `load_options`, a LoadOptions."""
 
     @click.option("--device", default="cpu", show_default=True, help="Where the loaded model shall be: cpu or cuda.")
     @click.option("--dtype", type=click.Choice(CASTABLE), help="Its dtype.  [default: as stored]")
@@ -101,9 +105,20 @@ def load_options(verb: Verb) -> Callable[..., Any]:
         show_default=True,
         help="With cuda: where a whole state dict is read to that is copied into the model.",
     )
+    @environment_options
     @functools.wraps(verb)
-    def gathered(*args: Any, device: str, dtype: str | None, init_dtype: str, read_to: str, **others: Any) -> Any:
-        return verb(*args, load_options=LoadOptions(device, dtype, init_dtype, read_to), **others)
+    def gathered(
+        *args: Any,
+        device: str,
+        dtype: str | None,
+        init_dtype: str,
+        read_to: str,
+        python: Interpreter | None,
+        trust_pickle: bool,
+        **others: Any,
+    ) -> Any:
+        chosen = LoadOptions(device, dtype, init_dtype, read_to, trust_pickle, python or OURS)
+        return verb(*args, load_options=chosen, **others)
 
     return gathered
 
@@ -117,9 +132,22 @@ def strategies_option(verb: Verb) -> Verb:
         multiple=True,
         required=True,
         metavar="ID",
+        shell_complete=_completions,
         help=f"A way of loading, more than once or comma-separated; '{_ALL}' for each in turn: "
         f"{', '.join(STRATEGIES)}.",
     )(verb)
+
+
+def _completions(_: click.Context, __: click.Parameter, typed: str) -> list[CompletionItem]:
+    """The ids that what stands behind the last comma may become, with what each does."""
+    before, comma, beginning = typed.rpartition(",")
+    words = {_ALL: "each in turn"} if not comma else {}
+    words.update((id_, strategy.summary) for id_, strategy in STRATEGIES.items())
+    return [
+        CompletionItem(f"{before}{comma}{id_}", help=summary)
+        for id_, summary in words.items()
+        if id_.startswith(beginning)
+    ]
 
 
 def chosen_strategies(strategies: Sequence[str]) -> list[str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from meminspect.strategies.own_readers import GGUF
 
 if TYPE_CHECKING:
+    from meminspect.sampling.interpreter import Interpreter
     from meminspect.strategies.task import LoadTask
 
 __all__ = [
@@ -21,7 +22,16 @@ __all__ = [
     "read_all",
     "read_one",
     "recipe",
+    "unmet",
 ]
+
+_PATHS_MAPPED: Final = (2, 6)  # torch.load(mmap=True) has long taken nothing but a str
+
+# What a recipe says, the package that it needs for it, and since when that has it.
+_NEEDS: Final = (
+    ("from safetensors", "safetensors", (0, 3), "to read safetensors files"),
+    ('backend="pread"', "safetensors", (0, 8), 'to read them into memory of their own (backend="pread")'),
+)
 
 # numpy has no bfloat16: the package hands out its bytes.
 _GGUF_LINES = """
@@ -47,6 +57,15 @@ def always_maps(task: LoadTask) -> bool:
 def recipe(*blocks: str) -> str:
     """Join blocks with an empty line between them."""
     return "\n\n".join(block.strip("\n") for block in blocks if block) + "\n"
+
+
+def unmet(recipe: str, interpreter: Interpreter) -> str | None:
+    """In one sentence what a recipe needs that the worker's environment lacks; None when all is there."""
+    for words, package, oldest, purpose in _NEEDS:
+        lack = interpreter.lacks(package, oldest) if words in recipe else None
+        if lack is not None:
+            return f"the environment of --python {lack}, and {'.'.join(map(str, oldest))} or newer is needed {purpose}"
+    return None
 
 
 def header(task: LoadTask, *, lazily: bool = False) -> str:
@@ -112,8 +131,10 @@ def read_one(task: LoadTask, *, mapped: bool = False, owned: bool = False, to_de
     if task.checkpoint.layout == GGUF:
         return '{stored.name: tensor_of(stored) for stored in gguf.GGUFReader(file, "c").tensors}'
     mmap = ", mmap=True" if mapped else ""
+    text = mapped and task.options.interpreter.lacks("torch", _PATHS_MAPPED) is not None
+    file, safe = "str(file)" if text else "file", not task.options.trust_pickle
     entry = "".join(f"[{key!r}]" for key in task.checkpoint.entry)
-    loaded = f'torch.load(file, map_location="{device}", weights_only=True{mmap}){entry}'
+    loaded = f'torch.load({file}, map_location="{device}", weights_only={safe}{mmap}){entry}'
     if task.checkpoint.layout == "per-tensor":
         return f"{{file.stem: {loaded}}}"
     if not task.checkpoint.mixed:

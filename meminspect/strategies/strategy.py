@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from meminspect.dtypes import BITS, GGML_BLOCKS
+from meminspect.strategies import recipes
 from meminspect.strategies.own_readers import why_not_read
 from meminspect.strategies.task import CASTABLE
 from meminspect.text import listed, shown
@@ -47,11 +48,14 @@ class Strategy:
         return evaluate(self.ledger(few.task), task.floor_bytes, few.copies)
 
     def remark(self, task: LoadTask) -> str:
-        """In one sentence what a user may not expect of the loaded model; empty when it is as asked for."""
+        """In one sentence what a user may not expect of the load; empty when it is as anybody would."""
         dtype, built = task.options.dtype, task.options.init_dtype
-        if self.casts or dtype in (None, built):
-            return ""
-        return f"the model stays in {built}, which it was built in: this strategy does not cast to {dtype}"
+        remarks = []
+        if not self.casts and dtype not in (None, built):
+            remarks.append(f"the model stays in {built}, which it was built in: this strategy does not cast to {dtype}")
+        if "weights_only=False" in self.recipe(task):
+            remarks.append("pickles were trusted (weights_only=False)")
+        return "; ".join(remarks)
 
     def why_not(self, task: LoadTask, largest_mapping_bytes: int | None = None) -> str | None:
         """In one sentence why this task cannot be loaded this way; None when it can.
@@ -69,7 +73,7 @@ class Strategy:
         unread = _why_not_in_torch(task) or why_not_read(task, self.own_readers)
         if unread is not None:
             return unread
-        if task.checkpoint.untrusted:
+        if task.checkpoint.untrusted and not options.trust_pickle:
             return (
                 f"torch.load runs {listed(task.checkpoint.untrusted)} only for those who trust the file, which takes "
                 "--trust-pickle; or save its state dict by itself"
@@ -77,6 +81,9 @@ class Strategy:
         unmappable = next((file for file in task.checkpoint.files if file.unmappable), None)
         if unmappable is not None and self.maps(task):
             return f"{shown(unmappable.name)} {unmappable.unmappable}"
+        unmet = recipes.unmet(self.recipe(task), options.interpreter)
+        if unmet is not None:
+            return unmet
         largest = max((file.nbytes for file in task.checkpoint.files), default=0)
         if largest_mapping_bytes is not None and largest > largest_mapping_bytes and self.maps(task):
             return (

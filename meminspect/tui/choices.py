@@ -45,6 +45,8 @@ class Choices(NamedTuple):
                 _CACHE_WORDS[self.cache or ("cold" if self.limit_bytes is not None else None)],
                 *(() if self.timeout_s is None else (f"at most {format_duration(self.timeout_s)}",)),
                 *(("then called once",) if self.forward else ()),
+                *(() if load.interpreter.python is None else (f"in {load.interpreter.words()}",)),
+                *(("PICKLES ARE TRUSTED",) if load.trust_pickle else ()),
                 *(() if self.aim is None else (f"by {AIM_WORDS[self.aim]}",)),
             )
         )

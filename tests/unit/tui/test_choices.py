@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -38,7 +37,7 @@ def test_every_choice_is_in_the_run_that_is_asked_for() -> None:
     )
     assert spec == RunSpec(
         checkpoint=Path("model"), strategy="sharded", capture=Path("x.meminspect"), options=load, force=True,
-        python=sys.executable, cache="cold", limit_bytes=512 * MIB, timeout_s=90.0, forward=True, repeat_index=1,
+        cache="cold", limit_bytes=512 * MIB, timeout_s=90.0, forward=True, repeat_index=1,
         repeat_of=1,
     )  # fmt: skip
 
