@@ -247,7 +247,7 @@ def test_dialogs_of_start(compare: Compare, task: LoadTask, dialog: str) -> None
         await pilot.press(*KEYS[dialog])
         if dialog == "confirm":
             await until(pilot, lambda: "limit 4.00" in str(pilot.app.screen.query_one("#details").render()))
-            await pilot.press("end", "enter")
+            await pilot.press("end", "up", "enter")
 
     assert compare(MeminspectApp(CHECKPOINT), SMALL, drive)
 
