@@ -85,7 +85,7 @@ async def test_ctrl_c_quits_from_a_dialog_and_from_a_field(task: LoadTask) -> No
     app = at_start()
     async with app.run_test() as pilot:
         await planned(pilot)
-        await pilot.press("o", "tab", "tab", "tab", "8", "ctrl+c")
+        await pilot.press("o", "tab", "tab", "tab", "tab", "8", "ctrl+c")
         await until(pilot, lambda: app.return_value is not None)
 
 

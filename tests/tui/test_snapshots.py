@@ -233,10 +233,10 @@ def test_history_of_nothing(compare: Compare, task: LoadTask) -> None:
 
 
 KEYS = {
-    "options": ("o", "tab", "tab", "tab", "6", "x"),
+    "options": ("o", "tab", "tab", "tab", "tab", "6", "x"),
     "recipe": ("i",),
     "help": ("question_mark",),
-    "confirm": ("o", "tab", "tab", "tab", "4", "G", "ctrl+s"),
+    "confirm": ("o", "tab", "tab", "tab", "tab", "4", "G", "ctrl+s"),
 }
 
 
