@@ -52,6 +52,8 @@ def _check_tree(headers: Headers) -> None:
 
 def _first_of_tied(headers: Headers) -> dict[str, str]:
     """Each tied name, other than a group's first, with that first one."""
+    if not headers.tied:
+        return {}
     order = {name: index for index, name in enumerate(headers.tensors)}
     tied: dict[str, str] = {}
     for group in headers.tied:

@@ -123,6 +123,11 @@ class Checkpoint:
         """Every distinct storage, in file order; tensors that share one count once."""
         return tuple(dict.fromkeys(tensor.storage for tensor in self.tensors))
 
+    @property
+    def _shares(self) -> bool:
+        """Whether any two tensors look at one storage: of a million that do not, nobody need be compared."""
+        return len(self.storages) < len(self.tensors)
+
     @functools.cached_property
     def nbytes(self) -> int:
         """Bytes of tensor data, shared storages once: C in the theory."""
@@ -131,6 +136,8 @@ class Checkpoint:
     @functools.cached_property
     def parameters(self) -> int:
         """Elements of all tensors, tied ones once."""
+        if not self._shares:
+            return sum(tensor.elements for tensor in self.tensors)
         seen: dict[tuple[Storage, int], int] = {}
         for tensor in self.tensors:
             view = (tensor.storage, tensor.offset)
@@ -164,6 +171,8 @@ class Checkpoint:
         """Groups of names that are the same elements of the same storage."""
         shared = Counter(tensor.storage for tensor in self.tensors)
         groups: dict[object, list[str]] = defaultdict(list)
+        if not self._shares:
+            return ()
         for tensor in self.tensors:
             if shared[tensor.storage] > 1 and tensor.elements and tensor.chunk is None:
                 groups[tensor.storage, tensor.offset, tensor.shape, tensor.strides].append(tensor.name)

@@ -22,6 +22,7 @@ from meminspect.checkpoint.layouts import (
 )
 from meminspect.checkpoint.quantised import quantisation
 from meminspect.checkpoint.reading import open_header, os_refusal, refusal
+from meminspect.collection import collection_paused
 
 if TYPE_CHECKING:
     from meminspect.checkpoint.layouts.base import Layout
@@ -54,8 +55,9 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
     """
     path = Path(path)
     try:
-        path = snapshot(path)
-        checkpoint = _choose(path).read(path)
+        with collection_paused():
+            path = snapshot(path)
+            checkpoint = _choose(path).read(path)
     except OSError as error:  # a file that vanishes between two looks at it
         raise os_refusal(path, error) from error
     return replace(checkpoint, quantisation=checkpoint.quantisation or quantisation(checkpoint))

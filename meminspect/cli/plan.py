@@ -69,6 +69,8 @@ def command(
     console.print(machine_card(subject.machine, decimal=decimal))
     if ram is not None:
         console.print(safe(f"planned for {format_bytes(ram, decimal=decimal)} of usable RAM, as --ram says"))
+    if load_options.interpreter.python is not None:
+        console.print(safe(f"loading in {load_options.interpreter.words()}"))
     for line in (*warnings_card(subject), ""):
         console.print(line)
     table = PlanTable(plan, width=console.width, ascii_only=output.ascii_only(console), decimal=decimal)

@@ -30,6 +30,9 @@ _SOMEBODY: Final = (
 _NOBODY_KNOWS: Final = "neither the kernel's log nor a counter of OOM kills can be read here, so who sent it is unknown"
 
 # torch's CPU allocator (c10/core/impl/alloc_cpu.cpp), its mappings (aten/src/ATen/MapAllocator.cpp), numpy's arrays.
+# What torch's safe unpickler says of a class or function that it does not know (torch/_weights_only_unpickler.py).
+_UNTRUSTED: Final = re.compile(r"(?:GLOBAL|Unsupported class) ([\w.]+)")
+
 _ASKED: Final = re.compile(r"(?:tried to allocate|unable to mmap) (\d+) bytes")
 
 
@@ -168,12 +171,21 @@ def _cause(status: int, state: WorkerState, known: Circumstances) -> _Cause:
 
 def _raised(failure: Mapping[str, str], ceiling: Ceiling | None) -> _Cause:
     """What the loading code raised."""
+    if failure["type"] == "UnpicklingError" and "weights_only" in failure["message"]:
+        return _Cause("failed", _untrusted(failure["message"]))
     words, asked = f"{failure['type']}: {failure['message']}", _ASKED.search(failure["message"])
     if failure["kind"] == "out_of_memory":
         under = "" if ceiling is None else f" under {ceiling.words}"
         why = f"an allocation of {format_bytes(int(asked[1]))} failed" if asked else "an allocation failed"
         words = f"{why}{under} ({failure['type']})" if asked or not failure["message"] else f"{why}{under} ({words})"
     return _Cause(failure["kind"], words[:TEXT_LIMIT])
+
+
+def _untrusted(message: str) -> str:
+    """What torch has refused to run, and which option makes it."""
+    found = _UNTRUSTED.search(message)
+    what = shown(found[1]) if found else "what is in this pickle"
+    return f"torch.load does not run {what} with weights_only=True: --trust-pickle makes it, if you trust the file"
 
 
 def _killed(known: Circumstances) -> _Cause:

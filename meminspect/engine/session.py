@@ -58,7 +58,8 @@ class Standby:
         A worker under a limit has to be born inside it.
         """
         process = self._process
-        if process is None or spec.python != self._python or spec.limit_bytes is not None or process.poll() is not None:
+        other = spec.options.interpreter.executable != self._python or spec.limit_bytes is not None
+        if process is None or other or process.poll() is not None:
             self.close()
             return None
         self._process = None
@@ -118,7 +119,10 @@ class Session:
         if not capture.exists() or not capture.stat().st_size:
             with contextlib.suppress(OSError):
                 capture.unlink()
-            raise CaptureError(said or f"the supervisor ended with exit status {status} before it began the capture")
+            raise CaptureError(
+                said or f"the supervisor ended with exit status {status} before it began the capture",
+                "is its place full or read-only? name another with --out",
+            )
         last_line = said.splitlines()[-1] if said else ""
         try:
             with CaptureReader(capture) as reader:

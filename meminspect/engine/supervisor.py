@@ -177,7 +177,7 @@ def _loaded(
         try:
             # One that waited may have been killed meanwhile: it was nobody's loss.
             fit = waiting is not None and waiting.alive and limited is None  # a limit's worker is born inside it
-            worker = waiting if waiting is not None and fit else _spawned(stack, spec.python, limited)
+            worker = waiting if waiting is not None and fit else _spawned(stack, spec, limited)
         except subprocess.SubprocessError:
             return outcome_document(
                 "refused", "no memory limit can be set: the worker may not be moved into its cgroup"
@@ -204,8 +204,8 @@ def _advise(spec: RunSpec, writer: CaptureWriter, task: LoadTask, machine: Machi
     writer.fact("better", better_than(spec.strategy, task, ram_bytes, machine.largest_mapping_bytes))
 
 
-def _spawned(stack: contextlib.ExitStack, python: str, limited: Confinement | None) -> WorkerProcess:
-    return stack.enter_context(WorkerProcess(python, limited))
+def _spawned(stack: contextlib.ExitStack, spec: RunSpec, limited: Confinement | None) -> WorkerProcess:
+    return stack.enter_context(WorkerProcess(spec.options.interpreter.executable, limited))
 
 
 def _prepared(spec: RunSpec, writer: CaptureWriter, task: LoadTask, cancellation: Cancellation) -> str:

@@ -33,6 +33,8 @@ def why_not_read(task: LoadTask, known: Collection[str]) -> str | None:
         return None
     if layout not in known:
         return _WHY_NOT[layout]
-    if layout == GGUF and importlib.util.find_spec("gguf") is None:
+    theirs = task.options.interpreter
+    absent = importlib.util.find_spec("gguf") is None if theirs.python is None else theirs.lacks("gguf") is not None
+    if layout == GGUF and absent:
         return "the gguf package, which reads such files, is not installed: pip install gguf"
     return None

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from meminspect.strategies.own_readers import GGUF
 
 if TYPE_CHECKING:
+    from meminspect.sampling.interpreter import Interpreter
     from meminspect.strategies.task import LoadTask
 
 __all__ = [
@@ -21,7 +22,16 @@ __all__ = [
     "read_all",
     "read_one",
     "recipe",
+    "unmet",
 ]
+
+_PATHS_MAPPED: Final = (2, 6)  # torch.load(mmap=True) has long taken nothing but a str
+
+# What a recipe says, the package that it needs for it, and since when that has it.
+_NEEDS: Final = (
+    ("from safetensors", "safetensors", (0, 3), "to read safetensors files"),
+    ('backend="pread"', "safetensors", (0, 8), 'to read them into memory of their own (backend="pread")'),
+)
 
 # numpy has no bfloat16: the package hands out its bytes.
 _GGUF_LINES = """
@@ -49,11 +59,21 @@ def recipe(*blocks: str) -> str:
     return "\n\n".join(block.strip("\n") for block in blocks if block) + "\n"
 
 
-def header(task: LoadTask, *, lazily: bool = False) -> str:
+def unmet(recipe: str, interpreter: Interpreter) -> str | None:
+    """In one sentence what a recipe needs that the worker's environment lacks; None when all is there."""
+    for words, package, oldest, purpose in _NEEDS:
+        lack = interpreter.lacks(package, oldest) if words in recipe else None
+        if lack is not None:
+            return f"the environment of --python {lack}, and {'.'.join(map(str, oldest))} or newer is needed {purpose}"
+    return None
+
+
+def header(task: LoadTask, *imports: str, lazily: bool = False) -> str:
     """Imports and the list of files.
 
     Args:
         task: what to load.
+        imports: lines beside the usual ones.
         lazily: the files are opened, and their tensors read one by one.
     """
     lines = ["# Model and config stand for your model class and its configuration."]
@@ -62,6 +82,7 @@ def header(task: LoadTask, *, lazily: bool = False) -> str:
     lines += ["import torch", "from pathlib import Path"]
     if is_safetensors(task):
         lines.append("from safetensors import safe_open" if lazily else "from safetensors.torch import load_file")
+    lines += imports
     if task.checkpoint.layout == GGUF:
         lines += ["import gguf", *_GGUF_LINES]
     return "\n".join([*lines, "", _files(task)])
@@ -112,8 +133,10 @@ def read_one(task: LoadTask, *, mapped: bool = False, owned: bool = False, to_de
     if task.checkpoint.layout == GGUF:
         return '{stored.name: tensor_of(stored) for stored in gguf.GGUFReader(file, "c").tensors}'
     mmap = ", mmap=True" if mapped else ""
+    text = mapped and task.options.interpreter.lacks("torch", _PATHS_MAPPED) is not None
+    file, safe = "str(file)" if text else "file", not task.options.trust_pickle
     entry = "".join(f"[{key!r}]" for key in task.checkpoint.entry)
-    loaded = f'torch.load(file, map_location="{device}", weights_only=True{mmap}){entry}'
+    loaded = f'torch.load({file}, map_location="{device}", weights_only={safe}{mmap}){entry}'
     if task.checkpoint.layout == "per-tensor":
         return f"{{file.stem: {loaded}}}"
     if not task.checkpoint.mixed:

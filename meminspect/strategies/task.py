@@ -11,22 +11,31 @@ from typing import TYPE_CHECKING, Final
 
 from meminspect.architectures import detect
 from meminspect.capture.records import Pool
+from meminspect.collection import collection_paused
 from meminspect.dtypes import FLOATING, bytes_of
+from meminspect.sampling.interpreter import OURS, Interpreter
 from meminspect.strategies.grouping import Grouped, grouped
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
+    from typing import Any
 
     from meminspect.architectures.model import Architecture, Parameter
     from meminspect.checkpoint.model import Checkpoint, StoredTensor
 
-__all__ = ["CASTABLE", "READ_TO", "LoadOptions", "LoadTask", "task_for"]
+__all__ = ["CASTABLE", "QUANTISATIONS", "READ_TO", "TRUSTS", "LoadOptions", "LoadTask", "task_for"]
 
 CASTABLE: Final = ("float32", "float16", "bfloat16", "float64")
 """The dtypes that a model can be built in or cast to."""
 
 READ_TO: Final = ("device", "host")
 """Where a state dict can be read to that is copied into a model on a device."""
+
+QUANTISATIONS: Final = ("int8", "nf4")
+"""What linear layers can be quantised to: see `strategies.quantisation`."""
+
+TRUSTS: Final = "pickles are trusted: loading one runs whatever code it names, with all that you may do"
+"""What --trust-pickle means, for whoever has said it."""
 
 _FEW: Final = 4096  # tensors that every theory may as well name one by one
 
@@ -37,13 +46,22 @@ class LoadOptions:
 
     `dtype` is the dtype that the loaded model shall have, None for the checkpoint's own; `init_dtype` is the one in
     which strategies that build a model first build it. `read_to` is where those that copy a whole state dict into a
-    model on a device read it to.
+    model on a device read it to. `quantisation` is what those that quantise make of linear layers. `trust_pickle` lets
+    a pickle run whatever code it names.
     """
 
     device: str = "cpu"
     dtype: str | None = None
     init_dtype: str = "float32"
     read_to: str = "device"
+    quantisation: str = "int8"
+    trust_pickle: bool = False
+    interpreter: Interpreter = OURS
+
+    @staticmethod
+    def from_document(fields: Mapping[str, Any]) -> LoadOptions:
+        """The inverse of `dataclasses.asdict`."""
+        return LoadOptions(**{**fields, "interpreter": Interpreter.from_document(fields["interpreter"])})
 
 
 @dataclass(frozen=True)
@@ -186,7 +204,8 @@ def task_for(checkpoint: Checkpoint, options: LoadOptions) -> LoadTask:
     Raises:
         CheckpointError: its configuration is absurd, or slices are of no known architecture.
     """
-    tensors = {tensor.name: (tensor.whole_shape, tensor.dtype) for tensor in checkpoint.tensors}
     parallel_files = len(checkpoint.files) if checkpoint.parallel_files else 1
-    found = detect(checkpoint.config, tensors, checkpoint.tied, parallel_files)
+    with collection_paused():
+        tensors = {tensor.name: (tensor.whole_shape, tensor.dtype) for tensor in checkpoint.tensors}
+        found = detect(checkpoint.config, tensors, checkpoint.tied, parallel_files)
     return LoadTask(checkpoint, found.architecture, options, found.note)

@@ -67,7 +67,6 @@ def _import(recorder: Recorder) -> None:
     """All that can be done before anybody has said what to load."""
     recorder.phase("import")
     import torch
-    from safetensors import __version__ as safetensors_version
 
     import meminspect.checkpoint
     import meminspect.strategies
@@ -77,8 +76,16 @@ def _import(recorder: Recorder) -> None:
     recorder.report(
         "environment",
         {"python": sys.version.split()[0], "executable": sys.executable, "pid": os.getpid(),
-         "torch": torch.__version__, "safetensors": safetensors_version, "threads": torch.get_num_threads()},
+         "torch": torch.__version__, "safetensors": _safetensors_version(), "threads": torch.get_num_threads()},
     )  # fmt: skip
+
+
+def _safetensors_version() -> str | None:
+    try:
+        from safetensors import __version__
+    except ImportError:
+        return None
+    return __version__
 
 
 def _run(wanted: dict[str, Any], recorder: Recorder) -> None:
@@ -89,7 +96,7 @@ def _run(wanted: dict[str, Any], recorder: Recorder) -> None:
     from meminspect.worker.storage import StorageBooks
 
     strategy = find(wanted["strategy"])
-    options = LoadOptions(**wanted["options"])
+    options = LoadOptions.from_document(wanted["options"])
     task = task_for(read_checkpoint(Path(wanted["checkpoint"])), options)
     recorder.tiny_bytes = _TINY_BYTES if len(task.checkpoint.tensors) > _MANY else 0
     recorder.phase("warm-up")
@@ -126,7 +133,7 @@ def _run(wanted: dict[str, Any], recorder: Recorder) -> None:
     recorder.phase("verify")
     from meminspect.worker.verify import verify
 
-    recorder.report("tensors", verify(model, task))
+    recorder.report("tensors", verify(model, task, strategy))
     recorder.report("hooks", {"hooks_s": recorder.hooks_s, "events": recorder.events,
                               "event_us_median": recorder.event_us_median})  # fmt: skip
     recorder.report("finished", {})

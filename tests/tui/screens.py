@@ -100,8 +100,9 @@ class FakeStandby:
 
     made: ClassVar[list[FakeStandby]] = []
 
-    def __init__(self) -> None:
+    def __init__(self, python: str) -> None:
         self.closed = False
+        self.python = python
         FakeStandby.made.append(self)
 
     def close(self) -> None:

@@ -104,7 +104,7 @@ class StartScreen(BaseScreen):
         from meminspect.checkpoint import read_checkpoint
         from meminspect.tui.choices import Choices
 
-        choices = self._choices or Choices()
+        choices = self._choices or Choices(self.owner.first_options())
         self.owner.close_standby()  # a worker that waits would count as used memory
         checkpoint = read_checkpoint(self._ckpt)
         prospect = prospect_of(checkpoint, choices.load, limit_bytes=choices.limit_bytes, aim=choices.aim)
@@ -112,8 +112,8 @@ class StartScreen(BaseScreen):
             self.app.call_from_thread(self._stand_by)
 
     def _stand_by(self) -> None:
-        if self.is_current:
-            self.owner.stand_by()
+        if self.is_current and self._choices is not None:
+            self.owner.stand_by(self._choices.load.interpreter.executable)
 
     def failed(self, error: BaseException, doing: str) -> None:
         """A checkpoint that cannot be read is the answer of this screen, not an accident."""
