@@ -6,11 +6,10 @@ A strategy, layout or architecture that is not named in the tables below fails t
 from __future__ import annotations
 
 import importlib.util
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import pytest
-from worker_runs import WorkerRun, event_lines, ledger_lines, run_worker
+from worker_runs import event_lines, ledger_lines, run_worker
 
 from meminspect.architectures import ARCHITECTURES
 from meminspect.checkpoint import LAYOUTS, read_checkpoint
@@ -135,32 +134,16 @@ def test_given_no_gguf_package_then_the_sentence_says_how_to_get_it(
     assert "pip install gguf" in (STRATEGIES["naive"].why_not(_task(checkpoint_of("gguf", SKELETON))) or "")
 
 
-def _run(cell: Cell, path: Path) -> WorkerRun:
-    with tiny_twin(_task(path)) as tiny:
-        return run_worker(cell.strategy, path, tiny, LoadOptions())
-
-
-@pytest.fixture(scope="module")
-def run_of(checkpoint_of: Callable[[str, str], Path], request: pytest.FixtureRequest) -> Callable[[Cell], WorkerRun]:
-    """The run of a cell; all that were selected are started when the first is asked for, two at a time."""
-    wanted = {item.callspec.params["cell"] for item in request.session.items if hasattr(item, "callspec")
-              and "cell" in item.callspec.params}  # fmt: skip
-    with ThreadPoolExecutor(2) as executor:
-        runs: dict[Cell, Future[WorkerRun]] = {
-            cell: executor.submit(_run, cell, checkpoint_of(cell.layout, cell.architecture))
-            for cell in CELLS
-            if cell in wanted
-        }
-    return lambda cell: runs[cell].result()
-
-
 @pytest.mark.parametrize(
     "cell", [cell if cell in FAST else pytest.param(cell, marks=pytest.mark.slow) for cell in CELLS], ids=str
 )
 def test_each_available_combination_loads_every_tensor_in_the_order_of_theory(
-    run_of: Callable[[Cell], WorkerRun], cell: Cell
+    checkpoint_of: Callable[[str, str], Path], cell: Cell
 ) -> None:
-    run = run_of(cell)
+    path = checkpoint_of(cell.layout, cell.architecture)
+
+    with tiny_twin(_task(path)) as tiny:
+        run = run_worker(cell.strategy, path, tiny, LoadOptions())
 
     expected = len(run.task.pieces)
     assert run.status == 0, run.log
