@@ -94,10 +94,11 @@ class Strategy:
             )
         if task.checkpoint.parallel_files and task.architecture.id == "skeleton":
             return "these are model-parallel slices of an unknown architecture: nobody says how to join them"
-        return self.lacks(task)
+        # What a task lacks, its recipe may lack the words for.
+        return self.lacks(task) or recipes.unmet(self.recipe(task), task.options.interpreter)
 
     def _why_not_read(self, task: LoadTask) -> str | None:
-        """Why its recipe cannot read the files, in the environment that it is to run in."""
+        """Why its recipe cannot read the files."""
         unread = why_not_read(task, self.own_readers)
         if unread is not None:
             return unread
@@ -109,7 +110,7 @@ class Strategy:
         unmappable = next((file for file in task.checkpoint.files if file.unmappable), None)
         if unmappable is not None and self.maps(task):
             return f"{shown(unmappable.name)} {unmappable.unmappable}"
-        return recipes.unmet(self.recipe(task), task.options.interpreter)
+        return None
 
 
 def _why_not_options(options: LoadOptions) -> str | None:
