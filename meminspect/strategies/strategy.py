@@ -53,7 +53,7 @@ class Strategy:
         remarks = []
         if not self.casts and dtype not in (None, built):
             remarks.append(f"the model stays in {built}, which it was built in: this strategy does not cast to {dtype}")
-        if "weights_only=False" in self.recipe(task):
+        if task.options.trust_pickle and "weights_only=False" in self.recipe(task):
             remarks.append("pickles were trusted (weights_only=False)")
         return "; ".join(remarks)
 
@@ -81,9 +81,6 @@ class Strategy:
         unmappable = next((file for file in task.checkpoint.files if file.unmappable), None)
         if unmappable is not None and self.maps(task):
             return f"{shown(unmappable.name)} {unmappable.unmappable}"
-        unmet = recipes.unmet(self.recipe(task), options.interpreter)
-        if unmet is not None:
-            return unmet
         largest = max((file.nbytes for file in task.checkpoint.files), default=0)
         if largest_mapping_bytes is not None and largest > largest_mapping_bytes and self.maps(task):
             return (
@@ -92,7 +89,12 @@ class Strategy:
             )
         if task.checkpoint.parallel_files and task.architecture.id == "skeleton":
             return "these are model-parallel slices of an unknown architecture: nobody says how to join them"
-        return self.lacks(task)
+        return self.lacks(task) or self._unmet(task)
+
+    def _unmet(self, task: LoadTask) -> str | None:
+        """Why the worker's environment cannot run the recipe; our own has what meminspect requires."""
+        interpreter = task.options.interpreter
+        return None if interpreter.python is None else recipes.unmet(self.recipe(task), interpreter)
 
 
 def _why_not_in_torch(task: LoadTask) -> str | None:
