@@ -10,7 +10,7 @@ from meminspect.capture.records import Pool
 from meminspect.strategies import STRATEGIES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from meminspect.analysis.verdict import Aim, Verdict
     from meminspect.strategies import LoadTask, Strategy
@@ -65,14 +65,28 @@ def make_plan(
         _row(strategy, task, ram_bytes, vram_bytes, largest_mapping_bytes)
         for strategy in strategies or STRATEGIES.values()
     ]
-    candidates = [(row, Candidate(row.strategy.id, row.theory, row.verdict)) for row in rows if row.theory is not None]
-    candidates.sort(key=lambda pair: rank(pair[1], wanted))
+    known = [(row.strategy, Candidate(row.strategy.id, row.theory, row.verdict)) for row in rows if row.theory]
+    known.sort(key=lambda pair: rank(pair[1], wanted))
+    by_id = {row.strategy.id: row for row in rows}
     return Plan(
-        (*(row for row, _ in candidates), *(row for row in rows if row.theory is None)),
-        recommend([candidate for _, candidate in candidates], wanted, decimal=decimal),
+        (*(by_id[strategy.id] for strategy, _ in known), *(row for row in rows if row.theory is None)),
+        _recommended(known, wanted, decimal=decimal),
         ram_bytes,
         vram_bytes,
     )
+
+
+def _recommended(known: Sequence[tuple[Strategy, Candidate]], aim: Aim, *, decimal: bool) -> Recommendation:
+    """Who has not asked for another model is given one only where nothing else fits."""
+    plain, changed = (
+        recommend([candidate for strategy, candidate in known if strategy.changes == changes], aim, decimal=decimal)
+        for changes in (False, True)
+    )
+    if all(strategy.changes for strategy, _ in known):
+        return changed
+    if plain.strategy_id is not None or changed.strategy_id is None:
+        return plain
+    return changed._replace(why=f"{changed.why}; nothing fits that loads the model as it is stored")
 
 
 def _row(

@@ -13,7 +13,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from meminspect.analysis.words import ONE_RUN_NOISE, OUTCOME_WORDS, completed
+from meminspect.analysis.words import ONE_RUN_NOISE, OUTCOME_WORDS, completed, model
 from meminspect.units import format_bytes, format_duration
 
 if TYPE_CHECKING:
@@ -175,10 +175,11 @@ def _by_chance(most: int, rounds: int) -> float:
 def sentence(group: Group, *, decimal: bool) -> str:
     """What the runs of a strategy came to, in words."""
     words = f"{group.strategy}: {group.outcomes}"
-    peak, floor = group.peak("rss_bytes"), (group.typical["theory"] or {}).get("floor_bytes")
+    peak, theory = group.peak("rss_bytes"), group.typical["theory"] or {"floor_bytes": None}
+    floor = theory["floor_bytes"]
     if peak is not None:
         words += f"; peak {peak.text(lambda nbytes: format_bytes(nbytes, decimal=decimal))}"
-        words += f", {peak.median / floor:.2f} × the model" if floor else ""
+        words += f", {peak.median / floor:.2f} × {model(theory)}" if floor else ""
     for key in ("returned_s", "resident_s"):
         time = group.time(key)
         if time is not None:

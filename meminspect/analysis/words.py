@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     Run = Mapping[str, Any]
 
 __all__ = [
-    "ONE_RUN_NOISE", "OUTCOME_WORDS", "PHASE_WORDS", "advice", "bill", "comparison", "completed", "excess", "names",
-    "no_pools", "sentence", "times",
+    "ONE_RUN_NOISE", "OUTCOME_WORDS", "PHASE_WORDS", "advice", "bill", "comparison", "completed", "excess", "model",
+    "names", "no_pools", "sentence", "times",
 ]  # fmt: skip
 
 ONE_RUN_NOISE: Final = 0.25
@@ -45,6 +45,7 @@ PHASE_WORDS: Final = {
     "read": "reading",
     "merge": "joining slices",
     "cast": "casting",
+    "quantise": "quantising",
     "copy": "copying",
     "assign": "assigning",
     "finalise": "finalising",
@@ -67,7 +68,7 @@ def sentence(run: Run, *, decimal: bool) -> str:
     if not completed(run):
         return f"{name}: {run['message'] or OUTCOME_WORDS.get(outcome, outcome)}"
     floor = run["theory"]["floor_bytes"]
-    times = f", {peak / floor:.2f} × the model" if floor else ""
+    times = f", {peak / floor:.2f} × {model(run['theory'])}" if floor else ""
     size = format_bytes(peak, decimal=decimal)
     words = f"{name} peaked at {size}{_under(run.get('limit'), decimal=decimal)}{times}{_place(run['peak_at'])}"
     wrong = run["tensors"]["mismatched"]
@@ -77,6 +78,12 @@ def sentence(run: Run, *, decimal: bool) -> str:
     if wrong:
         words += f"; {wrong} tensors differ from the checkpoint"
     return f"{words}; {run['message']}" if run["message"] else words
+
+
+def model(theory: Mapping[str, Any]) -> str:
+    """What the floor is of."""
+    quantised = any(line["item"] == Item.QUANTISED for line in theory.get("bill") or ())
+    return "the quantised model" if quantised else "the model"
 
 
 def _under(limit: Mapping[str, Any] | None, *, decimal: bool) -> str:
@@ -127,7 +134,7 @@ def advice(run: Run, *, decimal: bool) -> str:
 
 def excess(run: Run, *, decimal: bool) -> str:
     """What of the peak is no part of the loaded model, in a sentence; empty where that is next to nothing."""
-    parts = [line for line in run["bill"] or () if line["item"] not in (Item.FLOOR, Item.UNEXPLAINED)]
+    parts = [line for line in run["bill"] or () if line["item"] not in (Item.FLOOR, Item.QUANTISED, Item.UNEXPLAINED)]
     nbytes, whole = sum(line["bytes"] for line in parts), run["peak"]["rss_bytes"]
     if not whole or nbytes * 100 < whole:
         return ""

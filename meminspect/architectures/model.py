@@ -22,6 +22,8 @@ class Parameter:
     dtype: str | None = None  # None: floating, in whatever dtype the model is built in
     split_dim: int | None = None  # the dimension that model-parallel files slice; None: each has it whole
     tied_to: str | None = None  # the earlier parameter whose memory this one is
+    linear: str = ""  # the weight of a linear layer: of an "attention", of a "feed-forward" or the "head"; else empty
+    transposed: bool = False  # a linear layer's weight that is (in, out), as GPT-2's Conv1D has it
 
     @property
     def elements(self) -> int:

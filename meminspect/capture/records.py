@@ -26,7 +26,7 @@ class Pool(enum.IntEnum):
 POOLS: Final = (Pool.HEAP, Pool.FILE, Pool.PINNED, Pool.VRAM)
 
 PHASES: Final = (
-    "import", "warm-up", "build", "move", "read", "merge", "cast", "copy", "assign", "finalise", "touch",
+    "import", "warm-up", "build", "move", "read", "merge", "cast", "quantise", "copy", "assign", "finalise", "touch",
     "first forward", "verify",
 )  # fmt: skip
 

@@ -81,6 +81,7 @@ def command(
     chosen = options.chosen_strategies(strategies)
     checkpoint = options.open_checkpoint(ckpt, demo=demo)
     task = task_for(checkpoint, load_options)
+    chosen = options.able_strategies(chosen, task)
     subject = read_subject(checkpoint, task.architecture, task.note)
     tolerance = tolerance or max(_TOLERANCE_BYTES, checkpoint.nbytes // _TOLERANCE_SHARE)
     folder = default_folder() if out is None else out

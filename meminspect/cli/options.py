@@ -14,7 +14,7 @@ from meminspect.cli import output
 from meminspect.cli.environment import environment_options
 from meminspect.errors import UsageError
 from meminspect.sampling.interpreter import OURS
-from meminspect.strategies import CASTABLE, READ_TO, STRATEGIES, LoadOptions, find
+from meminspect.strategies import CASTABLE, QUANTISATIONS, READ_TO, STRATEGIES, LoadOptions, find
 from meminspect.units import parse_bytes, parse_count, parse_duration
 
 if TYPE_CHECKING:
@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 
     from meminspect.checkpoint import Checkpoint
     from meminspect.sampling.interpreter import Interpreter
+    from meminspect.strategies import LoadTask
 
 __all__ = [
+    "able_strategies",
     "as_count",
     "as_limit",
     "as_size",
@@ -105,6 +107,13 @@ def load_options(verb: Verb) -> Callable[..., Any]:
         show_default=True,
         help="With cuda: where a whole state dict is read to that is copied into the model.",
     )
+    @click.option(
+        "--quantisation",
+        type=click.Choice(QUANTISATIONS),
+        default=QUANTISATIONS[0],
+        show_default=True,
+        help="What a strategy that quantises makes of the linear layers.",
+    )
     @environment_options
     @functools.wraps(verb)
     def gathered(
@@ -113,11 +122,12 @@ def load_options(verb: Verb) -> Callable[..., Any]:
         dtype: str | None,
         init_dtype: str,
         read_to: str,
+        quantisation: str,
         python: Interpreter | None,
         trust_pickle: bool,
         **others: Any,
     ) -> Any:
-        chosen = LoadOptions(device, dtype, init_dtype, read_to, trust_pickle, python or OURS)
+        chosen = LoadOptions(device, dtype, init_dtype, read_to, quantisation, trust_pickle, python or OURS)
         return verb(*args, load_options=chosen, **others)
 
     return gathered
@@ -133,7 +143,7 @@ def strategies_option(verb: Verb) -> Verb:
         required=True,
         metavar="ID",
         shell_complete=_completions,
-        help=f"A way of loading, more than once or comma-separated; '{_ALL}' for each in turn: "
+        help=f"A way of loading, more than once or comma-separated; '{_ALL}' for each that can load it, in turn: "
         f"{', '.join(STRATEGIES)}.",
     )(verb)
 
@@ -162,6 +172,23 @@ def chosen_strategies(strategies: Sequence[str]) -> list[str]:
     if not ids:
         raise UsageError("no strategy is named", f"choose from {', '.join(STRATEGIES)}, or {_ALL}")
     return [find(id_).id for id_ in dict.fromkeys(ids)]
+
+
+def able_strategies(chosen: list[str], task: LoadTask) -> list[str]:
+    """Of all strategies those that can load the task, with a note on each other; a choice among them is left as it is.
+
+    What is named is refused where it cannot be done; 'all' means what can be.
+    """
+    if chosen != list(STRATEGIES):
+        return chosen
+    reasons = {id_: strategy.why_not(task) for id_, strategy in STRATEGIES.items()}
+    able = [id_ for id_, why_not in reasons.items() if why_not is None]
+    if not able:
+        return chosen
+    for id_, why_not in reasons.items():
+        if why_not is not None:
+            output.status(f"note: {id_} is left out: {why_not}")
+    return able
 
 
 def json_option(verb: Verb) -> Verb:

@@ -91,6 +91,7 @@ def command(
     cache = _cache(cold=cold, warm=warm)
     checkpoint = options.open_checkpoint(ckpt, demo=demo)
     task = task_for(checkpoint, load_options)
+    chosen = options.able_strategies(chosen, task)
     subject = read_subject(checkpoint, task.architecture, task.note)
     asked = RunSpec(
         checkpoint.path, chosen[0], Path(), load_options, force=force, cache=cache, limit_bytes=limit, forward=forward,

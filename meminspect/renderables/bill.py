@@ -30,6 +30,8 @@ _BAR_BESIDE_HINTS: Final = 16  # columns that explanations leave to the bars, or
 _HINTS: Final = {
     Item.FLOOR: "what the model must occupy",
     Item.UPCAST: "built wider than need be",
+    Item.QUANTISED: "of what it must occupy",
+    Item.DETOUR: "until it is quantised",
     Item.DUPLICATE: "beside the model",
     Item.SHARD: "one file at a time",
     Item.BESIDE: "optimizer state and such",

@@ -6,25 +6,28 @@ from typing import TYPE_CHECKING, Final
 
 from meminspect.errors import UsageError
 from meminspect.strategies import (
+    adapters,
     direct_device,
     init_module,
     lazy,
+    lazy_quantize,
     meta_assign,
     mmap_assign,
     naive,
     naive_cast,
     per_tensor_files,
+    quantize_after,
     sequential,
     sharded,
     skip_init,
 )
 from meminspect.strategies.strategy import Strategy
-from meminspect.strategies.task import CASTABLE, READ_TO, LoadOptions, LoadTask
+from meminspect.strategies.task import CASTABLE, QUANTISATIONS, READ_TO, LoadOptions, LoadTask
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["CASTABLE", "READ_TO", "STRATEGIES", "LoadOptions", "LoadTask", "Strategy", "find"]
+__all__ = ["CASTABLE", "QUANTISATIONS", "READ_TO", "STRATEGIES", "LoadOptions", "LoadTask", "Strategy", "find"]
 
 STRATEGIES: Final[Mapping[str, Strategy]] = {
     strategy.id: strategy
@@ -40,6 +43,9 @@ STRATEGIES: Final[Mapping[str, Strategy]] = {
         direct_device.STRATEGY,
         naive_cast.STRATEGY,
         naive.STRATEGY,
+        adapters.STRATEGY,
+        lazy_quantize.STRATEGY,
+        quantize_after.STRATEGY,
     )
 }
 

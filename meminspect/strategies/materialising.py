@@ -11,16 +11,22 @@ from meminspect.strategies.sources import Sources
 from meminspect.theory.ledger import Item, Step
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
+    from meminspect.architectures.model import Parameter
     from meminspect.checkpoint.model import StoredTensor
     from meminspect.strategies.task import LoadTask
 
-__all__ = ["lacking", "one_by_one", "put", "read_one_by_one"]
+__all__ = ["final", "first_phase", "indented", "initialised", "lacking", "made", "one_by_one", "put", "read_one_by_one"]
 
 
-def put(task: LoadTask) -> str:
-    """`put`, by which a tensor of the model on meta becomes a real one, and `final`, where there is a cast."""
+def put(task: LoadTask, *, owned: bool = False) -> str:
+    """`put`, by which a tensor of the model on meta becomes a real one, and `final`, where there is a cast.
+
+    Args:
+        task: what to load.
+        owned: what is cast has memory of its own already.
+    """
     text = """
 def put(old, new):  # wherever the model uses it: tied weights stay tied
     if isinstance(old, torch.nn.Parameter):
@@ -30,12 +36,11 @@ def put(old, new):  # wherever the model uses it: tied weights stay tied
     if not task.casts:
         return text
     # Without a copy a tensor that has the dtype already would remain a view of the file.
-    copy = "" if task.pool is Pool.VRAM else ", copy=True"
+    copy = "" if owned or task.pool is Pool.VRAM else ", copy=True"
     return f"""
 def final(stored):
     dtype = torch.{task.options.dtype} if stored.is_floating_point() else stored.dtype
     return stored.to(dtype{copy})
-
 {text}"""
 
 
@@ -48,32 +53,32 @@ shards = [{recipes.read_one(task, mapped=True)} for file in files]
 for name in list(shards[0]):
     pieces = [shard.pop(name) for shard in shards]
     if split_dims[name] is None:
-        put(tensors[name], {_final(task, "pieces[0]")})
+        put(tensors[name], {final(task, "pieces[0]")})
     else:
-        put(tensors[name], {_final(task, "torch.cat(pieces, split_dims[name])", owned=True)})
+        put(tensors[name], {final(task, "torch.cat(pieces, split_dims[name])", owned=True)})
 del shards, pieces
 """
     each = f"""
 if tensors[name].is_meta:  # tied names are one tensor, which is there after the first
-    put(tensors[name], {_final(task, "stored")})
+    put(tensors[name], {final(task, "stored")})
 """
     if recipes.is_safetensors(task):
         return f"""{names}
 for file in files:
     with safe_open(file, framework="pt") as shard:
         for name in shard.offset_keys():
-            stored = shard.get_tensor(name){_indented(each, 12)}
+            stored = shard.get_tensor(name){indented(each, 12)}
     stored = None  # and the file's pages go
 """
     return f"""{names}
 for file in files:
     shard = {recipes.read_one(task, mapped=True)}
-    for name, stored in shard.items():{_indented(each, 8)}
+    for name, stored in shard.items():{indented(each, 8)}
     shard = stored = None  # and the file's pages go
 """
 
 
-def _final(task: LoadTask, stored: str, *, owned: bool = False) -> str:
+def final(task: LoadTask, stored: str, *, owned: bool = False) -> str:
     """The expression that makes of a stored tensor what the model shall keep.
 
     Args:
@@ -89,7 +94,8 @@ def _final(task: LoadTask, stored: str, *, owned: bool = False) -> str:
     return stored if owned else f"{stored}.clone()"
 
 
-def _indented(text: str, spaces: int) -> str:
+def indented(text: str, spaces: int) -> str:
+    """A block of a recipe as the body of another."""
     return "\n".join(f"{' ' * spaces}{line}" if line else line for line in text.rstrip().split("\n"))
 
 
@@ -123,11 +129,16 @@ def one_by_one(task: LoadTask) -> Iterator[Step]:
         done: set[str] = set()
         for tensors in task.tensors_by_file:
             yield from _file(task, tensors, done)
-    for parameter in task.architecture.parameters:
-        if parameter.name not in task.pieces and parameter.tied_to is None:
-            nbytes = bytes_of(task.target_dtype(parameter), parameter.elements)
-            yield Step("build", Operation.MATERIALISE, task.pool, Item.FLOOR, parameter.name, nbytes)
-            yield Step("build", Operation.ASSIGN, Pool.NONE, "", parameter.name, nbytes)
+    absent = [one for one in task.architecture.parameters if one.name not in task.pieces and one.tied_to is None]
+    yield from initialised(task, absent)
+
+
+def initialised(task: LoadTask, parameters: Iterable[Parameter]) -> Iterator[Step]:
+    """What the checkpoint lacks is given memory, and its module's values, in the dtype in which it is built."""
+    for parameter in parameters:
+        nbytes = bytes_of(parameter.dtype or "float32", parameter.elements)
+        yield Step("build", Operation.MATERIALISE, task.pool, Item.FLOOR, parameter.name, nbytes)
+        yield Step("build", Operation.ASSIGN, Pool.NONE, "", parameter.name, nbytes)
 
 
 def _file(task: LoadTask, tensors: Sequence[StoredTensor], done: set[str]) -> Iterator[Step]:
@@ -144,8 +155,8 @@ def _file(task: LoadTask, tensors: Sequence[StoredTensor], done: set[str]) -> It
         if owner in done:
             continue
         done.add(owner)
-        yield from sources.use(_first_phase(task, tensor.dtype), tensor)
-        for step in _made(task, sources.name_of(tensor), tensor.dtype, tensor.elements):
+        yield from sources.use(first_phase(task, tensor.dtype), tensor)
+        for step in made(task, sources.name_of(tensor), tensor.dtype, tensor.elements):
             yield step
             phase = step.phase if step.nbytes else phase  # nobody sees an empty tensor
     for tensor in tensors:
@@ -160,29 +171,43 @@ def _joined(task: LoadTask) -> Iterator[Step]:
         split = task.split_dims[name] is not None
         dtype, elements = pieces[0].dtype, sum(piece.elements for piece in (pieces if split else pieces[:1]))
         for piece in pieces if split else pieces[:1]:
-            yield from sources.use("merge" if split else _first_phase(task, dtype), piece)
-        for step in _made(task, name, dtype, elements, joined=split):
+            yield from sources.use("merge" if split else first_phase(task, dtype), piece)
+        for step in made(task, name, dtype, elements, joined=split):
             yield step
             phase = step.phase if step.nbytes else phase  # nobody sees an empty tensor
     for tensor in task.checkpoint.tensors:
         yield from sources.drop(phase, tensor)
 
 
-def _first_phase(task: LoadTask, stored: str) -> str:
+def first_phase(task: LoadTask, stored: str) -> str:
     """The phase in which a stored tensor is looked at."""
     if task.pool is Pool.VRAM:
         return "move"
     return "copy" if task.cast_dtype(stored) == stored else "cast"
 
 
-def _made(task: LoadTask, name: str, stored: str, elements: int, *, joined: bool = False) -> Iterator[Step]:
-    """A tensor in the forms that it takes, each gone when the next is there; the last is the model's."""
+def made(
+    task: LoadTask, name: str, stored: str, elements: int, *, joined: bool = False, owned: bool = False
+) -> Iterator[Step]:
+    """A tensor in the forms that it takes, each gone when the next is there; the last is the model's.
+
+    Args:
+        task: what to load.
+        name: its name.
+        stored: its dtype in the checkpoint.
+        elements: how many it has.
+        joined: it is joined of slices first.
+        owned: it is there in memory of its own, which the model takes over as it is unless it is moved or cast.
+    """
     dtype = task.cast_dtype(stored)
     forms = [("merge", Pool.HEAP, stored)] if joined else []
     if task.pool is Pool.VRAM:
         forms.append(("move", task.pool, stored))
     if dtype != stored:
         forms.append(("cast", task.pool, dtype))
+    if owned and not forms:
+        yield Step("read", Operation.ASSIGN, Pool.NONE, "", name, bytes_of(stored, elements))
+        return
     forms = forms or [("copy", task.pool, stored)]
     before: Step | None = None
     for phase, pool, form in forms:

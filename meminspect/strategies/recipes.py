@@ -30,6 +30,7 @@ _PATHS_MAPPED: Final = (2, 6)  # torch.load(mmap=True) has long taken nothing bu
 # What a recipe says, the package that it needs for it, and since when that has it.
 _NEEDS: Final = (
     ("from safetensors", "safetensors", (0, 3), "to read safetensors files"),
+    ("offset_keys", "safetensors", (0, 6), "to read tensors in the order of their bytes (offset_keys)"),
     ("swap_tensors", "torch", (2, 3), "to put a tensor in a parameter's place (swap_tensors)"),
     ('backend="pread"', "safetensors", (0, 8), 'to read them into memory of their own (backend="pread")'),
 )
@@ -69,11 +70,12 @@ def unmet(recipe: str, interpreter: Interpreter) -> str | None:
     return None
 
 
-def header(task: LoadTask, *, lazily: bool = False) -> str:
+def header(task: LoadTask, *imports: str, lazily: bool = False) -> str:
     """Imports and the list of files.
 
     Args:
         task: what to load.
+        imports: lines beside the usual ones.
         lazily: the files are opened, and their tensors read one by one.
     """
     lines = ["# Model and config stand for your model class and its configuration."]
@@ -82,6 +84,7 @@ def header(task: LoadTask, *, lazily: bool = False) -> str:
     lines += ["import torch", "from pathlib import Path"]
     if is_safetensors(task):
         lines.append("from safetensors import safe_open" if lazily else "from safetensors.torch import load_file")
+    lines += imports
     if task.checkpoint.layout == GGUF:
         lines += ["import gguf", *_GGUF_LINES]
     return "\n".join([*lines, "", _files(task)])

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from meminspect.architectures.model import Architecture, Parameter
     from meminspect.checkpoint.model import Checkpoint, StoredTensor
 
-__all__ = ["CASTABLE", "READ_TO", "TRUSTS", "LoadOptions", "LoadTask", "task_for"]
+__all__ = ["CASTABLE", "QUANTISATIONS", "READ_TO", "TRUSTS", "LoadOptions", "LoadTask", "task_for"]
 
 CASTABLE: Final = ("float32", "float16", "bfloat16", "float64")
 """The dtypes that a model can be built in or cast to."""
@@ -31,11 +31,13 @@ CASTABLE: Final = ("float32", "float16", "bfloat16", "float64")
 READ_TO: Final = ("device", "host")
 """Where a state dict can be read to that is copied into a model on a device."""
 
-_FEW: Final = 4096  # tensors that every theory may as well name one by one
-
+QUANTISATIONS: Final = ("int8", "nf4")
+"""What linear layers can be quantised to: see `strategies.quantisation`."""
 
 TRUSTS: Final = "pickles are trusted: loading one runs whatever code it names, with all that you may do"
 """What --trust-pickle means, for whoever has said it."""
+
+_FEW: Final = 4096  # tensors that every theory may as well name one by one
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +46,15 @@ class LoadOptions:
 
     `dtype` is the dtype that the loaded model shall have, None for the checkpoint's own; `init_dtype` is the one in
     which strategies that build a model first build it. `read_to` is where those that copy a whole state dict into a
-    model on a device read it to. `trust_pickle` lets a pickle run whatever code it names.
+    model on a device read it to. `quantisation` is what those that quantise make of linear layers. `trust_pickle` lets
+    a pickle run whatever code it names.
     """
 
     device: str = "cpu"
     dtype: str | None = None
     init_dtype: str = "float32"
     read_to: str = "device"
+    quantisation: str = "int8"
     trust_pickle: bool = False
     interpreter: Interpreter = OURS
 

@@ -19,8 +19,10 @@ class Item:
     """The lines of a bill, by their words."""
 
     FLOOR: Final = "floor"  # what the loaded model must occupy
+    QUANTISED: Final = "quantised layers"  # the floor's part that is no longer as the checkpoint has it
     UPCAST: Final = "dtype upcast"  # the model's initial dtype is wider than it need be
     DUPLICATE: Final = "duplicate state dict"  # the checkpoint's tensors beside the model's
+    DETOUR: Final = "full precision"  # of layers that are quantised once they are loaded
     SHARD: Final = "shard"  # the same, one file at a time
     BESIDE: Final = "beside the state dict"  # what a file holds that is not the model's
     STAGING: Final = "staging"  # a source that is dropped as soon as its copy is made

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from meminspect.analysis.verdict import AIM_WORDS
 from meminspect.engine.spec import RunSpec
-from meminspect.strategies import LoadOptions
+from meminspect.strategies import QUANTISATIONS, LoadOptions
 from meminspect.units import format_bytes, format_duration
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class Choices(NamedTuple):
                 load.dtype or "dtype as stored",
                 *(("read to the host",) if load.device != "cpu" and load.read_to == "host" else ()),
                 *(() if load.init_dtype == "float32" else (f"built in {load.init_dtype}",)),
+                *(() if load.quantisation == QUANTISATIONS[0] else (f"quantised to {load.quantisation}",)),
                 "no limit" if self.limit_bytes is None else f"limit {format_bytes(self.limit_bytes)}",
                 _CACHE_WORDS[self.cache or ("cold" if self.limit_bytes is not None else None)],
                 *(() if self.timeout_s is None else (f"at most {format_duration(self.timeout_s)}",)),

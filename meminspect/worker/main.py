@@ -133,7 +133,7 @@ def _run(wanted: dict[str, Any], recorder: Recorder) -> None:
     recorder.phase("verify")
     from meminspect.worker.verify import verify
 
-    recorder.report("tensors", verify(model, task))
+    recorder.report("tensors", verify(model, task, strategy))
     recorder.report("hooks", {"hooks_s": recorder.hooks_s, "events": recorder.events,
                               "event_us_median": recorder.event_us_median})  # fmt: skip
     recorder.report("finished", {})

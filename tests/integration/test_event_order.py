@@ -18,6 +18,7 @@ from worker_runs import WorkerRun, event_lines, finished_bytes, ledger_lines, ru
 from meminspect.architectures import ARCHITECTURES
 from meminspect.capture.records import EventKind
 from meminspect.strategies import STRATEGIES, LoadOptions
+from meminspect.strategies.quantisation import quantised
 from meminspect.synthesis import SynthesisSpec, synthesise, tiny_checkpoint
 
 if TYPE_CHECKING:
@@ -33,16 +34,26 @@ _HF: dict[str, object] = {
 }  # fmt: skip
 
 
+_GPT2: dict[str, object] = {  # rows of more than one block that is quantised at a time
+    "n_embd": 96, "n_head": 4, "n_layer": 2, "n_positions": 32, "vocab_size": 300, "bos_token_id": 1, "eos_token_id": 1,
+}  # fmt: skip
+
+
 class Cell(NamedTuple):
     checkpoint: str
     strategy: str
     options: LoadOptions
 
     def __str__(self) -> str:
-        return f"{self.strategy} on {self.checkpoint} as {self.options.dtype}, built as {self.options.init_dtype}"
+        options = self.options
+        return (
+            f"{self.strategy} on {self.checkpoint} as {options.dtype}, built as {options.init_dtype}, "
+            f"quantised to {options.quantisation}"
+        )
 
 
 PLAIN, CAST, NARROW = LoadOptions(), LoadOptions(dtype="bfloat16"), LoadOptions(init_dtype="float16")
+NF4 = LoadOptions(quantisation="nf4")
 CELLS = [
     Cell("meta 1", "meta-assign", CAST),
     Cell("meta 1", "sharded", PLAIN),
@@ -57,6 +68,9 @@ CELLS = [
     Cell("odd pth", "lazy", CAST),
     Cell("meta 1", "naive-cast", PLAIN),
     Cell("safetensors 3", "skip-init", CAST),
+    Cell("safetensors 3", "lazy-quantize", CAST),
+    Cell("meta 2", "quantize-after", NF4),
+    Cell("gpt2 1", "adapters", CAST),
 ]
 MORE_CELLS = [
     Cell("meta 2", "lazy", CAST),
@@ -70,6 +84,11 @@ MORE_CELLS = [
     Cell("odd safetensors", "init-module", PLAIN),
     Cell("meta 2", "sequential", PLAIN),
     Cell("safetensors 3", "direct-device", NARROW),
+    Cell("meta 1", "lazy-quantize", PLAIN),
+    Cell("meta 2", "lazy-quantize", NF4),
+    Cell("gpt2 1", "lazy-quantize", NF4),
+    Cell("gpt2 1", "quantize-after", NARROW),
+    Cell("meta 2", "adapters", PLAIN),
 ]
 
 
@@ -104,6 +123,10 @@ def _write(name: str, folder: Path) -> tuple[Path, Path]:
         out.mkdir()
         save_file(_odd(shared=False), out / "model.safetensors")
         return out, tiny_checkpoint("llama", "hf", "safetensors", "float16", tiny)
+    if layout == "gpt2":
+        architecture = ARCHITECTURES["gpt2"].architecture(_GPT2, "hf")
+        synthesise(SynthesisSpec(out, architecture, "safetensors", "float32", int(files)))
+        return out, tiny_checkpoint("gpt2", "hf", "safetensors", "float32", tiny)
     naming, config = ("meta", _META) if layout == "meta" else ("hf", _HF)
     architecture = ARCHITECTURES["llama"].architecture(config, naming)
     synthesise(SynthesisSpec(out, architecture, layout, "float16", int(files)))
@@ -162,7 +185,9 @@ def test_phases_come_once_each_in_the_recipes_order_or_by_turns_where_shards_do(
     assert phases[0] == "build"
     if run.strategy == "sharded":
         assert phases[1:-2] == ["read", "copy"] * len(run.task.checkpoint.files)
-    elif run.strategy == "lazy":  # by turns, as tensors are cast or not
+    elif STRATEGIES[run.strategy].quantises:
+        assert phases[1:-2].count("quantise") == len(quantised(run.task))
+    elif run.strategy in ("lazy", "adapters"):  # by turns, as tensors are cast or not
         assert phases[1:-2].count("read") == len(run.task.checkpoint.files) or run.task.checkpoint.parallel_files
     else:
         assert len(set(phases)) == len(phases)

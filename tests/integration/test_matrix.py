@@ -51,7 +51,7 @@ WRITERS: Final[dict[str, tuple[str, int, tuple[str, ...]]]] = {
     "safetensors-sharded": ("safetensors", 2, ("llama", "gpt2")),
     "torch": ("bin", 1, ("llama", "gpt2")),
     "torch-sharded": ("bin", 2, ("llama", "gpt2")),
-    "litgpt": ("bin", 1, ()),
+    "litgpt": ("litgpt", 1, ("litgpt",)),
     "per-tensor": ("per-tensor", 1, ("llama", "gpt2")),
     "dcp": ("dcp", 2, ("llama", "gpt2")),
     "gguf": ("gguf", 1, ()),
@@ -84,21 +84,14 @@ def test_the_tables_name_every_layout_strategy_and_architecture() -> None:
     assert {architecture for _, architecture in PAIRS} == {*ARCHITECTURES, SKELETON}
 
 
-def _as_skeleton(folder: Path, layout: str) -> None:
-    """Make a sound checkpoint one of no known model: without its config, and for LitGPT under its own names."""
-    for config in ("params.json", "config.json"):
-        (folder / config).unlink(missing_ok=True)
-    if layout == "litgpt":
-        (folder / "pytorch_model.bin").rename(folder / "lit_model.pth")
-
-
 def _write(layout: str, architecture: str, folder: Path) -> Path:
     writer, shards, known = WRITERS[layout]
     out = folder / f"{layout}-{architecture}"
-    model = architecture if architecture != SKELETON else "llama"
+    model = architecture if architecture != SKELETON else "litgpt" if layout == "litgpt" else "llama"
     tiny_checkpoint(model, naming_for(model, writer), writer, "float16", out, shards=shards)
     if architecture == SKELETON:
-        _as_skeleton(out, layout)
+        for config in ("params.json", "config.json", "lit_config.json"):  # by its names alone it is no known model
+            (out / config).unlink(missing_ok=True)
     assert architecture == SKELETON or architecture in known
     return out
 

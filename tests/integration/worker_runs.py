@@ -14,6 +14,7 @@ from meminspect.checkpoint import read_checkpoint
 from meminspect.engine.worker_process import WorkerProcess
 from meminspect.strategies import STRATEGIES, LoadOptions
 from meminspect.strategies.task import LoadTask, task_for
+from meminspect.theory.ledger import Item
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -67,6 +68,8 @@ def run_worker(strategy: str, checkpoint: Path, tiny: Path, options: LoadOptions
     return WorkerRun(strategy, task, status, events, lost, log)
 
 
+_FIRST_PARTS = (Item.FLOOR, Item.QUANTISED)  # of an allocation that stands under two items
+
 # Phase, operation, pool, tensor, bytes.
 Line = tuple[str, str, str, str, int]
 
@@ -88,7 +91,7 @@ def ledger_lines(run: WorkerRun) -> list[Line]:
                 lines.append(line)
             continue
         line = (step.phase, step.operation.name, step.pool.name, step.tensor, step.nbytes)
-        if lines and lines[-1][:4] == line[:4] and step.item != item:
+        if lines and lines[-1][:4] == line[:4] and step.item != item and item in _FIRST_PARTS:
             line = (*line[:4], line[4] + lines.pop()[4])
         item = step.item
         lines.append(line)

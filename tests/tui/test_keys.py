@@ -85,7 +85,7 @@ async def test_ctrl_c_quits_from_a_dialog_and_from_a_field(task: LoadTask) -> No
     app = at_start()
     async with app.run_test() as pilot:
         await planned(pilot)
-        await pilot.press("o", "tab", "tab", "tab", "8", "ctrl+c")
+        await pilot.press("o", "tab", "tab", "tab", "tab", "8", "ctrl+c")
         await until(pilot, lambda: app.return_value is not None)
 
 
@@ -183,6 +183,7 @@ async def test_options_reach_the_run(task: LoadTask) -> None:
         screen = pilot.app.screen
         screen.query_one("#dtype", Select).value = "bfloat16"
         screen.query_one("#init-dtype", Select).value = "float16"
+        screen.query_one("#quantisation", Select).value = "nf4"
         screen.query_one("#cache", Select).value = "cold"
         screen.query_one("#forward", Select).value = "yes"
         screen.query_one("#limit", Input).value = "12GiB"
@@ -192,6 +193,7 @@ async def test_options_reach_the_run(task: LoadTask) -> None:
         await pilot.press("home", "enter")
         spec = (await running(pilot)).spec
         assert (spec.options.dtype, spec.options.init_dtype) == ("bfloat16", "float16")
+        assert spec.options.quantisation == "nf4"
         assert (spec.limit_bytes, spec.cache, spec.timeout_s, spec.forward) == (12 << 30, "cold", 600.0, True)
         FakeSession.begun[-1].end()
 

@@ -37,8 +37,8 @@ _NOT_WEIGHTS = re.compile(
 def _claims(path: Path) -> tuple[str, ...]:
     if path.is_file():
         # torch itself goes by the name of a safetensors file, whatever is in it.
-        ours = any(layout.claims(path) for layout in (litgpt.LAYOUT, meta.LAYOUT, dcp.LAYOUT))
-        taken = ours or path.suffix == ".safetensors"
+        others = (litgpt.LAYOUT, meta.LAYOUT, dcp.LAYOUT)
+        taken = path.suffix == ".safetensors" or any(layout.claims(path) for layout in others)
         return (path.name,) if not taken and (path.name.endswith(_SUFFIXES) or looks_like_torch(path)) else ()
     if per_tensor.LAYOUT.claims(path):
         return ()

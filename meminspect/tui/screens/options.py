@@ -14,7 +14,7 @@ from meminspect.engine.limits import parse_limit
 from meminspect.errors import UsageError
 from meminspect.renderables.texts import safe
 from meminspect.sampling.interpreter import OURS, open_interpreter
-from meminspect.strategies import CASTABLE, READ_TO, LoadOptions
+from meminspect.strategies import CASTABLE, QUANTISATIONS, READ_TO, LoadOptions
 from meminspect.tui.choices import Cache, Choices
 from meminspect.tui.screens.base import Dialog
 from meminspect.units import format_bytes, parse_bytes, parse_duration
@@ -58,6 +58,7 @@ class OptionsScreen(Dialog[Choices]):
             yield from _row("dtype of the loaded model", _select("dtype", (_AS_STORED, *CASTABLE), load.dtype))
             yield from _row("dtype that a model is built in", _select("init-dtype", CASTABLE, load.init_dtype))
             yield from _row("on cuda, read the state dict to", _select("read-to", READ_TO, load.read_to))
+            yield from _row("linear layers are quantised to", _select("quantisation", QUANTISATIONS, load.quantisation))
             field = Input(
                 "" if limit is None else _size(limit), placeholder="none, or a size like 8GiB", id="limit", compact=True
             )
@@ -130,6 +131,7 @@ class OptionsScreen(Dialog[Choices]):
             None if dtype == _AS_STORED else dtype,
             self._chosen("init-dtype"),
             self._chosen("read-to"),
+            self._chosen("quantisation"),
             self._chosen("trust-pickle") == _YES,
         )
         return Choices(

@@ -12,6 +12,7 @@ from meminspect.worker.hooks import (
     meta_models,
     modules,
     numpy_files,
+    quantising,
     safetensors_files,
     torch_files,
 )
@@ -26,7 +27,7 @@ __all__ = ["installed"]
 
 @contextlib.contextmanager
 def installed(tracker: Tracker) -> Iterator[None]:
-    """Watch torch.load, safetensors, load_state_dict, copies and casts while the context lasts."""
+    """Watch torch.load, safetensors, load_state_dict, copies, casts and quantisation while the context lasts."""
     with contextlib.ExitStack() as stack:
         for hook in (
             torch_files,
@@ -37,6 +38,7 @@ def installed(tracker: Tracker) -> Iterator[None]:
             modules,
             meta_models,
             casting,
+            quantising,
         ):
             stack.enter_context(hook.watch(tracker))
         yield

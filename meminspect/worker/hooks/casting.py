@@ -4,28 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from meminspect.capture.records import Operation
-from meminspect.worker.hooks.tracker import describe, pool_of, replaced
-from meminspect.worker.recorder import SMALL_BYTES
+from meminspect.worker.hooks.tracker import Form, replaced
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from meminspect.worker.hooks.tracker import Tracker
 
 __all__ = ["watch"]
-
-
-class _Form(NamedTuple):
-    """What a tensor is to be."""
-
-    dtype: torch.dtype
-    device: torch.device
-    shape: Sequence[int]
 
 
 @contextlib.contextmanager
@@ -47,7 +37,7 @@ def _watched_to(tracker: Tracker, to: Callable[..., Any]) -> Callable[..., Any]:
         name = tracker.name_of(self) if phase else ""
         if not name:
             return to(self, *args, **kwargs)  # type: ignore[no-any-return]
-        return _materialised(tracker, phase, name, form, lambda: to(self, *args, **kwargs))
+        return tracker.made(phase, name, form, lambda: to(self, *args, **kwargs))
 
     return call
 
@@ -58,7 +48,7 @@ def _watched_clone(tracker: Tracker, clone: Callable[..., Any]) -> Callable[...,
         name = tracker.name_of(self)
         if not name:
             return clone(self, **kwargs)  # type: ignore[no-any-return]
-        return _materialised(tracker, "copy", name, _wanted(self, ()), lambda: clone(self, **kwargs))
+        return tracker.made("copy", name, Form.of(self), lambda: clone(self, **kwargs))
 
     return call
 
@@ -72,28 +62,13 @@ def _watched_cat(tracker: Tracker, cat: Callable[..., Any]) -> Callable[..., Any
             return cat(tensors, dim, **kwargs)  # type: ignore[no-any-return]
         shape = list(pieces[0].shape)
         shape[dim] = sum(piece.shape[dim] for piece in pieces)
-        form = _Form(pieces[0].dtype, pieces[0].device, shape)
-        return _materialised(tracker, "merge", name, form, lambda: cat(tensors, dim, **kwargs))
+        form = Form.of(pieces[0])._replace(shape=tuple(shape))
+        return tracker.made("merge", name, form, lambda: cat(tensors, dim, **kwargs))
 
     return call
 
 
-def _materialised(
-    tracker: Tracker, phase: str, name: str, form: _Form, make: Callable[[], torch.Tensor]
-) -> torch.Tensor:
-    """What `make` returns, reported."""
-    recorder, pool = tracker.recorder, pool_of(form.device)
-    recorder.phase(phase)
-    nbytes = form.dtype.itemsize * torch.Size(form.shape).numel()
-    id_ = recorder.begin(Operation.MATERIALISE, pool, name, nbytes, detail=describe(str(form.dtype), tuple(form.shape)))
-    result = make()
-    tracker.end(id_, pool, name, result.untyped_storage())
-    if nbytes >= SMALL_BYTES:
-        recorder.before_fall()  # its sources are dropped next
-    return result
-
-
-def _wanted(tensor: torch.Tensor, arguments: tuple[Any, ...]) -> _Form:
+def _wanted(tensor: torch.Tensor, arguments: tuple[Any, ...]) -> Form:
     """What `Tensor.to` makes with these arguments, by position or by name."""
     dtype, device = tensor.dtype, tensor.device
     for value in arguments:
@@ -103,10 +78,10 @@ def _wanted(tensor: torch.Tensor, arguments: tuple[Any, ...]) -> _Form:
             dtype = value
         elif isinstance(value, (str, torch.device)):
             device = torch.device(value)
-    return _Form(dtype, device, tensor.shape)
+    return Form(dtype, device, tuple(tensor.shape))
 
 
-def _phase(tensor: torch.Tensor, form: _Form, *, copies: bool) -> str:
+def _phase(tensor: torch.Tensor, form: Form, *, copies: bool) -> str:
     """What is done to a tensor that takes a form; nothing where it has it already, or none with memory."""
     if form.device.type == "meta":
         return ""

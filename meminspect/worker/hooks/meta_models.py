@@ -37,7 +37,7 @@ def watch(tracker: Tracker) -> Iterator[None]:
     def watched_swap(swap: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(swap)
         def call(t1: torch.Tensor, t2: torch.Tensor) -> None:
-            waiting = tracker.on_meta.pop(id(t1), "")
+            waiting = tracker.take_over(t1)
             if waiting and not t2.is_meta:
                 _report_taken_over(tracker, waiting, t2)
             swap(t1, t2)

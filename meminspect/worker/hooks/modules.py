@@ -119,9 +119,8 @@ def constructed(tracker: Tracker, build: Callable[[], nn.Module], plan: Construc
     tracker.recorder.phase("build")
     device = torch.empty(0).device
     if device.type == "meta":
-        model = build()
-        tracker.on_meta = {id(tensor): name for name, tensor in _tensors(model)}
-        return model
+        tracker.model = build()
+        return tracker.model
     construction = _Construction(tracker, plan, pool_of(device))
     try:
         with construction:

@@ -65,6 +65,7 @@ class _WatchedFile:
 
     def get_tensor(self, name: str) -> Any:
         stored = self._tracker.at_key(self._index, name)
+        self._tracker.recorder.phase("read")
         with self._reading([] if stored is None else [stored]):
             return self._file.get_tensor(name)
 

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import time
 import weakref
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from meminspect.capture.records import Operation, Pool
+from meminspect.worker.recorder import SMALL_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     import torch
+    from torch import nn
 
     from meminspect.checkpoint.model import Checkpoint, StoredTensor
     from meminspect.worker.recorder import Recorder
 
-__all__ = ["Tracker", "describe", "pool_of", "replaced"]
+__all__ = ["Form", "Tracker", "describe", "pool_of", "replaced"]
 
 
 @functools.lru_cache(maxsize=4096)  # a model has few shapes, and many tensors of each
@@ -32,6 +35,19 @@ def describe(dtype: str, shape: tuple[int, ...]) -> str:
 def pool_of(device: torch.device) -> Pool:
     """Where a tensor's memory is that is made on a device."""
     return Pool.HEAP if device.type == "cpu" else Pool.VRAM
+
+
+class Form(NamedTuple):
+    """What a tensor is to be."""
+
+    dtype: torch.dtype
+    device: torch.device
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, tensor: torch.Tensor) -> Form:
+        """What a tensor is."""
+        return cls(tensor.dtype, tensor.device, tuple(tensor.shape))
 
 
 @contextlib.contextmanager
@@ -69,14 +85,16 @@ class Tracker:
     """Names memory by its address and reports when it comes and goes.
 
     Attributes:
-        on_meta: the names of a model's tensors that have no memory yet, by `id`.
+        model: the one that has been built on meta, if any.
     """
 
     def __init__(self, recorder: Recorder, checkpoint: Checkpoint) -> None:
         self.recorder = recorder
-        self.on_meta: dict[int, str] = {}
+        self.model: nn.Module | None = None
         self.slice: tuple[Any, StoredTensor] | None = None  # the part of a file that is read next, and what it holds
         self.filling = False  # a copy under way makes its target resident, and is reported as that
+        self._on_meta: dict[int, str] = {}  # the names of its tensors that have no memory yet, by `id`
+        self._once_on_meta: set[str] = set()
         self._names: dict[int, str] = {}  # address of a storage → tensor
         self._owner: dict[int, int] = {}  # the same address → event id of what has it now
         self._live: dict[int, _Live] = {}  # by event id: a dead ref calls nobody
@@ -93,6 +111,16 @@ class Tracker:
             if storage.nbytes:  # an empty one begins where the next one does
                 self._by_offset.setdefault((storage.file, storage.offset), tensor)
             self._by_file[storage.file].append(tensor)
+
+    def take_over(self, tensor: torch.Tensor) -> str:
+        """The name of a tensor of the model that has no memory yet and is about to get it; empty for any other."""
+        if tensor.is_meta and id(tensor) not in self._on_meta and self.model is not None:
+            # The model's first tensors, and what has been added to it since.
+            for name, found in (*self.model.named_parameters(), *self.model.named_buffers()):
+                if found.is_meta and name not in self._once_on_meta:
+                    self._on_meta[id(found)] = name
+                    self._once_on_meta.add(name)
+        return self._on_meta.pop(id(tensor), "")
 
     def file_index(self, file: Any) -> int:
         """Which of the checkpoint's files this is; -1 for another one."""
@@ -127,6 +155,29 @@ class Tracker:
         self.recorder.end(id_, Operation.MATERIALISE, pool, name, storage.nbytes())
         self._follow(id_, pool, name, storage)
 
+    def made(
+        self, phase: str, name: str, form: Form, make: Callable[[], torch.Tensor], *, filled: bool = True
+    ) -> torch.Tensor:
+        """Report a tensor that is made of one that we know, under its name.
+
+        Args:
+            phase: in which this happens.
+            name: the tensor that it is made of.
+            form: what is made.
+            make: makes it.
+            filled: False for memory that is yet to be written; writing it is no event of its own.
+        """
+        pool, nbytes = pool_of(form.device), form.dtype.itemsize * math.prod(form.shape)
+        self.recorder.phase(phase)
+        detail = describe(str(form.dtype), form.shape)
+        id_ = self.recorder.begin(Operation.MATERIALISE, pool, name, nbytes, detail=detail)
+        result = make()
+        self.recorder.end(id_, Operation.MATERIALISE, pool, name, nbytes)
+        self._follow(id_, pool, name, result.untyped_storage(), named=filled)
+        if filled and nbytes >= SMALL_BYTES:
+            self.recorder.before_fall()  # its sources are dropped next
+        return result
+
     def mapped(self, tensor: StoredTensor, storage: torch.UntypedStorage) -> None:
         """A stored tensor has been mapped, which takes no time and no memory yet."""
         id_ = self.recorder.done(
@@ -139,10 +190,10 @@ class Tracker:
         """From now on the storage has a name; its end is not reported."""
         self._names[storage.data_ptr()] = name
 
-    def _follow(self, id_: int, pool: Pool, name: str, storage: torch.UntypedStorage) -> None:
+    def _follow(self, id_: int, pool: Pool, name: str, storage: torch.UntypedStorage, *, named: bool = True) -> None:
         started_ns = time.monotonic_ns()
         address = storage.data_ptr()
-        if address:
+        if address and named:
             self._names[address] = name
             self._owner[address] = id_
         if self.recorder.enabled:

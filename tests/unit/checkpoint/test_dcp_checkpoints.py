@@ -50,8 +50,8 @@ def loaded(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
 def test_given_a_flat_state_dict_of_odd_tensors_then_each_is_where_the_header_says(tmp_path: Path) -> None:
     state = {
         "a.weight": torch.randn(7, 5), "half": torch.randn(3).bfloat16(),
-        "narrow": torch.randn(4).to(torch.float8_e5m2),
-        "scalar": torch.tensor(3), "turned": torch.randn(4, 6).t(), "flag": torch.tensor([True, False]),
+        "narrow": torch.randn(4).to(torch.float8_e5m2), "scalar": torch.tensor(3), "turned": torch.randn(4, 6).t(),
+        "flag": torch.tensor([True, False]),
     }  # fmt: skip
     checkpoint = read_checkpoint(save(tmp_path / "d", state))
 
@@ -145,7 +145,9 @@ class _Runs:
 
 @pytest.mark.parametrize("protocol", [2, 4])
 @pytest.mark.parametrize(
-    "call", [(Path.touch, "x"), (bytearray, 1 << 40), (eval, "1"), (torch.UntypedStorage, 1 << 40)]
+    "call",
+    [(Path.touch, "x"), (bytearray, 1 << 40), (eval, "1"), (torch.UntypedStorage, 1 << 40)],
+    ids=["touch", "bytearray", "eval", "storage"],
 )
 def test_given_metadata_that_would_run_something_then_it_is_named_and_not_run(
     tmp_path: Path, protocol: int, call: tuple[Any, object]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import TYPE_CHECKING
 
 import pytest
-from strategy_tasks import NAMES, initial_bytes
+from strategy_tasks import cells, initial_bytes
 
 from meminspect.capture.records import Pool
 from meminspect.dtypes import bytes_of
@@ -97,7 +96,7 @@ def test_a_cast_on_the_device_costs_a_tensor_there_and_nothing_on_the_host(tasks
     assert heap == 0
 
 
-CELLS = list(itertools.product(STRATEGIES, NAMES, OPTIONS))
+CELLS = cells(*OPTIONS)
 
 
 @pytest.mark.parametrize(("id_", "name", "options"), CELLS, ids=str)

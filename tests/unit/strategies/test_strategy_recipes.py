@@ -2,12 +2,11 @@ from __future__ import annotations
 
 import ast
 import builtins
-import itertools
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from strategy_tasks import NAMES
+from strategy_tasks import NAMES, cells
 
 from meminspect.strategies import STRATEGIES, recipes
 
@@ -20,7 +19,8 @@ if TYPE_CHECKING:
 
 GIVEN = {"Model", "config", "split_dims"}  # what the first lines say that the reader has to bring
 OPTIONS: list[dict[str, str]] = [{}, {"dtype": "bfloat16"}, {"init_dtype": "float16"}]
-COMBINATIONS = list(itertools.product(STRATEGIES, NAMES, OPTIONS))
+COMBINATIONS = cells(*OPTIONS)
+LINES, LINES_WITH_A_LAYER = 50, 85
 
 
 @pytest.fixture(params=COMBINATIONS, ids=str)
@@ -38,6 +38,8 @@ def undefined_names(text: str) -> set[str]:
             (used if isinstance(node.ctx, (ast.Load, ast.Del)) else made).add(node.id)
         elif isinstance(node, (ast.Import, ast.ImportFrom)):
             made.update((alias.asname or alias.name).split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ClassDef):
+            made.add(node.name)
         elif isinstance(node, ast.FunctionDef):
             made.update((node.name, *(argument.arg for argument in node.args.args)))
     return used - made
@@ -67,7 +69,7 @@ def test_a_recipe_reads_like_a_page_of_a_book(recipe: str) -> None:
     assert "\n\n\n\n" not in recipe  # two empty lines are around a function
     lines = [line for line in recipe.splitlines() if "Path(" not in line]  # the user's path is as long as it is
     assert all(line == line.rstrip() and len(line) <= 120 for line in lines)
-    assert len(lines) < 50
+    assert len(lines) < (LINES_WITH_A_LAYER if any(line.startswith("class ") for line in lines) else LINES)
 
 
 @pytest.mark.parametrize("id_", ["meta-assign", "mmap-assign"])

@@ -21,6 +21,10 @@ MIB = 1 << 20
             Choices(LoadOptions("cuda", "bfloat16", "float16"), 512 * MIB, "cold", 600.0),
             "cuda, bfloat16, built in float16, limit 512.00 MiB, cold page cache, at most 10:00 min",
         ),
+        (
+            Choices(LoadOptions(quantisation="nf4")),
+            "cpu, dtype as stored, quantised to nf4, no limit, page cache as it is",
+        ),
         (Choices(forward=True), "cpu, dtype as stored, no limit, page cache as it is, then called once"),
         (Choices(aim="resident"), "cpu, dtype as stored, no limit, page cache as it is, by soonest resident"),
         (Choices(LoadOptions(dtype="float32"), 0, "warm"), "cpu, float32, limit 0 B, warm page cache"),

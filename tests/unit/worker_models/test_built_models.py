@@ -286,3 +286,24 @@ def test_skeleton_computes_nothing() -> None:
 def test_skeleton_refuses_what_torch_cannot_hold(name: str, dtype: str) -> None:
     with pytest.raises(CheckpointError):
         build(detect(None, {name: ((1,), dtype)}).architecture)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_architecture_tells_which_weights_are_those_of_linear_layers_and_which_of_heads(case: str) -> None:
+    architecture = architecture_of(case)
+    with torch.device("meta"):
+        model = build(architecture)
+
+    told = {parameter.name: parameter for parameter in architecture.parameters if parameter.linear}
+
+    built = {
+        f"{name}.weight": module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+    }
+    assert told.keys() == built.keys()
+    for name, module in built.items():
+        head = name.rpartition(".")[0] in ("output", "lm_head", "out_head")
+        within = "attention" if any(part in name for part in ("attention", "attn", "att.")) else "feed-forward"
+        assert told[name].linear == ("head" if head else within)
+        assert told[name].transposed != isinstance(module, nn.Linear)
