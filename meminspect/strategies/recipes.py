@@ -30,6 +30,8 @@ _PATHS_MAPPED: Final = (2, 6)  # torch.load(mmap=True) has long taken nothing bu
 # What a recipe says, the package that it needs for it, and since when that has it.
 _NEEDS: Final = (
     ("from safetensors", "safetensors", (0, 3), "to read safetensors files"),
+    ("offset_keys", "safetensors", (0, 6), "to read tensors in the order of their bytes (offset_keys)"),
+    ("swap_tensors", "torch", (2, 3), "to put a tensor in a parameter's place (swap_tensors)"),
     ('backend="pread"', "safetensors", (0, 8), 'to read them into memory of their own (backend="pread")'),
 )
 

@@ -72,7 +72,7 @@ class Strategy:
         remarks = []
         if not self.casts and dtype not in (None, built):
             remarks.append(f"the model stays in {built}, which it was built in: this strategy does not cast to {dtype}")
-        if "weights_only=False" in self.recipe(task):
+        if task.options.trust_pickle and "weights_only=False" in self.recipe(task):
             remarks.append("pickles were trusted (weights_only=False)")
         return "; ".join(remarks)
 
@@ -94,10 +94,11 @@ class Strategy:
             )
         if task.checkpoint.parallel_files and task.architecture.id == "skeleton":
             return "these are model-parallel slices of an unknown architecture: nobody says how to join them"
-        return self.lacks(task)
+        # What a task lacks, its recipe may lack the words for.
+        return self.lacks(task) or self._unmet(task)
 
     def _why_not_read(self, task: LoadTask) -> str | None:
-        """Why its recipe cannot read the files, in the environment that it is to run in."""
+        """Why its recipe cannot read the files."""
         unread = why_not_read(task, self.own_readers)
         if unread is not None:
             return unread
@@ -109,7 +110,12 @@ class Strategy:
         unmappable = next((file for file in task.checkpoint.files if file.unmappable), None)
         if unmappable is not None and self.maps(task):
             return f"{shown(unmappable.name)} {unmappable.unmappable}"
-        return recipes.unmet(self.recipe(task), task.options.interpreter)
+        return None
+
+    def _unmet(self, task: LoadTask) -> str | None:
+        """Why the worker's environment cannot run the recipe; our own has what meminspect requires."""
+        interpreter = task.options.interpreter
+        return None if interpreter.python is None else recipes.unmet(self.recipe(task), interpreter)
 
 
 def _why_not_options(options: LoadOptions) -> str | None:

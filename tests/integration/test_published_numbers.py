@@ -60,16 +60,16 @@ class Row(NamedTuple):
     planned_host: str = ""
 
 
-POLLED: Final = {
+POLLED: Final = {  # what may stand between the two: inferred from what the page shows, which has no more to tell
     "naive": """It says less than the random model, which is on the host as a whole before it is moved. The poller
-        subtracts what the process held when it started, and earlier cells had left freed memory there: glibc keeps
+        subtracts what the process held when it started. Earlier cells may have left freed memory there: glibc keeps
         blocks under 32 MiB, of which this model has 2.0 GiB, and 6.3 − 2.0 = 4.3.""",
     "sequential": "It agrees: the state dict stays for long enough.",
     "skip-init": """It says 1.0 GiB more than the largest tensor, which is all that passes through the host. RSS counts
         whatever the process does: pages of the CUDA libraries that are touched first here, the meta device's first use
         (70 MiB), memory that was freed and kept. The page does not tell them apart, and no term of ours stands for
         them.""",
-    "mmap-assign": """It misses the end: the mapping is whole with its last tensor and gone right after, and at 4 GB/s
+    "mmap-assign": """It may miss the end: the mapping is whole with its last tensor and gone right after, and at 4 GB/s
         the last of its readings, 100 ms apart, lies 0.4 GiB below it.""",
     "per-tensor-files": "It agrees: the largest tensor.",
 }

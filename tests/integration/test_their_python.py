@@ -65,7 +65,10 @@ def test_a_run_with_an_older_torch(tmp_path: Path) -> None:
     home = Home(tmp_path / "home")
 
     # In bfloat16: torch 2.1 multiplies no float16 on the CPU.
-    for layout, naming, strategies in (("meta", "meta", "all"), ("safetensors", "hf", "mmap-assign,sharded,naive")):
+    for layout, naming, strategies in (
+        ("meta", "meta", "mmap-assign,meta-assign,naive"),
+        ("safetensors", "hf", "mmap-assign,sharded,naive"),
+    ):
         checkpoint = tiny_checkpoint("llama", naming, layout, "bfloat16", tmp_path / layout)
         done = home.meminspect("run", "--ckpt", checkpoint, "-s", strategies, "--python", python, "--forward", "--json")
         assert done.status == 0, done.stderr
@@ -74,8 +77,9 @@ def test_a_run_with_an_older_torch(tmp_path: Path) -> None:
             assert run["environment"]["torch"].startswith("2.1")
             assert run["forward"]["s"] is not None
     plan = home.meminspect("plan", "--ckpt", checkpoint, "--python", python, "--json").document
-    (refused,) = [row for row in plan["strategies"] if row["strategy"] == "meta-assign"]
-    assert "has safetensors 0.4.0, and 0.8 or newer is needed" in refused["why_not"]
+    why_not = {row["strategy"]: row["why_not"] for row in plan["strategies"]}
+    assert "has safetensors 0.4.0, and 0.8 or newer is needed" in why_not["meta-assign"]
+    assert "and 2.3 or newer is needed" in why_not["lazy"]
 
 
 def _old_environment(folder: Path) -> Path:
