@@ -77,8 +77,12 @@ def _once(parameters: Sequence[Parameter]) -> Iterator[Parameter]:
 def reserve(task: LoadTask) -> Iterator[Step]:
     """`to_empty`: memory for the model, whose pages come on the host only as they are written to."""
     for parameter in task.conversion_order:
-        for step in _built(task, parameter, task.pool):
-            yield step if task.pool is Pool.VRAM else step._replace(pool=Pool.NONE, item="")
+        steps = list(_built(task, parameter, task.pool))
+        if task.pool is Pool.VRAM:
+            yield from steps
+        elif steps:  # one allocation, which costs nothing yet
+            nbytes = sum(step.nbytes for step in steps)
+            yield steps[0]._replace(pool=Pool.NONE, item="", nbytes=nbytes)
 
 
 def cast(task: LoadTask, dtype: str) -> Iterator[Step]:
@@ -93,18 +97,24 @@ def cast(task: LoadTask, dtype: str) -> Iterator[Step]:
 
 
 def read(task: LoadTask, sources: Sources, files: Iterable[int] | None = None) -> Iterator[Step]:
-    """Read or map files, all unless some are named; what lies beside the state dict goes as soon as a file is read."""
+    """Read or map files, all unless some are named; what lies beside the state dict goes as soon as a file is read.
+
+    Files are read from beginning to end, which is not the state dict's order where torch wrote them before 1.6.
+    """
     for file in range(len(task.checkpoint.files)) if files is None else files:
         beside = task.beside_by_file[file]
         if not beside:
-            yield from sources.read(task.tensors_by_file[file])
+            yield from sources.read(sorted(task.tensors_by_file[file], key=_place))
             continue
-        everything = [(tensor, "") for tensor in task.tensors_by_file[file]]
-        everything += [(tensor, Item.BESIDE) for tensor in beside]
-        for tensor, item in sorted(everything, key=lambda stored: stored[0].storage.offset):
-            yield from sources.read([tensor], item=item)
+        items = {**dict.fromkeys(task.tensors_by_file[file], ""), **dict.fromkeys(beside, Item.BESIDE)}
+        for tensor in sorted(items, key=_place):
+            yield from sources.read([tensor], item=items[tensor])
         for tensor in beside:
             yield from sources.drop("read", tensor)
+
+
+def _place(tensor: StoredTensor) -> int:
+    return tensor.storage.offset
 
 
 def join(task: LoadTask, sources: Sources, item: str) -> Iterator[Step]:
