@@ -4,6 +4,7 @@
 MeminspectError
 ├── UsageError              the command line asks for something impossible                    → 2
 ├── CheckpointError         the checkpoint is absent, damaged, hostile or of an unknown kind  → 2
+│   └── SeveralCheckpointsError    a folder holds several, and one has to be named            → 2
 ├── CaptureError            a capture file cannot be read or written                          → 2
 └── RunError                the machinery around a run broke (not the run itself)             → 4
 ```
@@ -12,8 +13,21 @@ MeminspectError
 from __future__ import annotations
 
 import enum
+from typing import TYPE_CHECKING
 
-__all__ = ["CaptureError", "CheckpointError", "ExitCode", "MeminspectError", "RunError", "UsageError"]
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+__all__ = [
+    "CaptureError",
+    "CheckpointError",
+    "ExitCode",
+    "MeminspectError",
+    "RunError",
+    "SeveralCheckpointsError",
+    "UsageError",
+]
 
 
 class ExitCode(enum.IntEnum):
@@ -53,6 +67,20 @@ class CheckpointError(MeminspectError):
     """The checkpoint is absent, damaged, hostile or of a kind that is not supported."""
 
     exit_code = ExitCode.USAGE
+
+
+class SeveralCheckpointsError(CheckpointError):
+    """A folder holds several checkpoints, of which the user has to name one.
+
+    Args:
+        message: what it holds.
+        hint: how to name one.
+        choices: the path of each, and what it is in a word.
+    """
+
+    def __init__(self, message: str, hint: str = "", choices: Mapping[Path, str] | None = None) -> None:
+        super().__init__(message, hint)
+        self.choices = choices or {}
 
 
 class CaptureError(MeminspectError):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ONE_RUN_NOISE", "OUTCOME_WORDS", "PHASE_WORDS", "advice", "bill", "comparison", "completed", "excess", "model",
-    "names", "sentence", "times",
+    "names", "no_pools", "sentence", "times",
 ]  # fmt: skip
 
 ONE_RUN_NOISE: Final = 0.25
@@ -54,6 +54,12 @@ PHASE_WORDS: Final = {
     "verify": "verifying against the files",
 }
 """What a worker does in each phase."""
+
+
+def no_pools(run: Run) -> str:
+    """In a sentence that nobody knows which pool memory belonged to, and why; empty where one knows."""
+    reason = run.get("pools_reason")
+    return f"Heap, file and pinned memory not available: {reason}." if reason else ""
 
 
 def sentence(run: Run, *, decimal: bool) -> str:
@@ -175,15 +181,16 @@ def comparison(runs: Sequence[Run], *, decimal: bool) -> str:
     ]
     if not finished:
         return ""
-    thrifty, least = min(finished, key=lambda named: (named[1]["peak"]["heap_bytes"], named[1]["peak"]["rss_bytes"]))
+    # Heap is what loads die of; the total stands for it where the system does not tell them apart.
+    told = all(run["peak"]["heap_bytes"] is not None for _, run in finished)
+    pool, key = ("heap", "heap_bytes") if told else ("memory", "rss_bytes")
+    thrifty, least = min(finished, key=lambda named: (named[1]["peak"][key], named[1]["peak"]["rss_bytes"]))
     quick, soonest = min(finished, key=lambda named: named[1]["resident_s"] or math.inf)
-    heap = format_bytes(least["peak"]["heap_bytes"], decimal=decimal)
+    size = format_bytes(least["peak"][key], decimal=decimal)
     as_little = [
-        name
-        for name, run in finished
-        if run is not least and format_bytes(run["peak"]["heap_bytes"], decimal=decimal) == heap
+        name for name, run in finished if run is not least and format_bytes(run["peak"][key], decimal=decimal) == size
     ]
-    words = f"{thrifty} took least heap, {heap}"
+    words = f"{thrifty} took least {pool}, {size}"
     if as_little:
         words += f", as did {' and '.join(as_little)}"
     if soonest["resident_s"] is None:

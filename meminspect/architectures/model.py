@@ -36,7 +36,7 @@ class Architecture:
     """A model as its headers describe it. `worker.models` builds the very same one with torch."""
 
     id: str  # "llama", "gpt2", "skeleton"
-    naming: str  # whose tensor names: "meta", "hf", "teaching", or "checkpoint" for a skeleton
+    naming: str  # whose tensor names: "meta", "hf", "teaching", "litgpt", or "checkpoint" for a skeleton
     config: Mapping[str, object]  # the hyper-parameters, as the naming's own config file spells them
     parameters: tuple[Parameter, ...]  # in the order in which the module registers (and allocates) them
 

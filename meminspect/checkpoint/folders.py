@@ -5,28 +5,26 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import shlex
 from typing import TYPE_CHECKING
 
-from meminspect.checkpoint.reading import os_refusal, refusal
+from meminspect.checkpoint.reading import PATH_LIMIT, open_header, os_refusal, refusal
 from meminspect.checkpoint.strict_json import read_object
-from meminspect.errors import CheckpointError
-from meminspect.text import shown
+from meminspect.errors import CheckpointError, SeveralCheckpointsError
+from meminspect.text import listed, shown
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["describe_folder", "file_names", "member", "read_config"]
+__all__ = ["describe_folder", "file_names", "member", "read_config", "several", "snapshot"]
 
 MAX_ENTRIES = 100_000  # a folder of a checkpoint holds some hundreds; this one may be anybody's home
 MAX_CONFIG_BYTES = 16 << 20
+_MAX_REVISION_BYTES = 100  # a hash of 40 letters
+_LISTED = 12  # checkpoints of one folder that are named
 
-_FOREIGN_NAMES = (
-    (r"(pytorch_model|model).*\.bin(\.index\.json)?", "a Hugging Face checkpoint of pickled .bin files"),
-    (r".+\.gguf", "a GGUF checkpoint, as llama.cpp reads"),
-    (r"__\d+_\d+\.distcp|\.metadata", "a distributed checkpoint of torch.distributed.checkpoint"),
-    (r".+\.(pth|pt|ckpt)", "a torch.save checkpoint that is not Meta's consolidated.NN.pth"),
-    (r".+\.(h5|keras|msgpack|onnx|npz|index)", "a checkpoint of another framework"),
-)
+_FOREIGN_NAMES = ((r".+\.(h5|keras|msgpack|onnx|npz|index)", "a checkpoint of another framework"),)
 
 
 def file_names(folder: Path) -> list[str]:
@@ -92,6 +90,47 @@ def read_config(folder: Path, names: tuple[str, ...]) -> tuple[dict[str, object]
     return None, ()
 
 
+def snapshot(path: Path) -> Path:
+    """For a repository of a Hugging Face cache its snapshot: the one that `main` refers to, or the only one.
+
+    Raises:
+        SeveralCheckpointsError: it has several, and nothing says which.
+        CheckpointError: it has none.
+    """
+    folder = path / "snapshots"
+    if not (path / "blobs").is_dir() or not folder.is_dir():
+        return path
+    with os.scandir(folder) as entries:
+        # A revision is a folder itself: a link would lead out of the repository.
+        revisions = sorted(
+            entry.name for entry in itertools.islice(entries, MAX_ENTRIES) if entry.is_dir(follow_symlinks=False)
+        )
+    main = path / "refs" / "main"
+    if main.is_file():
+        with open_header(main) as file:
+            revision = file.read(0, min(file.nbytes, _MAX_REVISION_BYTES)).decode("ascii", "replace").strip()
+        revisions = [revision] if revision in revisions else revisions
+    if not revisions:
+        raise refusal(path, "is a repository of a Hugging Face cache without a snapshot", "finish the download")
+    if len(revisions) > 1:
+        raise several(path, {f"snapshots/{revision}": "snapshot" for revision in revisions})
+    return folder / revisions[0]
+
+
+def several(folder: Path, found: Mapping[str, str]) -> SeveralCheckpointsError:
+    """The error for a folder of several checkpoints.
+
+    Args:
+        folder: the folder.
+        found: for each the name within it, and what it is in a word.
+    """
+    words = listed((f"{shown(name)} ({what})" for name, what in found.items()), _LISTED)
+    error = refusal(folder, f"holds {len(found):,} checkpoints: {words}")
+    choices = {folder / name: what for name, what in found.items()}
+    example = shown(shlex.quote(str(next(iter(choices)))), PATH_LIMIT)
+    return SeveralCheckpointsError(error.message, f"name one of them, as in --ckpt {example}", choices)
+
+
 def describe_folder(folder: Path) -> CheckpointError:
     """The error for a folder that no layout claims: what it holds instead, where to look."""
     names = file_names(folder)
@@ -103,12 +142,10 @@ def describe_folder(folder: Path) -> CheckpointError:
                 f"holds {what} ({shown(found)}), which is not a layout that is read yet",
                 "convert it to safetensors",
             )
-    if (folder / "snapshots").is_dir():
-        return refusal(folder, "is a repository of a Hugging Face cache", "name a folder in its snapshots/")
     if (folder / "original").is_dir():
         return refusal(folder, "holds no weights itself", "name its folder original/")
     return refusal(
         folder,
         "holds no checkpoint" if names else "is empty",
-        "it needs *.safetensors, or consolidated.00.pth with params.json",
+        "it needs *.safetensors, or files of torch.save (*.pth, *.pt, *.bin, *.ckpt)",
     )

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from meminspect.checkpoint.torch_archive import ZIP_MAGIC
+from meminspect.checkpoint.torch_legacy import LEGACY_MAGIC
+
 if TYPE_CHECKING:
     from meminspect.checkpoint.reading import HeaderFile
 
@@ -12,7 +15,8 @@ __all__ = ["HEAD_BYTES", "Foreign", "recognise"]
 HEAD_BYTES = 512
 _TAR_MAGIC = slice(257, 262)  # POSIX ustar header, field "magic"
 _AGAIN = "fetch the file again"
-_CONVERT = "convert it to safetensors, or name a Meta or safetensors checkpoint"
+_RENAME = "give it a name that says so, as model.pth"
+_CONVERT = "convert it to safetensors, or name another checkpoint"
 
 
 class Foreign(NamedTuple):
@@ -22,18 +26,15 @@ class Foreign(NamedTuple):
     hint: str
 
 
-# torch/serialization.py, MAGIC_NUMBER 0x1950a86a20f9469cfc6c, pickled with protocol 2 (PROTO 2, LONG1 of 10 bytes)
-_LEGACY_TORCH = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
-
 _SIGNATURES: tuple[tuple[bytes, Foreign], ...] = (
     (b"version https://git-lfs", Foreign("a git-lfs pointer, not the weights", "run `git lfs pull` in its folder")),
     (b"GGUF", Foreign("a GGUF file, as llama.cpp reads", _CONVERT)),
     (
-        _LEGACY_TORCH,
-        Foreign("a torch.save file in the format from before torch 1.6", "load it and save it again with torch 1.6+"),
+        LEGACY_MAGIC,
+        Foreign("a file of torch.save, in its format from before torch 1.6", _RENAME),
     ),
     (b"\x80", Foreign("a pickle, which would have to be executed to be read", "save its state dict as safetensors")),
-    (b"PK\x03\x04", Foreign("a zip archive, as torch.save writes", _CONVERT)),
+    (ZIP_MAGIC, Foreign("a zip archive, as torch.save writes", _RENAME)),
     (b"\x93NUMPY", Foreign("a numpy array", _CONVERT)),
     (b"\x89HDF\r\n", Foreign("an HDF5 file, as Keras writes", _CONVERT)),
     (b"\x1f\x8b", Foreign("a gzip archive", "unpack it first")),

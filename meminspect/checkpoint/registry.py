@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from meminspect.checkpoint.folders import describe_folder
+from meminspect.checkpoint.folders import describe_folder, several, snapshot
 from meminspect.checkpoint.foreign import recognise
-from meminspect.checkpoint.layouts import meta, safetensors, safetensors_sharded
+from meminspect.checkpoint.layouts import (
+    dcp,
+    gguf,
+    litgpt,
+    meta,
+    per_tensor,
+    safetensors,
+    safetensors_sharded,
+    torch,
+    torch_sharded,
+)
+from meminspect.checkpoint.quantised import quantisation
 from meminspect.checkpoint.reading import open_header, os_refusal, refusal
-from meminspect.text import shown
+from meminspect.collection import collection_paused
 
 if TYPE_CHECKING:
     from meminspect.checkpoint.layouts.base import Layout
@@ -24,6 +36,12 @@ LAYOUTS: tuple[Layout, ...] = (
     meta.LAYOUT,
     safetensors.LAYOUT,
     safetensors_sharded.LAYOUT,
+    torch.LAYOUT,
+    torch_sharded.LAYOUT,
+    litgpt.LAYOUT,
+    per_tensor.LAYOUT,
+    dcp.LAYOUT,
+    gguf.LAYOUT,
 )
 
 
@@ -31,14 +49,18 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
     """Read the headers of a checkpoint: a file, or the folder that holds it. No tensor data is read, no code runs.
 
     Raises:
-        CheckpointError: there is no such path, it holds no checkpoint that is read or more than one, or the
-            checkpoint is damaged, incomplete or hostile. The message is one printable line that begins with the path.
+        SeveralCheckpointsError: the folder holds more than one, of which the user has to name one.
+        CheckpointError: there is no such path, it holds no checkpoint that is read, or the checkpoint is damaged,
+            incomplete or hostile. The message is one printable line that begins with the path.
     """
     path = Path(path)
     try:
-        return _choose(path).read(path)
+        with collection_paused():
+            path = snapshot(path)
+            checkpoint = _choose(path).read(path)
     except OSError as error:  # a file that vanishes between two looks at it
         raise os_refusal(path, error) from error
+    return replace(checkpoint, quantisation=checkpoint.quantisation or quantisation(checkpoint))
 
 
 def _choose(path: Path) -> Layout:
@@ -47,10 +69,9 @@ def _choose(path: Path) -> Layout:
     mode = path.stat().st_mode
     if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
         raise refusal(path, "is not a regular file", "name a checkpoint file or its folder")
-    claims = [(layout, marker) for layout in LAYOUTS if (marker := layout.claims(path)) is not None]
+    claims = [(layout, name) for layout in LAYOUTS for name in layout.claims(path)]
     if len(claims) > 1:
-        found = ", ".join(f"{shown(marker)} ({layout.id})" for layout, marker in claims)
-        raise refusal(path, f"holds more than one checkpoint: {found}", "name one of them with --ckpt FILE")
+        raise several(path, {name: layout.id for layout, name in claims})
     if not claims:
         raise describe_folder(path) if stat.S_ISDIR(mode) else _describe_file(path)
     return claims[0][0]

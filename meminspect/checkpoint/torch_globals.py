@@ -1,7 +1,8 @@
 """The globals that a pickled state dict may refer to, as inert stand-ins.
 
-They mirror `_get_allowed_globals` of torch/_weights_only_unpickler.py as far as plain dense tensors need it; the
-rebuild functions follow torch/_utils.py and record a view of a storage where torch makes a tensor.
+They mirror `_get_allowed_globals` of torch/_weights_only_unpickler.py; the rebuild functions follow torch/_utils.py
+and record a view of a storage where torch makes a tensor. What torch would not load with `weights_only=True` is
+`Unknown`: it has a name, takes whatever is done to it and holds nothing.
 """
 
 from __future__ import annotations
@@ -17,20 +18,25 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ALLOWED",
-    "INERT_LIST",
+    "BITS_IN_TORCH",
     "PLAIN_SAVE",
     "DType",
     "Function",
     "Inert",
+    "OddTensor",
     "PickledTensor",
     "Refused",
     "StorageRef",
     "StorageType",
+    "Truncated",
+    "Unknown",
     "describe",
+    "make_size",
     "stand_in",
 ]
 
 PLAIN_SAVE = "save model.state_dict() with torch.save, or as safetensors"
+BITS_IN_TORCH: Final = {name: bits for name, bits in BITS.items() if bits % 8 == 0}
 MAX_DIMS = 64
 MAX_ELEMENTS = 1 << 63
 PACKED_FLOAT4 = "float4_e2m1fn_x2"  # torch's name for bytes of two F4 elements each
@@ -44,10 +50,26 @@ class Refused(Exception):  # noqa: N818 (it never leaves the package: archives t
         self.hint = hint
 
 
+class Truncated(Refused):
+    """The pickle ends before it is complete, or uses what it has not built, which looks the same."""
+
+
 class Inert(NamedTuple):
     """A value that is not read: what it is, and nothing that it holds."""
 
     what: str
+
+
+class Unknown(NamedTuple):
+    """A class or function that torch loads only for those who trust the file, and what it would make."""
+
+    name: str
+
+
+class OddTensor(NamedTuple):
+    """A tensor that is not a plain view of a storage: sparse, quantised, nested or of a class of its own."""
+
+    kind: str
 
 
 class StorageType(NamedTuple):
@@ -92,7 +114,11 @@ class PickledTensor(NamedTuple):
     lazy: bool  # conjugated or negated on reading
 
 
-INERT_LIST: Final = Inert("list")
+def _rebuild_tensor(args: tuple[object, ...]) -> PickledTensor:
+    """torch/_utils.py: (storage, offset, size, stride), as torch 0.1 wrote them."""
+    if len(args) != 4 or not isinstance(args[0], StorageRef) or args[0].dtype is None:
+        raise Refused("has a tensor without a typed storage")
+    return _view(args[0], args[0].dtype, args[1:4], None)
 
 
 def _rebuild_tensor_v2(args: tuple[object, ...]) -> PickledTensor:
@@ -154,15 +180,17 @@ def _unpacked(shape: tuple[int, ...], order: tuple[int, ...] | None) -> tuple[in
     return (*shape[:-1], shape[-1] * 2)
 
 
-def _rebuild_parameter(args: tuple[object, ...]) -> PickledTensor:
+def _rebuild_parameter(args: tuple[object, ...]) -> PickledTensor | OddTensor:
     """torch/_utils.py: (data, requires_grad, backward_hooks[, state])."""
-    if len(args) not in (3, 4) or not isinstance(args[0], PickledTensor):
+    if len(args) not in (3, 4) or not isinstance(args[0], (PickledTensor, OddTensor)):
         raise Refused("has a parameter without a tensor")
     return args[0]
 
 
 def _rebuild_from_type_v2(args: tuple[object, ...]) -> object:
-    """torch/_tensor.py: (function, type, arguments, state), for a plain tensor that carries attributes."""
+    """torch/_tensor.py: (function, type, arguments, state), for a tensor that carries attributes or has a class."""
+    if len(args) == 4 and isinstance(args[1], Unknown):
+        return OddTensor(f"of the class {shown(args[1].name)}")
     if len(args) != 4 or not isinstance(args[0], Function) or args[1] is not TENSOR or type(args[2]) is not tuple:
         raise Refused("has a tensor of a class of its own", "save plain tensors")
     if args[0].call is _rebuild_from_type_v2:
@@ -171,12 +199,20 @@ def _rebuild_from_type_v2(args: tuple[object, ...]) -> object:
 
 
 def _ordered_dict(args: tuple[object, ...]) -> dict[object, object]:
-    if args:
-        raise Refused("has an OrderedDict with initial values, which torch never writes")
-    return {}
+    """An empty one that items follow; Python 2, whose files are still about, gave it a list of pairs."""
+    items = args[0] if args else []
+    if len(args) > 1 or type(items) is not list:
+        raise Refused("has an OrderedDict of something else than pairs")
+    found: dict[object, object] = {}
+    for item in items:
+        if type(item) not in (list, tuple) or len(item) != 2 or type(item[0]) not in (str, int):
+            raise Refused("has an OrderedDict of something else than pairs")
+        found[item[0]] = item[1]
+    return found
 
 
-def _size(args: tuple[object, ...]) -> object:
+def make_size(args: tuple[object, ...]) -> object:
+    """`torch.Size`, from the tuple that it is written with."""
     if len(args) != 1 or type(args[0]) is not tuple:
         raise Refused("has a torch.Size that is not a tuple")
     return args[0]
@@ -187,19 +223,51 @@ def _inert(what: str) -> Function:
     return Function(lambda _args: value)
 
 
+def _odd(name: str) -> Function:
+    value = OddTensor(f"made by {name}")
+    return Function(lambda _args: value)
+
+
 TENSOR: Final = Inert("torch.Tensor")
+
+# What torch/_weights_only_unpickler.py calls and is not a view of a storage, or not of one on this device.
+_ODD: Final = (
+    "_rebuild_qtensor",
+    "_rebuild_sparse_tensor",
+    "_rebuild_nested_tensor",
+    "_rebuild_wrapper_subclass",
+    "_rebuild_device_tensor_from_numpy",
+    "_rebuild_device_tensor_from_cpu_tensor",
+)
+_SCHEMES: Final = ("per_tensor_affine", "per_tensor_symmetric", "per_channel_affine", "per_channel_symmetric",
+                   "per_channel_affine_float_qparams")  # fmt: skip
+
+# No data has a use for these: a pickle that names one wants to run something. torch refuses the first four also to
+# those who would allow them; they are all named here rather than left to the reader of a warning.
+_HOSTILE_MODULES: Final = frozenset(
+    {"sys", "os", "posix", "nt", "subprocess", "runpy", "importlib", "pty", "socket", "ctypes", "_pickle", "pickle"}
+)
+_HOSTILE: Final = frozenset(
+    f"{module}.{name}"
+    for module in ("builtins", "__builtin__")
+    for name in ("eval", "exec", "execfile", "compile", "__import__", "open", "breakpoint", "input")
+)
 
 ALLOWED: Final[dict[str, object]] = {
     "collections.OrderedDict": Function(_ordered_dict),
+    "torch._utils._rebuild_tensor": Function(_rebuild_tensor),
     "torch._utils._rebuild_tensor_v2": Function(_rebuild_tensor_v2),
     "torch._utils._rebuild_tensor_v3": Function(_rebuild_tensor_v3),
     "torch._utils._rebuild_parameter": Function(_rebuild_parameter),
     "torch._utils._rebuild_parameter_with_state": Function(_rebuild_parameter),
     "torch._tensor._rebuild_from_type_v2": Function(_rebuild_from_type_v2),
     "torch._utils._rebuild_meta_tensor_no_storage": _inert("tensor on the meta device"),
+    **{f"torch._utils.{name}": _odd(f"torch._utils.{name}") for name in _ODD},
+    **{f"torch.{name}": Inert(f"torch.{name}") for name in _SCHEMES},
+    "torch.serialization._get_layout": _inert("torch.layout"),
     "torch.Tensor": TENSOR,
     "torch.nn.parameter.Parameter": TENSOR,
-    "torch.Size": Function(_size),
+    "torch.Size": Function(make_size),
     "torch.device": _inert("torch.device"),
     "torch.storage.UntypedStorage": StorageType(None),
     "torch.UntypedStorage": StorageType(None),
@@ -209,31 +277,31 @@ ALLOWED: Final[dict[str, object]] = {
     **{f"builtins.{name}": _inert(name) for name in ("bytearray", "complex", "set")},
     **{f"__builtin__.{name}": _inert(name) for name in ("bytearray", "complex", "set")},
     **{f"torch.{name}": StorageType(dtype) for name, dtype in TORCH_STORAGES.items() if BITS[dtype] % 8 == 0},
-    **{f"torch.{name}": DType(name) for name, bits in BITS.items() if bits % 8 == 0},
+    **{f"torch.{name}": DType(name) for name in BITS_IN_TORCH},
     f"torch.{PACKED_FLOAT4}": DType(PACKED_FLOAT4),
 }  # fmt: skip
 
 
 def stand_in(name: str) -> object:
-    """The stand-in for a global by its full name.
+    """The stand-in for a global by its full name; `Unknown` for what torch does not load unasked.
 
     Raises:
-        Refused: it is nothing that a plain state dict refers to.
+        Refused: it is there to be run.
     """
     found = ALLOWED.get(name)
     if found is not None:
         return found
-    if name.startswith(("torch.nn.modules.", "transformers.", "__main__.")):
-        raise Refused(f"holds a whole pickled model ({shown(name)}), not a plain state dict", PLAIN_SAVE)
-    if name.startswith("torch."):
-        raise Refused(f"refers to {shown(name)}; only plain dense tensors are read", PLAIN_SAVE)
-    raise Refused(f"refers to {shown(name)}; it is not a plain state dict, and is not executed", PLAIN_SAVE)
+    if name.partition(".")[0] in _HOSTILE_MODULES or name in _HOSTILE:
+        raise Refused(f"refers to {shown(name)}, which no weights need; it is not executed", "do not load this file")
+    return Unknown(name)
 
 
 def describe(value: object) -> str:
     """What a value of a pickle is, in a word or two."""
     if isinstance(value, Inert):
         return value.what
-    if isinstance(value, PickledTensor):
+    if isinstance(value, Unknown):
+        return shown(value.name, 60, keep_end=True)
+    if isinstance(value, (PickledTensor, OddTensor)):
         return "tensor"
     return "None" if value is None else type(value).__name__

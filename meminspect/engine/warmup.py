@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 __all__ = ["tiny_twin"]
 
 _GENERATION: Final = "warm-up-1"  # counts up when what is written changes
-_WRITERS: Final = {"meta": "meta", "safetensors": "safetensors", "safetensors-sharded": "safetensors"}
-_SHARDED: Final = "safetensors-sharded"
+_WRITERS: Final = {
+    "meta": "meta", "safetensors": "safetensors", "safetensors-sharded": "safetensors", "torch": "bin",
+    "torch-sharded": "bin", "litgpt": "litgpt", "per-tensor": "per-tensor", "dcp": "dcp", "gguf": "gguf",
+}  # fmt: skip
+_SHARDED: Final = "-sharded"
 
 
 @contextlib.contextmanager
@@ -32,7 +35,7 @@ def tiny_twin(task: LoadTask) -> Iterator[Path]:
     dtypes = task.checkpoint.dtypes
     dtype = max(dtypes, key=lambda name: dtypes[name][1], default="float32")
     dtype = dtype if dtype in DTYPES else "float32"
-    shards = 2 if task.checkpoint.parallel_files or task.checkpoint.layout == _SHARDED else 1
+    shards = 2 if task.checkpoint.parallel_files or task.checkpoint.layout.endswith(_SHARDED) else 1
     layout = _WRITERS[task.checkpoint.layout]
     architecture, naming = task.architecture.id, task.architecture.naming
     try:
@@ -41,7 +44,8 @@ def tiny_twin(task: LoadTask) -> Iterator[Path]:
         fits = False
     if not fits:
         # The same files with another model's tensors: what is warmed up is torch and the reader of the layout.
-        architecture, naming = "llama", naming_for("llama", layout)
+        architecture = "litgpt" if layout == "litgpt" else "llama"
+        naming = naming_for(architecture, layout)
     name = f"{layout}-{shards}-{architecture}-{naming}-{dtype}"
     with contextlib.ExitStack() as stack:
         folder = _cache() / _GENERATION / name

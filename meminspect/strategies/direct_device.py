@@ -36,6 +36,6 @@ STRATEGY = Strategy(
     bad="holds a random model in full precision and the checkpoint at once; on the cpu it is naive",
     recipe=_recipe,
     ledger=_ledger,
-    maps=recipes.is_safetensors,
+    maps=recipes.always_maps,
     casts=False,
 )

@@ -40,6 +40,6 @@ STRATEGY = Strategy(
     bad="makes random numbers for nothing, and holds the whole checkpoint on the host meanwhile",
     recipe=_recipe,
     ledger=_ledger,
-    maps=recipes.is_safetensors,
+    maps=recipes.always_maps,
     built_dtype=lambda task: task.main_dtype,
 )

@@ -6,15 +6,14 @@ from typing import TYPE_CHECKING
 
 from meminspect.capture.records import Operation, Pool
 from meminspect.dtypes import bytes_of
-from meminspect.strategies import recipes
+from meminspect.strategies import recipes, steps
 from meminspect.strategies.sources import Sources
 from meminspect.theory.ledger import Item, Step
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
     from meminspect.architectures.model import Parameter
-    from meminspect.checkpoint.model import StoredTensor
     from meminspect.strategies.task import LoadTask
 
 __all__ = ["final", "first_phase", "indented", "initialised", "lacking", "made", "one_by_one", "put", "read_one_by_one"]
@@ -127,8 +126,8 @@ def one_by_one(task: LoadTask) -> Iterator[Step]:
         yield from _joined(task)
     else:
         done: set[str] = set()
-        for tensors in task.tensors_by_file:
-            yield from _file(task, tensors, done)
+        for file in range(len(task.checkpoint.files)):
+            yield from _file(task, file, done)
     absent = [one for one in task.architecture.parameters if one.name not in task.pieces and one.tied_to is None]
     yield from initialised(task, absent)
 
@@ -141,12 +140,12 @@ def initialised(task: LoadTask, parameters: Iterable[Parameter]) -> Iterator[Ste
         yield Step("build", Operation.ASSIGN, Pool.NONE, "", parameter.name, nbytes)
 
 
-def _file(task: LoadTask, tensors: Sequence[StoredTensor], done: set[str]) -> Iterator[Step]:
+def _file(task: LoadTask, file: int, done: set[str]) -> Iterator[Step]:
     """One mapped file; names that are tied to one that is done take nothing."""
     sources, phase = Sources(Pool.FILE, Item.STAGING), "read"
-    opened = recipes.is_safetensors(task)
+    tensors, opened = task.tensors_by_file[file], recipes.is_safetensors(task)
     if not opened:
-        yield from sources.read(tensors)
+        yield from steps.read(task, sources, [file])
     for tensor in tensors:
         if opened:
             yield from sources.read([tensor], phase)
@@ -166,7 +165,7 @@ def _file(task: LoadTask, tensors: Sequence[StoredTensor], done: set[str]) -> It
 def _joined(task: LoadTask) -> Iterator[Step]:
     """Model-parallel files, all mapped until the last tensor is whole."""
     sources, phase = Sources(Pool.FILE, Item.STAGING), "read"
-    yield from sources.read(task.checkpoint.tensors)
+    yield from steps.read(task, sources)
     for name, pieces in task.pieces.items():
         split = task.split_dims[name] is not None
         dtype, elements = pieces[0].dtype, sum(piece.elements for piece in (pieces if split else pieces[:1]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from meminspect.capture.records import Pool
-from meminspect.strategies import recipes, steps
+from meminspect.strategies import own_readers, recipes, steps
 from meminspect.strategies.sources import Sources
 from meminspect.strategies.strategy import Strategy
 from meminspect.theory.ledger import Item
@@ -31,7 +31,7 @@ def _recipe(task: LoadTask) -> str:
 
 def _ledger(task: LoadTask) -> Iterator[Step]:
     sources = Sources(Pool.FILE, Item.STAGING if steps.remakes(task) else Item.FLOOR)
-    yield from sources.read(task.checkpoint.tensors)
+    yield from steps.read(task, sources)
     yield from steps.into_final_form(task, sources)
     yield from steps.assign(task)
     yield from steps.touch(task, sources)
@@ -45,4 +45,5 @@ STRATEGY = Strategy(
     recipe=_recipe,
     ledger=_ledger,
     maps=lambda _: True,
+    own_readers=frozenset({own_readers.GGUF}),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from meminspect.strategies import recipes, steps
+from meminspect.strategies import dcp_lines, own_readers, recipes, steps
 from meminspect.strategies.strategy import Strategy
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ __all__ = ["STRATEGY"]
 
 
 def _recipe(task: LoadTask) -> str:
+    if task.checkpoint.layout == own_readers.DCP:
+        return recipes.recipe(dcp_lines.header(task), recipes.build(task), dcp_lines.fill_model(task))
     return recipes.recipe(
         recipes.header(task), recipes.build(task), recipes.load_all(task, to_device=task.reads_to_device)
     )
@@ -24,6 +26,9 @@ def _recipe(task: LoadTask) -> str:
 
 def _ledger(task: LoadTask) -> Iterator[Step]:
     yield from steps.build(task)
+    if task.checkpoint.layout == own_readers.DCP:
+        yield from dcp_lines.copy_chunks(task)
+        return
     yield from steps.load_all(task, to_device=task.reads_to_device)
 
 
@@ -34,6 +39,7 @@ STRATEGY = Strategy(
     bad="holds a random model and the checkpoint at once: 3 × a float16 checkpoint",
     recipe=_recipe,
     ledger=_ledger,
-    maps=recipes.is_safetensors,
+    maps=recipes.always_maps,
     casts=False,
+    own_readers=frozenset({own_readers.DCP, own_readers.GGUF}),
 )

@@ -39,5 +39,5 @@ STRATEGY = Strategy(
     bad="peaks like naive: the cast saves memory only when the load is over",
     recipe=_recipe,
     ledger=_ledger,
-    maps=recipes.is_safetensors,
+    maps=recipes.always_maps,
 )

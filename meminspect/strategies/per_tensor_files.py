@@ -27,10 +27,10 @@ def _recipe(task: LoadTask) -> str:
     return recipes.recipe(
         recipes.header(task),
         recipes.empty_build(_built(task)),
-        """
+        f"""
 parameters = model.state_dict()
 for file in files:
-    parameters[file.stem].copy_(torch.load(file, map_location="cpu", weights_only=True))
+    parameters[file.stem].copy_(torch.load(file, map_location="cpu", weights_only={not task.options.trust_pickle}))
 del parameters
 """,
     )

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from meminspect.strategies.own_readers import GGUF
 
 if TYPE_CHECKING:
+    from meminspect.sampling.interpreter import Interpreter
     from meminspect.strategies.task import LoadTask
 
 __all__ = [
+    "always_maps",
     "build",
     "convert",
     "empty_build",
@@ -18,7 +22,28 @@ __all__ = [
     "read_all",
     "read_one",
     "recipe",
+    "unmet",
 ]
+
+_PATHS_MAPPED: Final = (2, 6)  # torch.load(mmap=True) has long taken nothing but a str
+
+# What a recipe says, the package that it needs for it, and since when that has it.
+_NEEDS: Final = (
+    ("from safetensors", "safetensors", (0, 3), "to read safetensors files"),
+    ("offset_keys", "safetensors", (0, 6), "to read tensors in the order of their bytes (offset_keys)"),
+    ("swap_tensors", "torch", (2, 3), "to put a tensor in a parameter's place (swap_tensors)"),
+    ('backend="pread"', "safetensors", (0, 8), 'to read them into memory of their own (backend="pread")'),
+)
+
+# numpy has no bfloat16: the package hands out its bytes.
+_GGUF_LINES = """
+
+def tensor_of(stored):
+    tensor = torch.from_numpy(stored.data)  # of the mapped file
+    is_bfloat16 = stored.tensor_type == gguf.GGMLQuantizationType.BF16
+    return tensor.view(torch.bfloat16) if is_bfloat16 else tensor
+
+""".splitlines()
 
 
 def is_safetensors(task: LoadTask) -> bool:
@@ -26,9 +51,23 @@ def is_safetensors(task: LoadTask) -> bool:
     return task.checkpoint.layout.startswith("safetensors")
 
 
+def always_maps(task: LoadTask) -> bool:
+    """Whether the library that reads these files maps them unless told otherwise."""
+    return is_safetensors(task) or task.checkpoint.layout == GGUF
+
+
 def recipe(*blocks: str) -> str:
     """Join blocks with an empty line between them."""
     return "\n\n".join(block.strip("\n") for block in blocks if block) + "\n"
+
+
+def unmet(recipe: str, interpreter: Interpreter) -> str | None:
+    """In one sentence what a recipe needs that the worker's environment lacks; None when all is there."""
+    for words, package, oldest, purpose in _NEEDS:
+        lack = interpreter.lacks(package, oldest) if words in recipe else None
+        if lack is not None:
+            return f"the environment of --python {lack}, and {'.'.join(map(str, oldest))} or newer is needed {purpose}"
+    return None
 
 
 def header(task: LoadTask, *imports: str, lazily: bool = False) -> str:
@@ -45,7 +84,10 @@ def header(task: LoadTask, *imports: str, lazily: bool = False) -> str:
     lines += ["import torch", "from pathlib import Path"]
     if is_safetensors(task):
         lines.append("from safetensors import safe_open" if lazily else "from safetensors.torch import load_file")
-    return "\n".join([*lines, *imports, "", _files(task)])
+    lines += imports
+    if task.checkpoint.layout == GGUF:
+        lines += ["import gguf", *_GGUF_LINES]
+    return "\n".join([*lines, "", _files(task)])
 
 
 def build(task: LoadTask, *, in_place: bool = False) -> str:
@@ -90,9 +132,18 @@ def read_one(task: LoadTask, *, mapped: bool = False, owned: bool = False, to_de
     if is_safetensors(task):
         more = ', backend="pread"' if owned else "" if device == "cpu" else f", device={device!r}"
         return f"load_file(file{more})"
+    if task.checkpoint.layout == GGUF:
+        return '{stored.name: tensor_of(stored) for stored in gguf.GGUFReader(file, "c").tensors}'
     mmap = ", mmap=True" if mapped else ""
-    load = f'torch.load(file, map_location="{device}", weights_only=True{mmap})'
-    return f"{{file.stem: {load}}}" if task.checkpoint.layout == "per-tensor" else load
+    text = mapped and task.options.interpreter.lacks("torch", _PATHS_MAPPED) is not None
+    file, safe = "str(file)" if text else "file", not task.options.trust_pickle
+    entry = "".join(f"[{key!r}]" for key in task.checkpoint.entry)
+    loaded = f'torch.load({file}, map_location="{device}", weights_only={safe}{mmap}){entry}'
+    if task.checkpoint.layout == "per-tensor":
+        return f"{{file.stem: {loaded}}}"
+    if not task.checkpoint.mixed:
+        return loaded
+    return f"{{name: value for name, value in {loaded}.items() if isinstance(value, torch.Tensor)}}"
 
 
 def read_all(task: LoadTask, expression: str) -> str:

@@ -42,6 +42,6 @@ STRATEGY = Strategy(
     bad="the host holds the whole checkpoint, and the random model before; on the cpu it is naive",
     recipe=_recipe,
     ledger=_ledger,
-    maps=recipes.is_safetensors,
+    maps=recipes.always_maps,
     casts=False,
 )

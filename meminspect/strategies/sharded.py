@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from meminspect.strategies import recipes, steps
+from meminspect.strategies import own_readers, recipes, steps
 from meminspect.strategies.sources import sources_for
 from meminspect.strategies.strategy import Strategy
 from meminspect.theory.ledger import Item
@@ -45,9 +45,9 @@ del parameters, target
 
 def _ledger(task: LoadTask) -> Iterator[Step]:
     yield from steps.build(task)
-    for tensors in task.tensors_by_file:
+    for file, tensors in enumerate(task.tensors_by_file):
         sources = sources_for(task, Item.SHARD)
-        yield from sources.read(tensors)
+        yield from steps.read(task, sources, [file])
         if task.checkpoint.parallel_files:
             for tensor in tensors:
                 yield from steps.copied_slice(task, tensor)
@@ -64,6 +64,7 @@ STRATEGY = Strategy(
     bad="the random model is in full precision; with a single file it is naive",
     recipe=_recipe,
     ledger=_ledger,
-    maps=recipes.is_safetensors,
+    maps=recipes.always_maps,
     casts=False,
+    own_readers=frozenset({own_readers.GGUF}),
 )

@@ -40,6 +40,6 @@ STRATEGY = Strategy(
     bad="holds model and checkpoint at once; unties tied weights; what the checkpoint lacks is left as garbage",
     recipe=_recipe,
     ledger=_ledger,
-    maps=recipes.is_safetensors,
+    maps=recipes.always_maps,
     built_dtype=lambda task: task.main_dtype,
 )

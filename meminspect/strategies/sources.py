@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
 from meminspect.capture.records import Operation, Pool
-from meminspect.strategies.recipes import is_safetensors
+from meminspect.strategies.recipes import always_maps
 from meminspect.theory.ledger import Item, Step
 
 if TYPE_CHECKING:
@@ -44,20 +44,26 @@ class Sources:
         """Where tensors that are made of these come to be."""
         return Pool.VRAM if self.pool is Pool.VRAM else Pool.HEAP
 
-    def read(self, tensors: Iterable[StoredTensor], phase: str = "read") -> Iterator[Step]:
-        """Read or map tensors in file order."""
+    def read(self, tensors: Iterable[StoredTensor], phase: str = "read", item: str = "") -> Iterator[Step]:
+        """Read or map tensors in file order.
+
+        Args:
+            tensors: which.
+            phase: when.
+            item: what they are on a bill, where it is something else than usual.
+        """
         for _, of_file in itertools.groupby(tensors, key=lambda tensor: tensor.storage.file):
             touched: list[Step] = []
             for tensor in of_file:
                 if not self._users[tensor.storage]:
-                    yield from self._come(phase, tensor, touched)
+                    yield from self._come(phase, tensor, item or self.item, touched)
                 self._names.setdefault(tensor.storage, tensor.name)
                 self._users[tensor.storage] += 1
                 self._users[tensor.storage.file] += 1
             for step in touched:
                 yield step._replace(operation=Operation.RELEASE)
 
-    def _come(self, phase: str, tensor: StoredTensor, touched: list[Step]) -> Iterator[Step]:
+    def _come(self, phase: str, tensor: StoredTensor, item: str, touched: list[Step]) -> Iterator[Step]:
         """A storage comes into memory; the pages of a mapping that it passes through are added to `touched`."""
         passing = Step(phase, Operation.MATERIALISE, self._via, Item.STAGING, tensor.name, tensor.storage.nbytes)
         if self._via is not Pool.NONE:
@@ -65,7 +71,7 @@ class Sources:
         if self._via is Pool.FILE:
             touched.append(passing._replace(operation=Operation.TOUCH))
             yield touched[-1]
-        step = self._step(phase, Operation.MATERIALISE, tensor, self.item)
+        step = self._step(phase, Operation.MATERIALISE, tensor, item)
         yield step
         if self._via is Pool.HEAP:
             yield passing._replace(operation=Operation.RELEASE)
@@ -104,7 +110,7 @@ def sources_for(task: LoadTask, item: str, *, to_device: bool = False) -> Source
         item: what it is on a bill.
         to_device: whether it is read to the task's device rather than to the host.
     """
-    host = Pool.FILE if is_safetensors(task) else Pool.HEAP
+    host = Pool.FILE if always_maps(task) else Pool.HEAP
     if to_device and task.pool is Pool.VRAM:
         return Sources(Pool.VRAM, item, via=host)
     return Sources(host, item)

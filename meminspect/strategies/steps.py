@@ -27,6 +27,7 @@ __all__ = [
     "into_final_form",
     "join",
     "load_all",
+    "read",
     "remakes",
     "touch",
 ]
@@ -76,8 +77,12 @@ def _once(parameters: Sequence[Parameter]) -> Iterator[Parameter]:
 def reserve(task: LoadTask) -> Iterator[Step]:
     """`to_empty`: memory for the model, whose pages come on the host only as they are written to."""
     for parameter in task.conversion_order:
-        for step in _built(task, parameter, task.pool):
-            yield step if task.pool is Pool.VRAM else step._replace(pool=Pool.NONE, item="")
+        steps = list(_built(task, parameter, task.pool))
+        if task.pool is Pool.VRAM:
+            yield from steps
+        elif steps:  # one allocation, which costs nothing yet
+            nbytes = sum(step.nbytes for step in steps)
+            yield steps[0]._replace(pool=Pool.NONE, item="", nbytes=nbytes)
 
 
 def cast(task: LoadTask, dtype: str) -> Iterator[Step]:
@@ -89,6 +94,27 @@ def cast(task: LoadTask, dtype: str) -> Iterator[Step]:
             yield Step("cast", Operation.MATERIALISE, task.pool, Item.FLOOR, parameter.name, nbytes)
             for step in _built(task, parameter, task.pool):
                 yield step._replace(phase="cast", operation=Operation.RELEASE)
+
+
+def read(task: LoadTask, sources: Sources, files: Iterable[int] | None = None) -> Iterator[Step]:
+    """Read or map files, all unless some are named; what lies beside the state dict goes as soon as a file is read.
+
+    Files are read from beginning to end, which is not the state dict's order where torch wrote them before 1.6.
+    """
+    for file in range(len(task.checkpoint.files)) if files is None else files:
+        beside = task.beside_by_file[file]
+        if not beside:
+            yield from sources.read(sorted(task.tensors_by_file[file], key=_place))
+            continue
+        items = {**dict.fromkeys(task.tensors_by_file[file], ""), **dict.fromkeys(beside, Item.BESIDE)}
+        for tensor in sorted(items, key=_place):
+            yield from sources.read([tensor], item=items[tensor])
+        for tensor in beside:
+            yield from sources.drop("read", tensor)
+
+
+def _place(tensor: StoredTensor) -> int:
+    return tensor.storage.offset
 
 
 def join(task: LoadTask, sources: Sources, item: str) -> Iterator[Step]:
@@ -129,7 +155,7 @@ def load_all(task: LoadTask, *, to_device: bool, untouched: bool = False, one_by
     """
     tensors = task.checkpoint.tensors
     sources = sources_for(task, Item.DUPLICATE, to_device=to_device)
-    yield from sources.read(tensors)
+    yield from read(task, sources)
     if task.checkpoint.parallel_files:
         yield from join(task, sources, Item.DUPLICATE)
         tensors = task.tensors_by_file[0]

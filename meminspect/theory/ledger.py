@@ -1,21 +1,18 @@
 """A strategy's theory: named allocations and releases in order, and what follows from them.
 
 A ledger is a stream of steps, one a tensor. Its running sums are the timeline that the measurement is held against;
-their maxima are the peaks, their end is the steady state, and what is live at the peak is the bill.
+their maxima are the peaks, their end is the steady state, and what is live at the peak is the bill: `theory.evaluation`
+adds them up.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from meminspect.capture.records import Operation, Pool
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-__all__ = ["BillLine", "Item", "Pools", "Step", "Theory", "evaluate"]
+__all__ = ["BillLine", "Item", "Pools", "Step", "Theory"]
 
 
 class Item:
@@ -27,6 +24,7 @@ class Item:
     DUPLICATE: Final = "duplicate state dict"  # the checkpoint's tensors beside the model's
     DETOUR: Final = "full precision"  # of layers that are quantised once they are loaded
     SHARD: Final = "shard"  # the same, one file at a time
+    BESIDE: Final = "beside the state dict"  # what a file holds that is not the model's
     STAGING: Final = "staging"  # a source that is dropped as soon as its copy is made
     RETAINED: Final = "retained by the allocator"  # freed, and not given back to the kernel
     ALLOCATOR: Final = "allocator rounding"
@@ -69,7 +67,7 @@ class Pools:
 
 
 class BillLine(NamedTuple):
-    """A part of the peak."""
+    """A part of a peak: of the host's pools together, or of what is allocated on the device."""
 
     item: str
     pool: str
@@ -86,61 +84,4 @@ class Theory:
     steady: Pools
     bill: tuple[BillLine, ...] = field(default=())  # of the moment of peak_rss_bytes, then of the device's own peak
     work_bytes: int = 0  # bytes of all steps that events report (a copy's reading of its source is not one)
-
-
-class _Highest:
-    """The running sum of some pools, and what was live at its highest moment."""
-
-    def __init__(self) -> None:
-        self.peak_bytes = 0
-        self.bill: dict[tuple[str, Pool], int] = {}
-        self._bytes = 0
-        self._live: dict[tuple[str, Pool], int] = defaultdict(int)
-        self._rising = False
-
-    def add(self, step: Step, delta_bytes: int) -> None:
-        if delta_bytes < 0:
-            self.look()
-        self._rising = self._rising or delta_bytes > 0
-        self._bytes += delta_bytes
-        self._live[step.item, step.pool] += delta_bytes
-
-    def look(self) -> None:
-        """Before something goes, or at the end: the only moments at which a maximum can be."""
-        if self._rising and self._bytes > self.peak_bytes:
-            self.peak_bytes, self.bill = self._bytes, dict(self._live)
-        self._rising = False
-
-
-def evaluate(steps: Iterable[Step], floor_bytes: int) -> Theory:
-    """Run through a ledger once."""
-    pools: dict[Pool, int] = defaultdict(int)
-    peaks: dict[Pool, int] = defaultdict(int)
-    host, device = _Highest(), _Highest()
-    work = 0
-    for step in steps:
-        delta = step.delta_bytes
-        if step.operation is not Operation.RELEASE and (step.operation is not Operation.TOUCH or step.phase == "touch"):
-            work += step.nbytes
-        (device if step.pool is Pool.VRAM else host).add(step, delta)
-        pools[step.pool] += delta
-        peaks[step.pool] = max(peaks[step.pool], pools[step.pool])
-    host.look()
-    device.look()
-    return Theory(
-        floor_bytes,
-        _pools(peaks),
-        host.peak_bytes,
-        _pools(pools),
-        tuple(
-            BillLine(item, pool.name.lower(), nbytes)
-            for highest in (host, device)
-            for (item, pool), nbytes in highest.bill.items()
-            if nbytes
-        ),
-        work,
-    )
-
-
-def _pools(nbytes: Mapping[Pool, int]) -> Pools:
-    return Pools(nbytes[Pool.HEAP], nbytes[Pool.FILE], nbytes[Pool.PINNED], nbytes.get(Pool.VRAM))
+    moved_bytes: int = 0  # what is written, copied or touched until the model is resident

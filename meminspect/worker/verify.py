@@ -45,18 +45,11 @@ def verify(model: nn.Module, task: LoadTask, strategy: Strategy | None = None) -
             loaded.pop(parameter.name, None)
         if strategy.quantises:
             _view_quantised(loaded, task, None if strategy.casts else getattr(torch, strategy.built_dtype(task)))
-    mismatched = []
-    files = [os.open(file.path, os.O_RDONLY) for file in task.checkpoint.files]
-    for descriptor in files:
-        without_read_ahead(descriptor)  # it would warm what we do not drop
-    try:
-        for name, pieces in task.pieces.items():
-            tensor = loaded.get(name)
-            if tensor is not None and not _matches(tensor, task, pieces, files):
-                mismatched.append(name)
-    finally:
-        for descriptor in files:
-            os.close(descriptor)
+    mismatched = [
+        name
+        for name, pieces in task.pieces.items()
+        if (tensor := loaded.get(name)) is not None and not _matches(tensor, task, pieces)
+    ]
     missing = [name for name in loaded if name not in task.pieces]
     unexpected = [name for name in task.pieces if name not in loaded]
     return {
@@ -86,33 +79,49 @@ def _view_quantised(loaded: dict[str, torch.Tensor | QuantisedView], task: LoadT
             loaded[name] = QuantisedView.whole(values, scale, parameter, built)
 
 
-def _matches(
-    tensor: torch.Tensor | QuantisedView, task: LoadTask, pieces: tuple[StoredTensor, ...], files: list[int]
-) -> bool:
+def _matches(tensor: torch.Tensor | QuantisedView, task: LoadTask, pieces: tuple[StoredTensor, ...]) -> bool:
     if isinstance(tensor, torch.Tensor):
         tensor = tensor.detach()
         if tensor.device.type == "meta":
             return False
     elif not tensor.is_sound():
         return False
+    if pieces[0].chunk is not None:
+        return all(_equal(_cut(tensor, piece), piece, task) for piece in pieces)
     dim = task.split_dims.get(pieces[0].name)
     if len(pieces) == 1 or dim is None:
-        return _equal(tensor, pieces[0], files)
+        return _equal(tensor, pieces[0], task)
     start = 0
     for piece in pieces:
         part = tensor.narrow(dim, start, piece.shape[dim])
-        if not _equal(part, piece, files):
+        if not _equal(part, piece, task):
             return False
         start += piece.shape[dim]
     return start == tensor.shape[dim]
 
 
-def _equal(tensor: torch.Tensor | QuantisedView, stored: StoredTensor, files: list[int]) -> bool:
+def _cut(tensor: torch.Tensor | QuantisedView, piece: StoredTensor) -> torch.Tensor | QuantisedView:
+    """The part of a tensor that a chunk is; an empty one where the tensor has another shape."""
+    if piece.chunk is None or not isinstance(tensor, torch.Tensor) or tuple(tensor.shape) != piece.chunk.whole_shape:
+        return torch.empty(0)
+    return tensor[tuple(slice(at, at + length) for at, length in zip(piece.chunk.start, piece.shape, strict=True))]
+
+
+def _equal(tensor: torch.Tensor | QuantisedView, stored: StoredTensor, task: LoadTask) -> bool:
     if tuple(tensor.shape) != stored.shape:
         return False
+    if not stored.elements:
+        return True
     strides = stored.strides or _row_major(stored.shape)
-    source = _Source(files[stored.storage.file], getattr(torch, stored.dtype))
-    return not stored.elements or _equal_part(tensor, strides, stored.file_offset, source)
+    # One at a time: a checkpoint may have more files than a process may have open.
+    file = task.checkpoint.files[stored.storage.file]
+    descriptor = os.open(file.path, os.O_RDONLY)
+    try:
+        without_read_ahead(descriptor)  # it would warm what we do not drop
+        source = _Source(descriptor, getattr(torch, stored.dtype), file.big_endian)
+        return _equal_part(tensor, strides, stored.file_offset, source)
+    finally:
+        os.close(descriptor)
 
 
 class _Source(NamedTuple):
@@ -120,6 +129,7 @@ class _Source(NamedTuple):
 
     descriptor: int
     dtype: torch.dtype
+    big_endian: bool
 
 
 def _equal_part(tensor: torch.Tensor | QuantisedView, strides: tuple[int, ...], offset: int, source: _Source) -> bool:
@@ -134,8 +144,7 @@ def _equal_part(tensor: torch.Tensor | QuantisedView, strides: tuple[int, ...], 
     size = source.dtype.itemsize
     extent = 1 + sum((length - 1) * stride for length, stride in zip(tensor.shape, strides, strict=True))
     if extent * size <= _CHUNK_BYTES:
-        data = torch.frombuffer(_read(source.descriptor, offset, extent * size), dtype=source.dtype)
-        data = data.as_strided(tensor.shape, strides)
+        data = _elements(_read(source.descriptor, offset, extent * size), source).as_strided(tensor.shape, strides)
         return _same(tensor, data.to(tensor.dtype)) if isinstance(tensor, torch.Tensor) else tensor.matches(data)
     dim = max(range(tensor.dim()), key=lambda dim: strides[dim] if tensor.shape[dim] > 1 else -1)
     step = max(1, _CHUNK_BYTES // (strides[dim] * size))
@@ -148,6 +157,14 @@ def _equal_part(tensor: torch.Tensor | QuantisedView, strides: tuple[int, ...], 
         )
         for start in range(0, length, step)
     )
+
+
+def _elements(raw: bytearray, source: _Source) -> torch.Tensor:
+    if source.big_endian:
+        size = source.dtype.itemsize // (2 if source.dtype.is_complex else 1)  # two numbers each
+        turned = torch.frombuffer(raw, dtype=torch.uint8).view(-1, size).flip(1).contiguous()
+        return turned.view(-1).view(source.dtype)
+    return torch.frombuffer(raw, dtype=source.dtype)
 
 
 def _row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -173,12 +190,13 @@ def _read(descriptor: int, offset: int, nbytes: int) -> bytearray:
     """Read a range; pages that were not in the page cache before are dropped from it again."""
     cached = cached_bytes(descriptor, offset, nbytes) if nbytes else None
     buffer = bytearray(nbytes)
-    view, position = memoryview(buffer), offset
+    view = memoryview(buffer)
+    os.lseek(descriptor, offset, os.SEEK_SET)
     while view:
-        count = os.preadv(descriptor, [view], position)
+        count = os.readv(descriptor, [view])  # not every system has preadv
         if not count:
             raise OSError("the file is shorter than its header says")
-        view, position = view[count:], position + count
+        view = view[count:]
     if cached == 0:
         with contextlib.suppress(OSError):
             forget(descriptor, offset, nbytes)

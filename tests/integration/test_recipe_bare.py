@@ -44,7 +44,7 @@ COMBINATIONS = [
     Combination("lazy-quantize", "safetensors", None),
     Combination("quantize-after", "meta", None),
     Combination("adapters", "meta", "bfloat16"),
-    Combination("mmap-assign", "meta", None),
+    Combination("mmap-assign", "meta", "bfloat16"),
     Combination("sharded", "safetensors", None),
     Combination("naive-cast", "meta", "bfloat16"),
     Combination("direct-device", "safetensors", None),

@@ -22,7 +22,8 @@ from meminspect.analysis.describe import theory_document
 from meminspect.checkpoint import read_checkpoint
 from meminspect.strategies import STRATEGIES, LoadOptions
 from meminspect.strategies.task import task_for
-from meminspect.theory.ledger import Item, evaluate
+from meminspect.theory.evaluation import evaluate
+from meminspect.theory.ledger import Item
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,6 +13,7 @@ from meminspect.checkpoint import read_checkpoint
 from meminspect.strategies.task import task_for
 from meminspect.tui.screens.start import StartScreen
 from meminspect.tui.screens.watch import WatchScreen
+from meminspect.tui.widgets.strategy_list import StrategyList
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,6 +58,11 @@ async def session(pilot: Pilot[Any], count: int = 1) -> FakeSession:
     return FakeSession.begun[-1]
 
 
+def listed(pilot: Pilot[Any]) -> list[str]:
+    """The ids of the strategies, in the order of the start screen."""
+    return [str(option.id) for option in pilot.app.screen.query_one(StrategyList).options]
+
+
 def told(pilot: Pilot[Any], selector: str = "Static") -> str:
     """The words of the screen in front: of all its texts, or of some."""
     return "\n".join(str(static.render()) for static in pilot.app.screen.query(selector))
@@ -94,8 +100,9 @@ class FakeStandby:
 
     made: ClassVar[list[FakeStandby]] = []
 
-    def __init__(self) -> None:
+    def __init__(self, python: str) -> None:
         self.closed = False
+        self.python = python
         FakeStandby.made.append(self)
 
     def close(self) -> None:

@@ -134,7 +134,7 @@ async def test_options_chosen_while_a_reading_is_slow_are_not_undone_when_it_end
         await pilot.press("o", "ctrl+s")
         await until(pilot, arrived.is_set)
         # when the user chooses a limit meanwhile
-        await pilot.press("o", "tab", "tab", "tab", *"4GiB", "ctrl+s")
+        await pilot.press("o", "tab", "tab", "tab", "tab", *"4GiB", "ctrl+s")
         await until(pilot, lambda: "limit 4.00 GiB" in told(pilot, "#details"))
         slow.set()
         await until(pilot, lambda: all(worker.is_finished for worker in pilot.app.workers))
@@ -154,7 +154,40 @@ async def test_a_worker_that_cannot_be_started_ahead_is_told_and_the_plan_is_the
         await drawn(pilot)
 
 
+def several() -> Path:
+    """A folder with two checkpoints of one tensor each."""
+    header = b'{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    folder = Path("several")
+    folder.mkdir()
+    for name in ("a.safetensors", "b.safetensors"):
+        (folder / name).write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    return folder
+
+
+async def test_a_folder_of_several_checkpoints_leads_to_a_choice_among_them(home: Path) -> None:
+    async with MeminspectApp(several()).run_test(size=SIZE) as pilot:
+        await until(pilot, lambda: "holds 2 checkpoints" in told(pilot, "#error"))
+        assert isinstance(pilot.app.screen, PickScreen)
+
+        await pilot.press("down", "enter")
+
+        await on(pilot, StartScreen)
+        await until(pilot, lambda: "b.safetensors" in told(pilot, "#subject"))
+
+
 # Picking
+
+
+async def test_a_typed_folder_of_several_checkpoints_is_asked_about(home: Path) -> None:
+    several()
+    async with MeminspectApp().run_test(size=SIZE) as pilot:
+        await pilot.press(*"several", "enter")
+        await until(pilot, lambda: "holds 2 checkpoints" in told(pilot, "#error"))
+
+        await pilot.press("enter")
+
+        await on(pilot, StartScreen)
+        await until(pilot, lambda: "a.safetensors" in told(pilot, "#subject"))
 
 
 async def test_what_cannot_be_opened_is_said_under_its_path_until_something_else_is_typed(task: LoadTask) -> None:

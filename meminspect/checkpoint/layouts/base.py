@@ -18,11 +18,12 @@ __all__ = ["Layout"]
 class Layout:
     """A way in which a checkpoint lies on disk.
 
-    `claims` looks at names, and at most at a file's first bytes, and returns the name of the entry that marks the
-    layout (None: not this layout). It may claim what `read` then refuses, where the refusal is the better answer.
+    `claims` looks at names, and at most at a file's first bytes, and returns the names of the files each of which marks
+    a checkpoint of this layout (none: not this layout; several: the user has to name one, and `read` is not called). It
+    may claim what `read` then refuses, where the refusal is the better answer.
     """
 
     id: str
     summary: str  # one line for help and tables
-    claims: Callable[[Path], str | None]
+    claims: Callable[[Path], tuple[str, ...]]
     read: Callable[[Path], Checkpoint]

@@ -9,34 +9,41 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from meminspect.checkpoint.assembling import assembled
 from meminspect.checkpoint.folders import MAX_CONFIG_BYTES, file_names, member
 from meminspect.checkpoint.layouts.base import Layout
-from meminspect.checkpoint.model import Checkpoint
 from meminspect.checkpoint.reading import refusal
 from meminspect.checkpoint.strict_json import read_object
-from meminspect.checkpoint.torch_archive import read_torch_archive
+from meminspect.checkpoint.torch_file import read_torch_file
 from meminspect.text import listed, shown
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from meminspect.checkpoint.model import Checkpoint
     from meminspect.checkpoint.reading import Part
 
-__all__ = ["LAYOUT"]
+__all__ = ["LAYOUT", "is_weights"]
 
 PARAMS = "params.json"
+_OTHERS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".distcp", ".gguf")
 _CONSOLIDATED = re.compile(r"consolidated\.(\d\d)\.pth")
 
 
-def _claims(path: Path) -> str | None:
+def is_weights(name: str) -> bool:
+    """Whether a file of this name is this layout's."""
+    return _CONSOLIDATED.fullmatch(name) is not None
+
+
+def _claims(path: Path) -> tuple[str, ...]:
     if path.is_file():
-        return path.name if path.name == PARAMS or _CONSOLIDATED.fullmatch(path.name) else None
+        return (path.name,) if path.name == PARAMS or is_weights(path.name) else ()
     names = file_names(path)
-    weights = [name for name in names if _CONSOLIDATED.fullmatch(name)]
+    weights = [name for name in names if is_weights(name)]
     if weights:
-        return weights[0]
-    # Mistral keeps a params.json beside its consolidated.safetensors.
-    return PARAMS if PARAMS in names and not any(name.endswith(".safetensors") for name in names) else None
+        return (weights[0],)
+    # Others keep a params.json beside weights of theirs, as Mistral beside its consolidated.safetensors.
+    return (PARAMS,) if PARAMS in names and not any(name.endswith(_OTHERS) for name in names) else ()
 
 
 def _read(path: Path) -> Checkpoint:
@@ -47,19 +54,10 @@ def _read(path: Path) -> Checkpoint:
     _check_numbers(folder, names)
     # A link that the user names is one that the user trusts.
     paths = [folder / name if name == named else member(folder, name) for name in names]
-    parts = [read_torch_archive(file, file.name, index) for index, file in enumerate(paths)]
+    parts = [read_torch_file(file, file.name, index) for index, file in enumerate(paths)]
     _check_same_names(parts)
     config, warnings = _read_params(folder, named)
-    return Checkpoint(
-        path,
-        LAYOUT.id,
-        tuple(part.file for part in parts),
-        tuple(tensor for part in parts for tensor in part.tensors),
-        config,
-        parallel_files=len(parts) > 1,
-        # Each slice of a checkpoint has the same to say.
-        warnings=tuple(dict.fromkeys((*warnings, *(warning for part in parts for warning in part.warnings)))),
-    )
+    return assembled(path, LAYOUT.id, parts, config, warnings, parallel_files=len(parts) > 1)
 
 
 def _check_numbers(folder: Path, names: list[str]) -> None:

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from meminspect.checkpoint.folders import file_names, member, read_config
+from meminspect.checkpoint.index import INDEX
 from meminspect.checkpoint.layouts.base import Layout
 from meminspect.checkpoint.model import Checkpoint
 from meminspect.checkpoint.reading import refusal
@@ -23,15 +24,18 @@ _CONFIGS = "config.json", "params.json"  # Hugging Face's; Mistral's, beside con
 _SHARD = re.compile(r".*-\d{5}-of-(?!00001)\d{5}\.safetensors", re.DOTALL)
 
 
-def _claims(path: Path) -> str | None:
+def _claims(path: Path) -> tuple[str, ...]:
     if path.is_file():
         # A blob of a Hugging Face cache is named by its hash.
-        return path.name if path.suffix == SUFFIX or (not path.suffix and looks_like_safetensors(path)) else None
+        found = path.suffix == SUFFIX or (not path.suffix and looks_like_safetensors(path))
+        return (path.name,) if found else ()
     names = file_names(path)
-    single = [name for name in names if name.endswith(SUFFIX)]
-    if any(name.endswith(f"{SUFFIX}.index.json") for name in names):
-        return _CONVENTIONAL if _CONVENTIONAL in single else None
-    return single[0] if single else None
+    single = tuple(name for name in names if name.endswith(SUFFIX))
+    if _CONVENTIONAL in single:
+        return (_CONVENTIONAL,)
+    if any(name.endswith(f"{SUFFIX}{INDEX}") for name in names):
+        return ()
+    return single[:1] if all(map(_SHARD.fullmatch, single)) else single
 
 
 def _read(path: Path) -> Checkpoint:
@@ -45,11 +49,10 @@ def _read(path: Path) -> Checkpoint:
     if not names:
         raise refusal(path, "holds no *.safetensors any more")
     if len(names) > 1:
-        shards = all(_SHARD.fullmatch(name) for name in names)
         raise refusal(
             path,
-            f"holds {len(names)} safetensors files{' but not their index' if shards else ''}: {listed(names)}",
-            "fetch model.safetensors.index.json as well" if shards else "name one with --ckpt FILE",
+            f"holds {len(names)} safetensors files but not their index: {listed(names)}",
+            "fetch model.safetensors.index.json as well",
         )
     return _read_file(path, member(path, names[0]), names[0], ())
 

@@ -1,147 +1,29 @@
-"""Layout `safetensors-sharded`: several safetensors files and the index that says which tensor lies where.
-
-Format: `save_torch_state_dict` of huggingface_hub (serialization/_torch.py) and `save_pretrained` of transformers write
-`{"metadata": {"total_size": bytes}, "weight_map": {tensor: file}}` as `model.safetensors.index.json`.
-"""
+"""Layout `safetensors-sharded`: several safetensors files and the index that says which tensor lies where."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from meminspect.checkpoint.folders import file_names, member, read_config
+from meminspect.checkpoint.index import indices, read_indexed
 from meminspect.checkpoint.layouts.base import Layout
-from meminspect.checkpoint.model import Checkpoint
-from meminspect.checkpoint.reading import refusal
 from meminspect.checkpoint.safetensors_header import read_safetensors
-from meminspect.checkpoint.strict_json import read_object
-from meminspect.text import listed, shown
-from meminspect.units import format_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
-    from meminspect.checkpoint.model import StoredTensor
-    from meminspect.checkpoint.reading import Part
+    from meminspect.checkpoint.model import Checkpoint
 
 __all__ = ["LAYOUT"]
 
-SUFFIX = ".safetensors.index.json"
-_CONVENTIONAL = f"model{SUFFIX}"
-MAX_INDEX_BYTES = 100_000_000  # as much as a safetensors header: a million names; the largest models' have 10 MB
-_AGAIN = "fetch the index and the shards again, of one revision"
+_INDEX = "model.safetensors.index.json"
 
 
-def _claims(path: Path) -> str | None:
-    if path.is_file():
-        return path.name if path.name.endswith(SUFFIX) else None
-    indices = _indices(path)
-    return indices[0] if indices else None
-
-
-def _indices(folder: Path) -> list[str]:
-    names = [name for name in file_names(folder) if name.endswith(SUFFIX)]
-    return [_CONVENTIONAL] if _CONVENTIONAL in names else names
+def _claims(path: Path) -> tuple[str, ...]:
+    return indices(path, _INDEX)
 
 
 def _read(path: Path) -> Checkpoint:
-    folder, index = (path.parent, path) if path.is_file() else (path, _index_of(path))
-    weight_map, total_bytes = _read_index(index)
-    shards = _check_shards(folder, index, sorted(set(weight_map.values())))
-    parts = [read_safetensors(shard, shard.name, place) for place, shard in enumerate(shards)]
-    unlisted = _check_placement(index, weight_map, parts)
-    config, warnings = read_config(folder, ("config.json",))
-    tensors = tuple(tensor for part in parts for tensor in part.tensors)
-    nbytes = sum(tensor.storage.nbytes for tensor in tensors)
-    return Checkpoint(
-        path,
-        LAYOUT.id,
-        tuple(part.file for part in parts),
-        tensors,
-        config,
-        warnings=(
-            *warnings,
-            *_warn_unlisted(unlisted),
-            *_warn_size(nbytes, total_bytes),
-            *_warn_files(folder, {part.file.name for part in parts}),
-        ),
-    )
-
-
-def _index_of(folder: Path) -> Path:
-    indices = _indices(folder)
-    if len(indices) != 1:
-        raise refusal(folder, f"holds {len(indices)} indices: {listed(indices)}", "name one with --ckpt FILE")
-    return member(folder, indices[0])
-
-
-def _read_index(index: Path) -> tuple[dict[str, str], object]:
-    content = read_object(index, MAX_INDEX_BYTES)
-    weight_map, metadata = content.get("weight_map"), content.get("metadata")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise refusal(index, "is not an index: it has no weight_map", _AGAIN)
-    for name, shard in weight_map.items():
-        if not isinstance(shard, str) or not _is_plain(shard):
-            raise refusal(
-                index,
-                f"places '{shown(name)}' in {_in_words(shard)}, which is not the name of a file beside it",
-                "do not use a checkpoint that points elsewhere",
-            )
-    return weight_map, metadata.get("total_size") if isinstance(metadata, dict) else None
-
-
-def _in_words(shard: object) -> str:
-    return f"'{shown(shard)}'" if isinstance(shard, str) else f"a {type(shard).__name__}"
-
-
-def _is_plain(name: str) -> bool:
-    return name.isprintable() and name not in ("", ".", "..") and not set(name) & set("/\\")
-
-
-def _check_shards(folder: Path, index: Path, names: Sequence[str]) -> list[Path]:
-    paths = [member(folder, name) for name in names]
-    missing = [path.name for path in paths if not path.is_file()]
-    if missing:
-        verb = "is" if len(missing) == 1 else "are"
-        raise refusal(
-            index,
-            f"{len(missing):,} of {len(names):,} shards {verb} missing: {listed(missing)}",
-            "finish the download",
-        )
-    return paths
-
-
-def _check_placement(index: Path, weight_map: dict[str, str], parts: list[Part]) -> list[StoredTensor]:
-    """Compare the index with the shards; return the tensors that the index does not list."""
-    holders: dict[str, str] = {}
-    for part in parts:
-        for tensor in part.tensors:
-            earlier = holders.setdefault(tensor.name, part.file.name)
-            if earlier != part.file.name:
-                where = f"{shown(earlier)} and in {shown(part.file.name)}"
-                raise refusal(index, f"the tensor '{shown(tensor.name)}' stands in {where}", _AGAIN)
-    for name, shard in weight_map.items():
-        if holders.get(name) != shard:
-            where = f"it is in {shown(holders[name])}" if name in holders else "no shard has it"
-            raise refusal(index, f"places '{shown(name)}' in {shown(shard)}, but {where}", _AGAIN)
-    return [tensor for part in parts for tensor in part.tensors if tensor.name not in weight_map]
-
-
-def _warn_unlisted(tensors: list[StoredTensor]) -> list[str]:
-    if not tensors:
-        return []
-    return [f"{len(tensors):,} tensors are in the shards but not in the index: {listed(t.name for t in tensors)}"]
-
-
-def _warn_size(nbytes: int, promised: object) -> list[str]:
-    if not isinstance(promised, (int, float)) or promised == nbytes:
-        return []
-    return [f"the index says {format_bytes(promised)} of tensors ({promised:,}), the shards hold {nbytes:,} bytes"]
-
-
-def _warn_files(folder: Path, read: set[str]) -> list[str]:
-    others = [name for name in file_names(folder) if name.endswith(".safetensors") and name not in read]
-    return [f"not read, since the index does not list them: {listed(others)}"] if others else []
+    return read_indexed(path, LAYOUT.id, _INDEX, read_safetensors)
 
 
 LAYOUT = Layout("safetensors-sharded", "several safetensors files with a *.safetensors.index.json", _claims, _read)

@@ -13,7 +13,7 @@ from textual.widgets import Footer, Input, OptionList, ProgressBar, Static
 from textual.widgets.option_list import Option
 from textual.worker import WorkerError, get_current_worker
 
-from meminspect.errors import MeminspectError
+from meminspect.errors import MeminspectError, SeveralCheckpointsError
 from meminspect.renderables.texts import safe
 from meminspect.tui.screens.base import BaseScreen
 
@@ -53,8 +53,14 @@ class PickScreen(BaseScreen):
         ("escape", "leave", "clear"),
     ]
 
-    def __init__(self) -> None:
+    def __init__(self, several: SeveralCheckpointsError | None = None) -> None:
+        """Ask for a path.
+
+        Args:
+            several: what a folder holds, of which one is to be chosen.
+        """
         super().__init__()
+        self._several = several
         self._recent: list[Candidate] = []
         self._offered: list[Candidate] = []
         self._finding: Worker[object] | None = None  # looks for what the text could become
@@ -63,7 +69,7 @@ class PickScreen(BaseScreen):
         """A field, and what it could be completed to."""
         yield self.too_small()
         yield Static(safe("Which checkpoint?", "answer"), id="question")
-        yield _PathInput(placeholder="a folder or file: Meta's layout, or safetensors", id="path")
+        yield _PathInput(placeholder="a folder or file: safetensors, .pth, .bin, .ckpt …", id="path")
         yield Static("", id="error")
         yield OptionList(id="candidates", compact=True)
         yield ProgressBar(id="progress", show_eta=True)
@@ -74,7 +80,10 @@ class PickScreen(BaseScreen):
         self.query_one("#progress").add_class("-absent")
         self.query_one("#path").focus()
         self._offer([])
-        self.in_background(self._find_recent, "looking for earlier captures")
+        if self._several is None:
+            self.in_background(self._find_recent, "looking for earlier captures")
+        else:
+            self._ask_for_one(self._several)
 
     def _find_recent(self) -> None:
         from meminspect.tui.completion import recent_checkpoints
@@ -198,11 +207,23 @@ class PickScreen(BaseScreen):
         self.query_one("#progress").add_class("-absent")
         if isinstance(error, _StoppedError):
             return
+        if isinstance(error, SeveralCheckpointsError):
+            self._ask_for_one(error)
+            return
         if isinstance(error, MeminspectError):
             words = f"{error.message}: {error.hint}" if error.hint else error.message
             self.query_one("#error", Static).update(safe(words, "trouble"))
         else:
             super().failed(error, doing)
+
+    def _ask_for_one(self, several: SeveralCheckpointsError) -> None:
+        """Offer what a folder holds."""
+        from meminspect.tui.completion import Candidate
+
+        words = f"this folder holds {len(several.choices):,} checkpoints: which one?"
+        self.query_one("#error", Static).update(safe(words, "tight"))
+        self._offer([Candidate(str(path), what) for path, what in several.choices.items()])
+        self.action_to_list()
 
     def _write_demo(self) -> None:
         from meminspect.synthesis import demo_checkpoint

@@ -9,6 +9,7 @@ from textual.binding import Binding
 from textual.containers import VerticalScroll
 from textual.widgets import Footer, OptionList, Static
 
+from meminspect.errors import SeveralCheckpointsError
 from meminspect.renderables.texts import safe
 from meminspect.tui.screens.base import BaseScreen
 from meminspect.tui.sizes import MOST_PANELS
@@ -53,7 +54,7 @@ class StartScreen(BaseScreen):
         ("░ light", "file", "pages of mapped files: can be reclaimed and read again"),
         ("│", "ceiling", "what this machine, or the limit, lets a process have"),
         ("┿ ▶", "ceiling", "beyond that; beyond the picture"),
-        ("★", "answer", "recommended: the best verdict, then the least heap"),
+        ("★", "answer", "recommended: the best verdict, then the least of what is sorted by"),
     )
 
     def __init__(self, ckpt: Path) -> None:
@@ -103,21 +104,24 @@ class StartScreen(BaseScreen):
         from meminspect.checkpoint import read_checkpoint
         from meminspect.tui.choices import Choices
 
-        choices = self._choices or Choices()
+        choices = self._choices or Choices(self.owner.first_options())
         self.owner.close_standby()  # a worker that waits would count as used memory
         checkpoint = read_checkpoint(self._ckpt)
-        prospect = prospect_of(checkpoint, choices.load, limit_bytes=choices.limit_bytes)
+        prospect = prospect_of(checkpoint, choices.load, limit_bytes=choices.limit_bytes, aim=choices.aim)
         if self.app.call_from_thread(self._show, prospect, choices):
             self.app.call_from_thread(self._stand_by)
 
     def _stand_by(self) -> None:
-        if self.is_current:
-            self.owner.stand_by()
+        if self.is_current and self._choices is not None:
+            self.owner.stand_by(self._choices.load.interpreter.executable)
 
     def failed(self, error: BaseException, doing: str) -> None:
         """A checkpoint that cannot be read is the answer of this screen, not an accident."""
         from meminspect.tui.faults import fault_of
 
+        if isinstance(error, SeveralCheckpointsError):
+            self.owner.open_picker(error)
+            return
         if self._prospect is not None:
             super().failed(error, doing)
             return

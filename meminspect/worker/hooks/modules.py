@@ -158,7 +158,7 @@ def watch(tracker: Tracker) -> Iterator[None]:
     def watched_copy(copy_: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(copy_)
         def call(self: torch.Tensor, source: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-            name = tracker.name_of(self)
+            name = "" if tracker.filling else tracker.name_of(self)
             if not name:
                 filled: torch.Tensor = copy_(self, source, *args, **kwargs)
                 if tracker.is_filling(self):

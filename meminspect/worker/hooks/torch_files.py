@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
@@ -14,9 +14,13 @@ from meminspect.worker.hooks.tracker import replaced
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from meminspect.checkpoint.model import StoredTensor
     from meminspect.worker.hooks.tracker import Tracker
 
 __all__ = ["watch"]
+
+
+_COUNT_BYTES: Final = 8
 
 
 class _WatchedReader:
@@ -32,11 +36,14 @@ class _WatchedReader:
         self._tracker = tracker
         self._root = tensors[0].storage.key.rpartition("data/")[0] if tensors else ""
 
+    def _stored(self, record: str) -> StoredTensor | None:
+        return self._tracker.at_key(self._file, self._root + record)
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._reader, name)
 
     def get_storage_from_record(self, record: str, nbytes: int, dtype: Any) -> torch.Tensor:
-        stored = self._tracker.at_key(self._file, self._root + record)
+        stored = self._stored(record)
         if stored is None:
             unknown: torch.Tensor = self._reader.get_storage_from_record(record, nbytes, dtype)
             return unknown
@@ -46,12 +53,44 @@ class _WatchedReader:
         return tensor
 
 
+class _WatchedSlice(_WatchedReader):
+    """The same for a part of a file that is an archive of one tensor."""
+
+    def __init__(self, reader: Any, stored: StoredTensor, tracker: Tracker) -> None:
+        super().__init__(reader, stored.storage.file, tracker)
+        self._tensor = stored
+
+    def _stored(self, record: str) -> StoredTensor | None:
+        return self._tensor
+
+
+def _watched_fill(tracker: Tracker) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Around what reads a storage of a file from before torch 1.6: the number of its elements, then the elements."""
+
+    def watched(fill: Callable[..., Any]) -> Callable[..., Any]:
+        def call(self: torch.UntypedStorage, source: Any, offset: int | None, *args: Any) -> Any:
+            file = tracker.file_index(source) if offset is not None else -1
+            stored = tracker.at_offset(file, offset + _COUNT_BYTES) if file >= 0 and offset is not None else None
+            if stored is None:
+                return fill(self, source, offset, *args)
+            id_ = tracker.begin(Pool.HEAP, stored)
+            filled = fill(self, source, offset, *args)
+            tracker.end(id_, Pool.HEAP, stored.name, self)
+            return filled
+
+        return call
+
+    return watched
+
+
 @contextlib.contextmanager
 def watch(tracker: Tracker) -> Iterator[None]:
     """Watch until the context ends."""
 
     def watched_reader(reader: Callable[..., Any]) -> Callable[..., Any]:
         def open_watched(source: Any) -> Any:
+            if tracker.slice is not None and tracker.slice[0] is source:
+                return _WatchedSlice(reader(source), tracker.slice[1], tracker)
             file = tracker.file_index(source)
             return reader(source) if file < 0 else _WatchedReader(reader(source), file, tracker)
 
@@ -65,5 +104,9 @@ def watch(tracker: Tracker) -> Iterator[None]:
 
         return call
 
-    with replaced(torch._C, "PyTorchFileReader", watched_reader), replaced(torch, "load", watched_load):
+    with (
+        replaced(torch._C, "PyTorchFileReader", watched_reader),
+        replaced(torch.UntypedStorage, "_set_from_file", _watched_fill(tracker)),
+        replaced(torch, "load", watched_load),
+    ):
         yield

@@ -91,6 +91,8 @@ class Tracker:
     def __init__(self, recorder: Recorder, checkpoint: Checkpoint) -> None:
         self.recorder = recorder
         self.model: nn.Module | None = None
+        self.slice: tuple[Any, StoredTensor] | None = None  # the part of a file that is read next, and what it holds
+        self.filling = False  # a copy under way makes its target resident, and is reported as that
         self._on_meta: dict[int, str] = {}  # the names of its tensors that have no memory yet, by `id`
         self._once_on_meta: set[str] = set()
         self._names: dict[int, str] = {}  # address of a storage → tensor
@@ -104,7 +106,7 @@ class Tracker:
         for index, file in enumerate(checkpoint.files):
             status = file.path.stat()
             self._by_inode[status.st_dev, status.st_ino] = index
-        for tensor in checkpoint.tensors:
+        for tensor in (*checkpoint.tensors, *checkpoint.beside):
             storage = tensor.storage
             self._by_key.setdefault((storage.file, storage.key), tensor)
             if storage.nbytes:  # an empty one begins where the next one does
@@ -193,6 +195,10 @@ class Tracker:
         )  # fmt: skip
         self._follow(id_, Pool.FILE, tensor.name, storage)
 
+    def name(self, storage: torch.UntypedStorage, name: str) -> None:
+        """From now on the storage has a name; its end is not reported."""
+        self._names[storage.data_ptr()] = name
+
     def _follow(self, id_: int, pool: Pool, name: str, storage: torch.UntypedStorage, *, named: bool = True) -> None:
         started_ns = time.monotonic_ns()
         address = storage.data_ptr()
@@ -219,6 +225,11 @@ class Tracker:
     def is_filling(self, tensor: torch.Tensor) -> bool:
         """Whether a tensor is part of one that is filled part by part."""
         return bool(self._filling) and tensor.untyped_storage().data_ptr() in self._filling
+
+    def is_mapped(self, address: int) -> bool:
+        """Whether a tensor's memory that begins at an address is a file's."""
+        live = self._live.get(self._owner.get(address, 0))
+        return live is not None and live.pool is Pool.FILE
 
     def name_of(self, tensor: torch.Tensor) -> str:
         """The name of the tensor that this memory belongs to; empty when it is none we know."""

@@ -16,7 +16,7 @@ from meminspect.strategies.task import task_for
 
 CHECKPOINT_KEYS = {
     "path", "layout", "architecture", "files", "shards", "tensors", "parameters", "bytes", "largest_tensor",
-    "largest_shard_bytes", "dtypes", "tied", "file_system", "file_system_reason", "warnings",
+    "largest_shard_bytes", "dtypes", "tied", "quantisation", "file_system", "file_system_reason", "warnings",
 }  # fmt: skip
 POOLS_KEYS = {"heap_bytes", "file_bytes", "pinned_bytes", "vram_allocated_bytes", "vram_reserved_bytes"}
 
@@ -67,6 +67,7 @@ def test_a_checkpoint_is_described_with_every_key_of_the_contract(tied: Checkpoi
         "largest_tensor": {"name": "b.weight", "bytes": 60},
         "largest_shard_bytes": 68,
         "dtypes": {"float16": {"tensors": 3, "bytes": 100}, "int64": {"tensors": 1, "bytes": 8}},
+        "quantisation": None,
         "tied": [["a.weight", "head.weight"]],
         "file_system": "ext4",
         "file_system_reason": None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from checkpoint_files import f32, refused, safetensors_bytes
 
 import meminspect
 from meminspect.checkpoint import LAYOUTS, layouts, read_checkpoint
+from meminspect.errors import SeveralCheckpointsError
 
 TINY = safetensors_bytes({"w": f32(0, 4)}, bytes(4))
 TORCH = archive_of(state_dict(w=tensor()), _0=bytes(16))
@@ -30,7 +32,6 @@ FOREIGN: dict[str, tuple[bytes, str]] = {
     "web page": (b"\n<!DOCTYPE html><title>404</title>", "a web page"),
     "error": (b'{"error": "not found"}', "JSON document"),
     "xml": (b"<?xml version='1.0'?><Error/>", "XML"),
-    "gguf": (b"GGUF\3\0\0\0" + bytes(64), "GGUF"),
     "pickle": (b"\x80\x04\x95" + bytes(20), "is a pickle"),
     "hdf5": (b"\x89HDF\r\n\x1a\n" + bytes(20), "HDF5"),
     "gzip": (b"\x1f\x8b\x08" + bytes(20), "gzip"),
@@ -55,7 +56,9 @@ def test_given_noise_then_it_is_refused(tmp_path: Path, content: bytes) -> None:
 
 
 def test_given_a_torch_archive_under_a_safetensors_name_then_it_is_named(tmp_path: Path) -> None:
-    refused(write(tmp_path, **{"model.safetensors": TORCH}), "is a zip archive")
+    folder = write(tmp_path, **{"model.safetensors": TORCH})
+    for path in (folder, folder / "model.safetensors"):
+        assert "model.pth" in refused(path, "is a zip archive").hint
 
 
 @pytest.mark.parametrize(
@@ -63,10 +66,9 @@ def test_given_a_torch_archive_under_a_safetensors_name_then_it_is_named(tmp_pat
     [
         ((), "is empty"),
         (("README.md",), "holds no checkpoint"),
-        (("pytorch_model-00001-of-00002.bin", "pytorch_model.bin.index.json"), "pickled .bin files"),
-        (("model.gguf",), "GGUF"),
-        (("__0_0.distcp", ".metadata"), "distributed checkpoint"),
-        (("checkpoint.pth",), "torch.save checkpoint"),
+        (("pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"), "but not their index"),
+        (("checkpoint.pth",), "not a file that torch.save wrote"),
+        (("optimizer.pt", "rng_state_0.pth", "training_args.bin"), "holds no checkpoint"),
         (("tf_model.h5",), "another framework"),
     ],
 )
@@ -79,24 +81,41 @@ def test_given_a_folder_of_another_kind_then_it_says_what_it_holds(
 def test_given_a_folder_above_the_checkpoint_then_the_hint_leads_there(tmp_path: Path) -> None:
     (tmp_path / "original").mkdir()
     assert "original/" in refused(tmp_path, "holds no weights itself").hint
-    (tmp_path / "snapshots").mkdir()
-    assert "snapshots" in refused(tmp_path, "Hugging Face cache").hint
 
 
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        ({"consolidated.00.pth": TORCH, "model.safetensors": TINY}, "consolidated.00.pth (meta), model.safetensors"),
-        ({"a.safetensors": TINY, "b.safetensors": TINY}, "2 safetensors files: a.safetensors, b.safetensors"),
-        ({"model.safetensors": TINY, "model.safetensors.index.json": b"{}"}, "more than one checkpoint"),
-        ({"a.safetensors.index.json": b"{}", "b.safetensors.index.json": b"{}"}, "2 indices"),
+        (
+            {"consolidated.00.pth": TORCH, "model.safetensors": TINY},
+            "2 checkpoints: consolidated.00.pth (meta), model.safetensors (safetensors)",
+        ),
+        ({"a.safetensors": TINY, "b.safetensors": TINY}, "a.safetensors (safetensors), b.safetensors (safetensors)"),
+        (
+            {"model.safetensors": TINY, "model.safetensors.index.json": b"{}"},
+            "model.safetensors (safetensors), model.safetensors.index.json (safetensors-sharded)",
+        ),
+        (
+            {"a.safetensors.index.json": b"{}", "b.safetensors.index.json": b"{}"},
+            "a.safetensors.index.json (safetensors-sharded), b.safetensors.index.json (safetensors-sharded)",
+        ),
+        (
+            {"pytorch_model.bin": TORCH, "model.safetensors": TINY, "training_args.bin": TORCH},
+            "model.safetensors (safetensors), pytorch_model.bin (torch)",
+        ),
+        ({"a.pth": TORCH, "b.ckpt": TORCH, "c d.bin": TORCH}, "a.pth (torch), b.ckpt (torch), c d.bin (torch)"),
+        ({"lit_model.pth": TORCH, "a.pt": TORCH}, "a.pt (torch), lit_model.pth (litgpt)"),
     ],
 )
-def test_given_several_checkpoints_in_a_folder_then_it_asks_for_one(
+def test_given_several_checkpoints_in_a_folder_then_it_lists_them_and_each_can_be_named(
     tmp_path: Path, files: dict[str, bytes], words: str
 ) -> None:
     error = refused(write(tmp_path, **files), words)
-    assert "--ckpt FILE" in error.hint
+    assert isinstance(error, SeveralCheckpointsError)
+    assert f"--ckpt {shlex.quote(str(next(iter(error.choices))))}" in error.hint
+    for choice in error.choices:
+        if choice.suffix != ".json":
+            assert read_checkpoint(choice).tensors
 
 
 def test_given_shards_without_an_index_then_the_hint_names_it(tmp_path: Path) -> None:

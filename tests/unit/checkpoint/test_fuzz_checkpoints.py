@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from safetensors import deserialize
 
 from meminspect.checkpoint import Checkpoint, read_checkpoint
+from meminspect.checkpoint.flat_yaml import read_flat_yaml
 from meminspect.checkpoint.torch_globals import Refused
 from meminspect.checkpoint.torch_pickle import load_pickle
 from meminspect.errors import CheckpointError
@@ -28,10 +29,12 @@ INTERESTING = st.sampled_from([0, 1, 2, 0x7F, 0x80, 0xFE, 0xFF, *b'{}[]",:0-9.RQ
 FUZZ = settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 
 
-def real_torch() -> bytes:
+def real_torch(*, zipped: bool = True) -> bytes:
+    tensors = {"w": torch.ones(4), "h": torch.ones(2).half()[1:], "p": torch.nn.Parameter(torch.ones(2))}
+    value = tensors if zipped else {"state_dict": tensors, "optimizer": [{0: torch.ones(3)}], "path": Path("x")}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.pth"
-        torch.save({"w": torch.ones(4), "h": torch.ones(2).half()[1:], "p": torch.nn.Parameter(torch.ones(2))}, path)
+        torch.save(value, path, _use_new_zipfile_serialization=zipped)
         return path.read_bytes()
 
 
@@ -74,7 +77,7 @@ def read_or_refuse(path: Path) -> None:
 
 
 def check(checkpoint: Checkpoint) -> None:
-    for found in checkpoint.tensors:
+    for found in (*checkpoint.tensors, *checkpoint.beside):
         file = checkpoint.files[found.storage.file]
         assert 0 <= found.storage.offset <= found.storage.offset + found.storage.nbytes <= file.nbytes
         assert found.strides is not None or found.offset + found.nbytes <= found.storage.nbytes
@@ -121,6 +124,26 @@ def test_given_a_mutated_torch_archive_then_it_is_read_or_refused(folder: Path, 
     path = folder / "consolidated.00.pth"
     path.write_bytes(content)
     read_or_refuse(path)
+
+
+@FUZZ
+@given(content=mutated(real_torch(zipped=False)))
+def test_given_a_mutated_file_of_the_older_format_then_it_is_read_or_refused(folder: Path, content: bytes) -> None:
+    path = folder / "a.pth"
+    path.write_bytes(content)
+    read_or_refuse(path)
+
+
+@FUZZ
+@given(content=st.binary(max_size=200) | st.text(alphabet="ab_: \n'\"1.e-+{}[]#é\x1b", max_size=200).map(str.encode))
+def test_given_any_yaml_then_only_scalars_come_of_it(folder: Path, content: bytes) -> None:
+    path = folder / "model_config.yaml"
+    path.write_bytes(content)
+    try:
+        values = read_flat_yaml(path).values()
+    except CheckpointError:
+        return
+    assert all(value is None or isinstance(value, (str, int, float, dict, list)) for value in values)
 
 
 @FUZZ

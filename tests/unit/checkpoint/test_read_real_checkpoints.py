@@ -160,7 +160,11 @@ class TestMeta:
         checkpoint = read_checkpoint(save_meta(tmp_path / "m", values, params={}))
         assert [tensor.name for tensor in checkpoint.tensors] == ["w"]
         assert "ignored what is no tensor: step (int), lr (float), on (bool) and 13 more" in checkpoint.warnings
-        assert "consolidated.00.pth holds 8 B that no tensor uses" in checkpoint.warnings
+        assert [(tensor.name, tensor.storage.nbytes) for tensor in checkpoint.beside] == [("list.0", 4), ("7", 4)]
+        assert (
+            "beside the state dict lie 2 tensors of 8 B, which torch.load reads too: list (1, 4 B), 7 (1, 4 B)"
+            in checkpoint.warnings
+        )
 
     def test_given_a_lazy_conjugate_then_a_warning_says_that_bytes_are_not_values(self, tmp_path: Path) -> None:
         tensors = {"c": torch.ones(2, dtype=torch.complex64).conj()}

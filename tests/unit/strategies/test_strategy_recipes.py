@@ -66,7 +66,7 @@ def test_a_recipe_defines_every_name_but_those_that_it_announces(recipe: str) ->
 def test_a_recipe_reads_like_a_page_of_a_book(recipe: str) -> None:
     assert recipe.endswith("\n")
     assert not recipe.endswith("\n\n")
-    assert "\n\n\n" not in recipe
+    assert "\n\n\n\n" not in recipe  # two empty lines are around a function
     lines = [line for line in recipe.splitlines() if "Path(" not in line]  # the user's path is as long as it is
     assert all(line == line.rstrip() and len(line) <= 120 for line in lines)
     assert len(lines) < (LINES_WITH_A_LAYER if any(line.startswith("class ") for line in lines) else LINES)

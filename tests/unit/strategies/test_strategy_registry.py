@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from strategy_tasks import Tasks
 
 # What is in the folder beside the strategies themselves.
-SHARED = {"__init__", "materialising", "quantisation", "recipes", "sources", "steps", "strategy", "task"}
+SHARED = {
+    "__init__", "dcp_lines", "grouping", "materialising", "own_readers", "quantisation", "recipes", "sources", "steps",
+    "strategy", "task",
+}  # fmt: skip
 FILES = {path.stem for path in Path(strategies.__file__).parent.glob("*.py")} - SHARED
 
 

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meminspect.capture.records import Operation, Pool
-from meminspect.theory.ledger import BillLine, Item, Step, Theory, evaluate
+from meminspect.theory.evaluation import evaluate
+from meminspect.theory.ledger import BillLine, Item, Step, Theory
 
 HOST_POOLS = (Pool.HEAP, Pool.FILE, Pool.PINNED)
 ITEMS = (Item.FLOOR, Item.SHARD, Item.STAGING)
@@ -95,6 +96,13 @@ def test_work_is_every_step_but_releases_and_what_a_copy_reads_of_a_mapping(step
         or (one.operation is Operation.TOUCH and one.phase == "touch")
     ]
     assert evaluate(steps, 0).work_bytes == sum(reported)
+
+
+@given(ledgers())
+def test_what_is_moved_is_what_is_written_copied_or_touched(steps: list[Step]) -> None:
+    """Neither a mapping, nor handing memory over, nor giving it back moves a byte."""
+    moved = [one.nbytes for one in steps if one.operation is Operation.COPY or grows_by(one) > 0]
+    assert evaluate(steps, 0).moved_bytes == sum(moved)
 
 
 @given(ledgers())
