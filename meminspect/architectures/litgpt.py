@@ -154,23 +154,23 @@ def from_config(config: Mapping[str, object], naming: str, headers: Headers) -> 
 
 
 def _parameters(shape: LitgptShape, fused: str) -> Iterator[Parameter]:
-    yield from _linear("lm_head", shape.vocabulary, shape.dim, shape.head_bias)
+    yield from _linear("lm_head", shape.vocabulary, shape.dim, "head", bias=shape.head_bias)
     yield Parameter("transformer.wte.weight", (shape.vocabulary, shape.dim))
     for index in range(shape.layers):
         layer = f"transformer.h.{index}"
         yield from _norm(f"{layer}.norm_1", shape)
-        yield from _linear(f"{layer}.attn.{fused}", shape.fused_dim, shape.dim, shape.attention_bias)
-        yield from _linear(f"{layer}.attn.proj", shape.dim, shape.heads * shape.head_dim, shape.bias)
+        yield from _linear(f"{layer}.attn.{fused}", shape.fused_dim, shape.dim, "attention", bias=shape.attention_bias)
+        yield from _linear(f"{layer}.attn.proj", shape.dim, shape.heads * shape.head_dim, "attention", bias=shape.bias)
         if not shape.shared_norm:
             yield from _norm(f"{layer}.norm_2", shape)
         for name in ("fc_1", "fc_2") if shape.gated else ("fc",):
-            yield from _linear(f"{layer}.mlp.{name}", shape.hidden_dim, shape.dim, shape.bias)
-        yield from _linear(f"{layer}.mlp.proj", shape.dim, shape.hidden_dim, shape.bias)
+            yield from _linear(f"{layer}.mlp.{name}", shape.hidden_dim, shape.dim, "feed-forward", bias=shape.bias)
+        yield from _linear(f"{layer}.mlp.proj", shape.dim, shape.hidden_dim, "feed-forward", bias=shape.bias)
     yield from _norm("transformer.ln_f", shape)
 
 
-def _linear(name: str, rows: int, columns: int, bias: bool) -> Iterator[Parameter]:
-    yield Parameter(f"{name}.weight", (rows, columns))
+def _linear(name: str, rows: int, columns: int, linear: str, *, bias: bool) -> Iterator[Parameter]:
+    yield Parameter(f"{name}.weight", (rows, columns), linear=linear)
     if bias:
         yield Parameter(f"{name}.bias", (rows,))
 

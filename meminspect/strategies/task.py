@@ -170,9 +170,10 @@ class LoadTask:
 
     @functools.cached_property
     def main_dtype(self) -> str:
-        """The one dtype that suits the model: the chosen one, else the floating one with most of the checkpoint."""
-        stored = {dtype: nbytes for dtype, (_, nbytes) in self.checkpoint.dtypes.items() if dtype in CASTABLE}
-        return self.options.dtype or max(stored, key=stored.__getitem__, default=self.options.init_dtype)
+        """The one dtype that suits the model: the chosen one, else that of the checkpoint's largest floating tensor."""
+        floating = (tensor for tensor in self.checkpoint.tensors if tensor.dtype in CASTABLE)
+        largest = max(floating, key=lambda tensor: tensor.nbytes, default=None)
+        return self.options.dtype or (self.options.init_dtype if largest is None else largest.dtype)
 
     def built_in(self, dtype: str) -> LoadTask:
         """The same with a model that is built in another dtype."""

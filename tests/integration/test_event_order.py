@@ -84,6 +84,9 @@ MORE_CELLS = [
     Cell("odd safetensors", "init-module", PLAIN),
     Cell("meta 2", "sequential", PLAIN),
     Cell("safetensors 3", "direct-device", NARROW),
+    Cell("per-tensor 1", "per-tensor-files", PLAIN),
+    Cell("per-tensor 1", "per-tensor-files", CAST),
+    Cell("per-tensor 1", "lazy", CAST),
     Cell("meta 1", "lazy-quantize", PLAIN),
     Cell("meta 2", "lazy-quantize", NF4),
     Cell("gpt2 1", "lazy-quantize", NF4),
@@ -127,7 +130,7 @@ def _write(name: str, folder: Path) -> tuple[Path, Path]:
         architecture = ARCHITECTURES["gpt2"].architecture(_GPT2, "hf")
         synthesise(SynthesisSpec(out, architecture, "safetensors", "float32", int(files)))
         return out, tiny_checkpoint("gpt2", "hf", "safetensors", "float32", tiny)
-    naming, config = ("meta", _META) if layout == "meta" else ("hf", _HF)
+    naming, config = ("meta", _META) if layout in ("meta", "per-tensor") else ("hf", _HF)
     architecture = ARCHITECTURES["llama"].architecture(config, naming)
     synthesise(SynthesisSpec(out, architecture, layout, "float16", int(files)))
     return out, tiny_checkpoint("llama", naming, layout, "float16", tiny, shards=int(files))
@@ -183,7 +186,7 @@ def test_phases_come_once_each_in_the_recipes_order_or_by_turns_where_shards_do(
     phases = [event.name for event in run.loading if event.kind is EventKind.PHASE]
     assert phases[-2:] == ["finalise", "touch"]
     assert phases[0] == "build"
-    if run.strategy == "sharded":
+    if run.strategy in ("sharded", "per-tensor-files"):
         assert phases[1:-2] == ["read", "copy"] * len(run.task.checkpoint.files)
     elif STRATEGIES[run.strategy].quantises:
         assert phases[1:-2].count("quantise") == len(quantised(run.task))

@@ -4,10 +4,12 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import pytest
+from header_checkpoints import checkpoint_of, headers_of
 
 from meminspect.analysis.advice import better_than
 from meminspect.analysis.plan import make_plan
 from meminspect.analysis.verdict import PROCESS_BYTES
+from meminspect.architectures import ARCHITECTURES
 from meminspect.checkpoint import read_checkpoint
 from meminspect.strategies import STRATEGIES, LoadOptions
 from meminspect.strategies.task import LoadTask, task_for
@@ -78,9 +80,11 @@ def test_given_a_strategy_that_loads_another_model_then_only_those_that_load_the
     assert better_than("adapters", task, GIB) is None
 
 
-def test_another_model_than_the_checkpoints_is_recommended_only_where_nothing_else_fits(task: LoadTask) -> None:
+def test_another_model_than_the_checkpoints_is_recommended_only_where_nothing_else_fits() -> None:
     # given devices with room for the model, for the quantised one only, and for neither
-    there = replace(task, options=LoadOptions(device="cuda"))
+    family = ARCHITECTURES["gpt2"]
+    gpt2 = family.architecture(family.for_parameters(300_000_000, "teaching"), "teaching")
+    there = task_for(checkpoint_of([headers_of(gpt2, "float16")], "torch"), LoadOptions(device="cuda"))
     needs = {id_: STRATEGIES[id_].theory(there).peak.vram_allocated_bytes or 0 for id_ in ("lazy", "lazy-quantize")}
     assert needs["lazy-quantize"] < needs["lazy"]
     chosen = [make_plan(there, GIB, vram).recommendation for vram in (GIB, needs["lazy"] - 1, 1)]

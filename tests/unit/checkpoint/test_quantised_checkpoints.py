@@ -88,7 +88,7 @@ def test_a_quantised_checkpoint_is_named(tmp_path: Path, tensors: Tensors, confi
 def test_its_tensors_make_a_model_that_takes_its_state_dict(tmp_path: Path, tensors: Tensors, *, assign: bool) -> None:
     # given names of which one may be another's beginning, in either order
     task = task_for(read_checkpoint(write(tmp_path, tensors)), LoadOptions())
-    assert all(strategy.why_not(task) is None for strategy in STRATEGIES.values())
+    assert all(STRATEGIES[id_].why_not(task) is None for id_ in ("mmap-assign", "meta-assign", "sharded", "naive"))
 
     model = build(task.architecture)
     model.load_state_dict(tensors, assign=assign)
