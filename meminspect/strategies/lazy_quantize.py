@@ -8,11 +8,12 @@ from meminspect.capture.records import Operation, Pool
 from meminspect.dtypes import bytes_of
 from meminspect.strategies import materialising, quantisation, recipes
 from meminspect.strategies.sources import Sources
+from meminspect.strategies.steps import read as read_files
 from meminspect.strategies.strategy import Strategy
 from meminspect.theory.ledger import Item, Step
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
     from meminspect.architectures.model import Parameter
     from meminspect.checkpoint.model import StoredTensor
@@ -91,8 +92,8 @@ def _ledger(task: LoadTask) -> Iterator[Step]:
         for tensor in task.checkpoint.tensors:
             yield from _read_alone(task, tensor, done, quantised=tensor.name in layers)
     else:
-        for tensors in task.tensors_by_file:
-            yield from _mapped(task, tensors, layers, done)
+        for file in range(len(task.checkpoint.files)):
+            yield from _mapped(task, file, layers, done)
 
 
 def _read_alone(task: LoadTask, tensor: StoredTensor, done: set[str], *, quantised: bool) -> Iterator[Step]:
@@ -123,12 +124,10 @@ def _is_first(parameter: Parameter, done: set[str]) -> bool:
     return (parameter.tied_to or parameter.name) not in done
 
 
-def _mapped(
-    task: LoadTask, tensors: Sequence[StoredTensor], layers: Mapping[str, Parameter], done: set[str]
-) -> Iterator[Step]:
+def _mapped(task: LoadTask, file: int, layers: Mapping[str, Parameter], done: set[str]) -> Iterator[Step]:
     """One mapped file, whose pages go when it is done."""
-    sources, phase = Sources(Pool.FILE, Item.STAGING), "read"
-    yield from sources.read(tensors)
+    sources, phase, tensors = Sources(Pool.FILE, Item.STAGING), "read", task.tensors_by_file[file]
+    yield from read_files(task, sources, [file])
     for tensor in tensors:
         parameter, name = task.parameters[tensor.name], sources.name_of(tensor)
         if tensor.name in layers:
@@ -150,7 +149,7 @@ def _mapped(
 def _joined(task: LoadTask, layers: Mapping[str, Parameter]) -> Iterator[Step]:
     """Model-parallel files, all mapped until the last tensor is whole."""
     sources, phase = Sources(Pool.FILE, Item.STAGING), "read"
-    yield from sources.read(task.checkpoint.tensors)
+    yield from read_files(task, sources)
     for name, pieces in task.pieces.items():
         split, dtype = task.split_dims[name] is not None, pieces[0].dtype
         pieces = pieces if split else pieces[:1]

@@ -103,7 +103,8 @@ UNMAPPABLE = {
     "big-endian": "is big-endian: turning its bytes round copies every page that is mapped",
 }
 MAPPING = {"mmap-assign", "lazy"}
-NEVER = {"per-tensor-files"}  # no layout here has a file for each tensor
+# None of these has a file for each tensor, and none is of an architecture whose linear layers are known.
+NEVER = {"per-tensor-files", "adapters", "lazy-quantize", "quantize-after"}
 QUICK = {
     ("plain pth", "mmap-assign"), ("lightning ckpt", "naive"), ("legacy bin", "sharded"),
     ("sharded bin", "sharded"), ("big-endian", "meta-assign"), ("litgpt", "mmap-assign"),
