@@ -30,6 +30,7 @@ PLAIN: Final = (
 )  # fmt: skip
 KNOWS_LAYERS: Final = ("adapters", "lazy-quantize", "quantize-after")  # these change what an architecture calls linear
 RUNS: Final = ""
+SKELETON: Final = "skeleton"  # nobody knows which of its layers are linear
 ONE_FILE_A_TENSOR: Final = {"per-tensor-files": "it takes a checkpoint with a file for each tensor"}
 UNKNOWN_LAYERS: Final = dict.fromkeys(KNOWS_LAYERS, "nobody knows which tensors of a model of unknown architecture")
 BY_FILE: Final = {**dict.fromkeys((*PLAIN, *KNOWS_LAYERS), RUNS), **ONE_FILE_A_TENSOR}
@@ -46,21 +47,18 @@ EXPECTED: Final[dict[str, dict[str, str]]] = {
     "dcp": {**dict.fromkeys(BY_FILE, NOT_DCP), "meta-assign": RUNS, "naive": RUNS},
     "gguf": {**dict.fromkeys(BY_FILE, NOT_GGUF), "mmap-assign": RUNS, "sharded": RUNS, "naive": RUNS},
 }
-# Architectures of which nobody has said which layers are linear.
-OPAQUE: Final = ("litgpt", "skeleton")
 
 
 def expected(layout: str, architecture: str) -> dict[str, str]:
     """For every strategy how the sentence begins with which it refuses; empty where it runs."""
     row = EXPECTED[layout]
-    if architecture not in OPAQUE:
+    if architecture != SKELETON:
         return row
     return {strategy: sentence or UNKNOWN_LAYERS.get(strategy, RUNS) for strategy, sentence in row.items()}
 
 
 HAS_GGUF: Final = importlib.util.find_spec("gguf") is not None
 
-SKELETON: Final = "skeleton"
 # How a layout is synthesised, and of which architectures it is recognised; of all others it is a skeleton.
 WRITERS: Final[dict[str, tuple[str, int, tuple[str, ...]]]] = {
     "meta": ("meta", 1, ("llama",)),
