@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from meminspect.strategies import LoadTask
 
 DEADLINE_S = 20
+TO_LIMIT = ("tab",) * 5  # from the first of the options to the memory limit
 
 
 async def until(pilot: Pilot[Any], condition: Callable[[], object]) -> None:
@@ -77,6 +78,11 @@ def lines(pilot: Pilot[Any]) -> list[str]:
     """What the terminal shows, dialogs and all."""
     strips = pilot.app.screen._compositor.render_strips()
     return ["".join(segment.text for segment in strip) for strip in strips]
+
+
+def towards(pilot: Pilot[Any], strategy: str) -> tuple[str, ...]:
+    """The keys that lead to a strategy of the start screen's list."""
+    return "home", *["down"] * listed(pilot).index(strategy)
 
 
 async def settled(pilot: Pilot[Any]) -> None:

@@ -12,7 +12,7 @@ import pytest
 from captures import Story
 from conftest import CHECKPOINT
 from keys import PRESSED, at_start, on, presses, running, shown
-from screens import FakeSession, FakeStandby, drawn, listed, planned, until, watch
+from screens import TO_LIMIT, FakeSession, FakeStandby, drawn, listed, planned, until, watch
 from textual.binding import Binding
 from textual.dom import DOMNode
 from textual.widgets import Input, OptionList, Select, TabbedContent
@@ -69,7 +69,7 @@ async def test_quitting_ends_what_runs_and_what_waits(task: LoadTask, key: str) 
         await planned(pilot)
         await pilot.press("enter")
         session = await running(pilot)
-        app.standby = waiting = FakeStandby()  # type: ignore[assignment]
+        app.standby = waiting = FakeStandby("python")  # type: ignore[assignment]
 
         await pilot.press(key)
         await until(pilot, lambda: app.return_value is not None)
@@ -85,7 +85,7 @@ async def test_ctrl_c_quits_from_a_dialog_and_from_a_field(task: LoadTask) -> No
     app = at_start()
     async with app.run_test() as pilot:
         await planned(pilot)
-        await pilot.press("o", "tab", "tab", "tab", "tab", "8", "ctrl+c")
+        await pilot.press("o", *TO_LIMIT, "8", "ctrl+c")
         await until(pilot, lambda: app.return_value is not None)
 
 
@@ -138,7 +138,7 @@ async def test_enter_runs_the_strategy_under_the_cursor_with_the_worker_that_wai
         await on(pilot, RunScreen)
         session.end()
         await drawn(pilot)
-        assert "peaked at 2.51 GiB" in shown(pilot, "#headline")
+        assert f"{second} peaked at " in shown(pilot, "#headline")
 
 
 @presses("StartScreen.space", "StartScreen.r")

@@ -12,7 +12,7 @@ import captures
 import pytest
 from captures import Story
 from conftest import CHECKPOINT
-from screens import Writing, drawn, planned, settled, until
+from screens import TO_LIMIT, Writing, drawn, planned, settled, until
 from textual.widgets import Input, TabbedContent
 
 from meminspect.tui.app import MeminspectApp
@@ -233,10 +233,10 @@ def test_history_of_nothing(compare: Compare, task: LoadTask) -> None:
 
 
 KEYS = {
-    "options": ("o", "tab", "tab", "tab", "tab", "6", "x"),
+    "options": ("o", *TO_LIMIT, "6", "x"),
     "recipe": ("i",),
     "help": ("question_mark",),
-    "confirm": ("o", "tab", "tab", "tab", "tab", "4", "G", "ctrl+s"),
+    "confirm": ("o", *TO_LIMIT, "4", "G", "ctrl+s"),
 }
 
 
