@@ -8,7 +8,7 @@ import math
 import os
 import time
 import weakref
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from meminspect.capture.records import Operation, Pool
@@ -72,13 +72,14 @@ def replaced(owner: Any, name: str, make: Callable[[Any], Any]) -> Iterator[None
 class _Live(weakref.ref["torch.UntypedStorage"]):
     """What is in memory at an address, until it is gone."""
 
-    __slots__ = ("address", "id", "name", "nbytes", "pool")
+    __slots__ = ("address", "file", "id", "name", "nbytes", "pool")
 
     id: int
     pool: Pool
     name: str
     nbytes: int
     address: int
+    file: int  # that it is mapped from; -1: none
 
 
 class Tracker:
@@ -99,6 +100,7 @@ class Tracker:
         self._filling: dict[int, int] = {}  # address of a storage that is filled part by part → event id
         self._owner: dict[int, int] = {}  # the same address → event id of what has it now
         self._live: dict[int, _Live] = {}  # by event id: a dead ref calls nobody
+        self._mapped: Counter[int] = Counter()  # how many tensors of each file are mapped
         self._by_inode: dict[tuple[int, int], int] = {}
         self._by_key: dict[tuple[int, str], StoredTensor] = {}
         self._by_offset: dict[tuple[int, int], StoredTensor] = {}
@@ -194,6 +196,9 @@ class Tracker:
             detail=describe(tensor.dtype, tensor.shape), file=tensor.storage.file, offset=tensor.file_offset,
         )  # fmt: skip
         self._follow(id_, Pool.FILE, tensor.name, storage)
+        if id_ in self._live:
+            self._live[id_].file = tensor.storage.file
+            self._mapped[tensor.storage.file] += 1
 
     def name(self, storage: torch.UntypedStorage, name: str) -> None:
         """From now on the storage has a name; its end is not reported."""
@@ -210,6 +215,7 @@ class Tracker:
         if self.recorder.enabled:
             live = self._live[id_] = _Live(storage, self._released)
             live.id, live.pool, live.name, live.nbytes, live.address = id_, pool, name, storage.nbytes(), address
+            live.file = -1
             self.recorder.charge_since(started_ns)
 
     def _released(self, gone: _Live) -> None:
@@ -220,6 +226,10 @@ class Tracker:
         if self._filling.get(gone.address) == gone.id:
             del self._filling[gone.address]
         self.recorder.charge_since(started_ns)
+        if gone.file >= 0:
+            self._mapped[gone.file] -= 1
+            if not self._mapped[gone.file]:
+                self.recorder.before_fall()  # the pages of a file go with its last tensor
         self.recorder.release(gone.id, gone.pool, gone.name, gone.nbytes)
 
     def is_filling(self, tensor: torch.Tensor) -> bool:
