@@ -114,8 +114,8 @@ def test_inspect_tells_what_it_can_and_why_the_rest_is_null(elsewhere: dict[str,
     assert machine["reasons"]["memory_limit_bytes"] == "this system has no cgroups"
     assert machine["reasons"]["thp"].startswith("this system has no transparent huge pages")
     assert nulls(found) - {".machine.swap_free_bytes"} == {
-        ".checkpoint.files.cached_fraction", ".checkpoint.file_system_reason", ".machine.memory_limit_bytes",
-        ".machine.thp",
+        ".checkpoint.files.cached_fraction", ".checkpoint.file_system_reason", ".checkpoint.quantisation",
+        ".machine.memory_limit_bytes", ".machine.thp",
     }  # fmt: skip
 
 
