@@ -56,23 +56,23 @@ PLAIN, CAST, NARROW = LoadOptions(), LoadOptions(dtype="bfloat16"), LoadOptions(
 NF4 = LoadOptions(quantisation="nf4")
 CELLS = [
     Cell("meta 1", "meta-assign", CAST),
-    Cell("meta 1", "sharded", PLAIN),
     Cell("meta 2", "naive", NARROW),
     Cell("meta 2", "mmap-assign", CAST),
     Cell("meta 2", "sharded", PLAIN),
     Cell("safetensors 1", "naive", PLAIN),
-    Cell("safetensors 3", "sharded", NARROW),
     Cell("safetensors 3", "mmap-assign", CAST),
     Cell("odd pth", "meta-assign", CAST),
     Cell("odd safetensors", "mmap-assign", PLAIN),
     Cell("odd pth", "lazy", CAST),
-    Cell("meta 1", "naive-cast", PLAIN),
-    Cell("safetensors 3", "skip-init", CAST),
     Cell("safetensors 3", "lazy-quantize", CAST),
-    Cell("meta 2", "quantize-after", NF4),
     Cell("gpt2 1", "adapters", CAST),
 ]
 MORE_CELLS = [
+    Cell("meta 1", "sharded", PLAIN),
+    Cell("safetensors 3", "sharded", NARROW),
+    Cell("meta 1", "naive-cast", PLAIN),
+    Cell("safetensors 3", "skip-init", CAST),
+    Cell("meta 2", "quantize-after", NF4),
     Cell("meta 2", "lazy", CAST),
     Cell("meta 2", "lazy", PLAIN),
     Cell("safetensors 3", "lazy", PLAIN),

@@ -74,14 +74,12 @@ class Cell(NamedTuple):
 
 # Every kind of memory and every kind of file: pickles and safetensors, one file, slices and shards.
 CELLS = [
-    *(Cell("meta", strategy) for strategy in ("mmap-assign", "meta-assign", "sharded", "naive", "skip-init")),
-    Cell("meta", "naive-cast"),
+    *(Cell("meta", strategy) for strategy in ("mmap-assign", "meta-assign", "naive")),
     Cell("slices", "mmap-assign"),
     Cell("slices", "naive"),
     Cell("shards", "mmap-assign"),
     Cell("shards", "sharded"),
     Cell("shards", "lazy"),
-    Cell("shards", "lazy-quantize"),
     Cell("gpt2", "meta-assign"),
     Cell("skeleton", "mmap-assign"),
 ]
