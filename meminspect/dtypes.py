@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["BITS", "FLOATING", "SAFETENSORS_CODES", "TORCH_STORAGES", "bytes_of"]
+__all__ = ["BITS", "FLOATING", "GGML_BLOCKS", "GGML_TYPES", "SAFETENSORS_CODES", "TORCH_STORAGES", "bytes_of"]
 
 BITS: Final[dict[str, int]] = {
     "float64": 64, "float32": 32, "float16": 16, "bfloat16": 16,
@@ -41,6 +41,29 @@ TORCH_STORAGES: Final[dict[str, str]] = {
 }  # fmt: skip
 
 
+# https://github.com/ggml-org/ggml, src/ggml.c (`type_traits`) and src/ggml-common.h (the blocks' structs): how many
+# elements share a block, and its bytes.
+GGML_BLOCKS: Final[dict[str, tuple[int, int]]] = {
+    "q4_0": (32, 18), "q4_1": (32, 20), "q5_0": (32, 22), "q5_1": (32, 24), "q8_0": (32, 34), "q8_1": (32, 40),
+    "q2_K": (256, 84), "q3_K": (256, 110), "q4_K": (256, 144), "q5_K": (256, 176), "q6_K": (256, 210),
+    "q8_K": (256, 292), "iq2_xxs": (256, 66), "iq2_xs": (256, 74), "iq3_xxs": (256, 98), "iq1_s": (256, 50),
+    "iq4_nl": (32, 18), "iq3_s": (256, 110), "iq2_s": (256, 82), "iq4_xs": (256, 136), "iq1_m": (256, 56),
+    "tq1_0": (256, 54), "tq2_0": (256, 66), "mxfp4": (32, 17), "nvfp4": (64, 36), "q1_0": (128, 18),
+}  # fmt: skip
+
+# ggml.h, enum ggml_type: the numbers that a GGUF header carries.
+GGML_TYPES: Final[dict[int, str]] = {
+    0: "float32", 1: "float16", 2: "q4_0", 3: "q4_1", 6: "q5_0", 7: "q5_1", 8: "q8_0", 9: "q8_1", 10: "q2_K",
+    11: "q3_K", 12: "q4_K", 13: "q5_K", 14: "q6_K", 15: "q8_K", 16: "iq2_xxs", 17: "iq2_xs", 18: "iq3_xxs",
+    19: "iq1_s", 20: "iq4_nl", 21: "iq3_s", 22: "iq2_s", 23: "iq4_xs", 24: "int8", 25: "int16", 26: "int32",
+    27: "int64", 28: "float64", 29: "iq1_m", 30: "bfloat16", 34: "tq1_0", 35: "tq2_0", 39: "mxfp4", 40: "nvfp4",
+    41: "q1_0",
+}  # fmt: skip
+
+
 def bytes_of(dtype: str, elements: int) -> int:
-    """Bytes that `elements` elements of `dtype` take, sub-byte types packed and rounded up to a byte."""
+    """Bytes that `elements` elements of `dtype` take, sub-byte types packed and rounded up to a byte or a block."""
+    if dtype in GGML_BLOCKS:
+        block, nbytes = GGML_BLOCKS[dtype]
+        return -(-elements // block) * nbytes
     return (BITS[dtype] * elements + 7) // 8

@@ -80,9 +80,9 @@ class SeveralCheckpointsError(CheckpointError):
         choices: the path of each, and what it is in a word.
     """
 
-    def __init__(self, message: str, hint: str, choices: Mapping[Path, str]) -> None:
+    def __init__(self, message: str, hint: str = "", choices: Mapping[Path, str] | None = None) -> None:
         super().__init__(message, hint)
-        self.choices = choices
+        self.choices = choices or {}
 
 
 class CaptureError(MeminspectError):

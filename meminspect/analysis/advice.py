@@ -6,10 +6,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from meminspect.analysis.plan import make_plan
+from meminspect.strategies import STRATEGIES
 
 if TYPE_CHECKING:
     from meminspect.analysis.plan import PlanRow
-    from meminspect.strategies import LoadTask
+    from meminspect.strategies import LoadTask, Strategy
 
 __all__ = ["better_than"]
 
@@ -17,7 +18,7 @@ __all__ = ["better_than"]
 def better_than(
     strategy_id: str, task: LoadTask, ram_bytes: int | None, largest_mapping_bytes: int | None = None
 ) -> dict[str, Any] | None:
-    """The recommended strategy: its id, why, its peak and its recipe.
+    """The recommended of the strategies that load the same model: its id, why, its peak and its recipe.
 
     None if it is the one that was run, if that one would do as well, and if nothing fits.
 
@@ -27,7 +28,9 @@ def better_than(
         ram_bytes: host memory that the load may take; None if unknown.
         largest_mapping_bytes: the most that the machine lets a process map at once; None for no bound.
     """
-    plan = make_plan(task, ram_bytes, largest_mapping_bytes=largest_mapping_bytes)
+    run_strategy = STRATEGIES[strategy_id]
+    alike = [one for one in STRATEGIES.values() if _loads(one, task) == _loads(run_strategy, task)]
+    plan = make_plan(task, ram_bytes, largest_mapping_bytes=largest_mapping_bytes, strategies=alike)
     rows = {row.strategy.id: row for row in plan.rows}
     row, run = rows.get(plan.recommendation.strategy_id or ""), rows[strategy_id]
     if row is None or row.theory is None or _same(row, run):
@@ -39,6 +42,11 @@ def better_than(
         "peak_rss_bytes": row.theory.peak_rss_bytes,
         "recipe": row.strategy.recipe(task),
     }
+
+
+def _loads(strategy: Strategy, task: LoadTask) -> tuple[bool, bool]:
+    """What model comes of it: quantised or not, with parameters of its own or without."""
+    return strategy.quantises, bool(strategy.adds(task))
 
 
 def _same(one: PlanRow, other: PlanRow) -> bool:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["confined_document", "confined_lines", "confined_theory", "held_bytes", "room_under"]
 
-_FILE = "file"
+_FILE, _DEVICE = "file", "vram"
 
 
 def room_under(limit_bytes: int | None, baseline_heap_bytes: int) -> int | None:
@@ -59,15 +59,20 @@ def confined_document(theory: Mapping[str, Any] | None, room_bytes: int | None) 
         theory["peak_rss_bytes"],
         Pools(**theory["steady"]),
         tuple(BillLine(line["item"], line["pool"], line["bytes"]) for line in theory["bill"]),
+        moved_bytes=theory.get("moved_bytes", 0),
     )
     return {**theory, **theory_document(confined_theory(parsed, room_bytes))}
 
 
 def confined_lines(lines: Iterable[BillLine], room_bytes: int | None) -> tuple[BillLine, ...]:
-    """A bill whose lines of files hold, each by its share, no more than the others leave; empty lines are left out."""
+    """A bill whose lines of files hold, each by its share, no more than the host's others leave.
+
+    Lines that this leaves empty are left out.
+    """
     lines = tuple(lines)
     whole = sum(line.nbytes for line in lines if line.pool == _FILE)
-    left = held = held_bytes(whole, sum(line.nbytes for line in lines) - whole, room_bytes)
+    others = sum(line.nbytes for line in lines if line.pool not in (_FILE, _DEVICE))
+    left = held = held_bytes(whole, others, room_bytes)
     if held == whole:
         return lines
     confined, passed = [], 0

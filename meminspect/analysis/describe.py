@@ -63,11 +63,12 @@ def checkpoint_document(
         "tensors": len({tensor.name for tensor in checkpoint.tensors}),
         "parameters": _parameters(checkpoint, architecture),
         "bytes": checkpoint.nbytes,
-        "largest_tensor": None if largest is None else {"name": largest.name, "bytes": largest.nbytes},
+        "largest_tensor": None if largest is None else {"name": largest.name, "bytes": largest.whole_nbytes},
         "largest_shard_bytes": max(checkpoint.shard_nbytes, default=None),
         "dtypes": {
             dtype: {"tensors": tensors, "bytes": nbytes} for dtype, (tensors, nbytes) in checkpoint.dtypes.items()
         },
+        "quantisation": checkpoint.quantisation,
         "tied": [list(names) for names in checkpoint.tied],
         "file_system": file_system,
         "file_system_reason": None if file_system else UNKNOWN_FILE_SYSTEM,
@@ -106,6 +107,7 @@ def theory_document(theory: Theory) -> Document:
         "peak_rss_bytes": theory.peak_rss_bytes,
         "steady": asdict(theory.steady),
         "bill": [{"item": line.item, "pool": line.pool, "bytes": line.nbytes} for line in theory.bill],
+        "moved_bytes": theory.moved_bytes,
     }
 
 

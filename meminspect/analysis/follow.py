@@ -24,24 +24,25 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from meminspect.analysis.operations import TensorOperation
-    from meminspect.capture.records import Event, LogLine, Reading, Sample
+    from meminspect.capture.records import Event, LogLine, Resident, Sample
 
 __all__ = ["Held", "RunFollower", "RunView"]
 
 _BATCH: Final = 20_000  # rows a look: a capture of an hour is shown while it is still being read
-_FACTS: Final = ("spec", "started", "checkpoint", "machine", "theory", "plan", "recipe", "vram")
+_FACTS: Final = ("spec", "started", "checkpoint", "machine", "theory", "plan", "recipe", "vram", "pools")
 
 
 class Held(NamedTuple):
-    """Bytes above the baseline by pool."""
+    """Bytes above the baseline by pool; where the system tells no pools, all of them are undivided."""
 
     heap_bytes: int = 0
     file_bytes: int = 0
     pinned_bytes: int = 0
+    undivided_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
-        """All host pools."""
+        """All that is resident."""
         return sum(self)
 
 
@@ -94,7 +95,7 @@ class RunView:
     peaks: Held = _NOTHING
     peak_bytes: int = 0
     peak_ns: int = 0
-    baseline: Reading | None = None
+    baseline: Resident | None = None
     series: Series = _EMPTY
     operations: Sequence[TensorOperation] = ()
     log: tuple[LogLine, ...] = ()
@@ -130,8 +131,14 @@ class RunView:
         return nbytes
 
     @property
+    def tells_pools(self) -> bool:
+        """Whether it is known which pool memory belongs to."""
+        return self.baseline is None or self.baseline.heap_bytes is not None
+
+    @property
     def _baseline_heap_bytes(self) -> int:
-        return PROCESS_BYTES if self.baseline is None else self.baseline.heap_bytes
+        heap_bytes = None if self.baseline is None else self.baseline.heap_bytes
+        return PROCESS_BYTES if heap_bytes is None else heap_bytes
 
     @property
     def ceiling_bytes(self) -> int | None:
@@ -142,7 +149,7 @@ class RunView:
         usable_bytes = (self.facts.get("plan") or {}).get("usable_bytes")
         heap_bytes, limited = self._baseline_heap_bytes, room_under(self._limit_bytes, self._baseline_heap_bytes)
         # The ring of events is charged to us, not to a limit.
-        ours_bytes = 0 if self.baseline is None else self.baseline.pinned_bytes
+        ours_bytes = 0 if self.baseline is None else self.baseline.pinned_bytes or 0
         rooms: list[int] = [] if usable_bytes is None else [usable_bytes - heap_bytes - ours_bytes]
         rooms += [] if limited is None else [limited]
         return max(0, min(rooms)) if rooms else None
@@ -167,11 +174,12 @@ class RunView:
         if self.result is not None:
             return self.result
         known = self.baseline is not None
+        pools = self.peaks[:3] if known and self.tells_pools else (None, None, None)
         return {
             "strategy": self.strategy or name,
             "outcome": "running" if self.facts else "waiting" if waits else "not_run",
             "peak": {
-                **(self.peaks._asdict() if known else dict.fromkeys(Held._fields)),
+                **dict(zip(Held._fields, pools, strict=False)),
                 "rss_bytes": self.peak_bytes if known else None,
             },
             "theory": self.theory,
@@ -293,16 +301,18 @@ class RunFollower:
         for event in events:
             self._window.apply(event)
             if event.reading is not None and self._window.covers(event.t_ns):
-                self._add(event.t_ns, event.reading, None)
+                self._add(event.t_ns, event.reading.resident, event.reading.high_water_bytes, None)
 
     def _sample(self, samples: Sequence[Sample]) -> None:
         for sample in samples:
+            self._window.see(sample)
             if self._window.covers(sample.t_ns):
-                self._add(sample.t_ns, sample, sample.vram_used_bytes)
+                # A sample may have no mark.
+                self._add(sample.t_ns, sample.resident, sample.high_water_bytes or 0, sample.vram_used_bytes)
 
-    def _add(self, t_ns: int, reading: Reading | Sample, vram_bytes: int | None) -> None:
-        since_ns, held = self._window.take(t_ns, reading)
-        self._timeline.add(since_ns, *held, vram_bytes)
+    def _add(self, t_ns: int, resident: Resident, mark_bytes: int, vram_bytes: int | None) -> None:
+        since_ns, held = self._window.take(t_ns, resident, mark_bytes)
+        self._timeline.add(since_ns, *held[:3], vram_bytes, held.undivided_bytes)
 
 
 class _Window:
@@ -312,8 +322,11 @@ class _Window:
         self.began_ns: int | None = None
         self._end_ns: int | None = None
         self._last_ns = 0
-        self._baseline: Reading | None = None
+        self._seen: Resident | None = None  # last from outside, before the load
+        self._unseen = False  # the worker cannot see itself, and begins with what was seen last from outside
+        self._baseline: Resident | None = None
         self._returned_ns: int | None = None
+        self._mark_bytes = 0  # at the baseline
         self._old_mark_bytes = 0  # where nobody could reset it: a mark no higher than this is not of the load
         self._steps: list[tuple[int, str]] = []
         self._phases: list[tuple[int, str]] = []
@@ -322,11 +335,13 @@ class _Window:
 
     def apply(self, event: Event) -> None:
         if event.kind is EventKind.READING and event.name == "baseline":
-            self.began_ns, self._baseline = event.t_ns, event.reading
-            self._last_ns = event.t_ns
+            self.began_ns = self._last_ns = event.t_ns
+            self._unseen = event.reading is None
+            self._baseline = self._seen if event.reading is None else event.reading.resident
+            self._mark_bytes = 0 if event.reading is None else event.reading.high_water_bytes
         elif event.kind is EventKind.REPORT and event.name == "baseline":
-            if self._baseline is not None and not json.loads(event.detail).get("resets", True):
-                self._old_mark_bytes = self._baseline.high_water_bytes
+            if not json.loads(event.detail).get("resets", True):
+                self._old_mark_bytes = self._mark_bytes
         elif event.kind is EventKind.REPORT and event.name == "returned" and self.began_ns is not None:
             self._returned_ns = event.t_ns - self.began_ns
         elif event.kind is EventKind.READING and event.name == "resident":
@@ -338,21 +353,28 @@ class _Window:
 
     def covers(self, t_ns: int) -> bool:
         """Whether a moment lies in it, as far as is known."""
-        return self.began_ns is not None and t_ns >= self.began_ns and (self._end_ns is None or t_ns <= self._end_ns)
+        if self.began_ns is None or self._baseline is None:
+            return False
+        return t_ns >= self.began_ns and (self._end_ns is None or t_ns <= self._end_ns)
 
-    def take(self, t_ns: int, reading: Reading | Sample) -> tuple[int, Held]:
+    def see(self, sample: Sample) -> None:
+        """Keep what was seen last from outside before the load, or first where nothing was before."""
+        early = self.began_ns is None or sample.t_ns <= self.began_ns
+        if early or self._seen is None:
+            self._seen = sample.resident
+        if self._unseen and (early or self._baseline is None):
+            self._baseline = self._seen
+
+    def take(self, t_ns: int, resident: Resident, mark_bytes: int) -> tuple[int, Held]:
         """A reading's time since the load began, and what it says above the baseline."""
         base = self._baseline
         assert base is not None  # noqa: S101 - `covers` has said so
         assert self.began_ns is not None  # noqa: S101
-        held = Held(
-            reading.heap_bytes - base.heap_bytes,
-            reading.file_bytes - base.file_bytes,
-            reading.pinned_bytes - base.pinned_bytes,
-        )
+        rss_bytes, *pools = resident.above(base)
+        known = [nbytes for nbytes in pools if nbytes is not None]
+        held = Held(*known) if known else Held(undivided_bytes=rss_bytes)
         since_ns = t_ns - self.began_ns
         total = held.total_bytes
-        mark_bytes = reading.high_water_bytes or 0  # a sample may have none
         if mark_bytes > self._old_mark_bytes and since_ns > 0:
             total = max(total, mark_bytes - base.rss_bytes)
         if (total, -since_ns) > (self._peak_bytes, -self._peak_ns):  # the first of equals, in whatever order they come

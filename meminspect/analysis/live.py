@@ -66,7 +66,8 @@ class _Replay:
     def __init__(self) -> None:
         self.phase = ""
         self._heap_bytes = self._file_bytes = 0
-        self._heap: dict[int, tuple[str, Event]] = {}  # id → phase in which it was begun, event
+        self._heap: dict[int, tuple[str, Event]] = {}  # id → phase in which it came, event
+        self._reserved: dict[str, Event] = {}  # tensor → memory that nothing has been written to yet
         self._mapped: dict[int, Event] = {}
         self._mapped_by_name: dict[str, list[Event]] = defaultdict(list)
         self._mapped_in_file: Counter[int] = Counter()
@@ -98,16 +99,24 @@ class _Replay:
             self._mapped_by_name[event.name].append(event)
             self._mapped_in_file[event.file] += 1
             return
-        if event.operation in (Operation.COPY, Operation.TOUCH) or event.pool is Pool.HEAP:
+        if event.operation in (Operation.COPY, Operation.TOUCH) or event.pool in (Pool.HEAP, Pool.VRAM):
             # Whatever reads a mapped tensor's values makes its pages resident.
             for source in self._mapped_by_name[event.name]:
                 tensors = self._touched[source.file]
                 if source.name not in tensors:
                     tensors[source.name] = (self.phase, source.nbytes)
                     self._file_bytes += source.nbytes
-        if event.operation is Operation.MATERIALISE:
-            self._heap[event.id] = (self.phase, event)
-            self._heap_bytes += event.nbytes
+        if event.operation is Operation.MATERIALISE and event.pool is Pool.NONE:
+            self._reserved[event.name] = event
+        elif event.operation is Operation.MATERIALISE and event.pool is Pool.HEAP:
+            self._take(event)
+        elif event.operation is Operation.COPY and event.name in self._reserved:
+            self._take(self._reserved.pop(event.name))  # writing to it brings its pages
+
+    def _take(self, event: Event) -> None:
+        """What an event has made is on the heap."""
+        self._heap[event.id] = (self.phase, event)
+        self._heap_bytes += event.nbytes
 
     def _release(self, event: Event) -> None:
         if event.id in self._heap:

@@ -18,7 +18,7 @@ _BASELINE: Final = "baseline"
 _ARROW: Final = "→"
 
 _WORDS: Final = {Operation.COPY: "copied", Operation.ASSIGN: "assigned", Operation.TOUCH: "touched"}
-_MADE_IN_PHASE: Final = {"build": "built", "merge": "merged", "cast": "cast"}
+_MADE_IN_PHASE: Final = {"build": "built", "merge": "merged", "cast": "cast", "quantise": "quantised"}
 
 # What a type's short name begins with: float16 → f16, float8_e4m3fn → f8e4m3, bfloat16 → bf16.
 _SHORT: Final = (("bfloat", "bf"), ("float", "f"), ("complex", "c"), ("quint", "qu"), ("uint", "u"), ("int", "i"))

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from meminspect.analysis.verdict import Candidate, Recommendation, recommend, verdict
+from meminspect.analysis.verdict import Candidate, Recommendation, rank, recommend, verdict
+from meminspect.capture.records import Pool
 from meminspect.strategies import STRATEGIES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
-    from meminspect.analysis.verdict import Verdict
+    from meminspect.analysis.verdict import Aim, Verdict
     from meminspect.strategies import LoadTask, Strategy
     from meminspect.theory.ledger import Theory
 
@@ -30,7 +31,7 @@ class PlanRow:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All strategies in the registry's order, and the one to take."""
+    """All strategies, those first that serve the aim best and those last that cannot load it, and the one to take."""
 
     rows: tuple[PlanRow, ...]
     recommendation: Recommendation
@@ -43,6 +44,7 @@ def make_plan(
     ram_bytes: int | None,
     vram_bytes: int | None = None,
     *,
+    aim: Aim | None = None,
     strategies: Iterable[Strategy] | None = None,
     largest_mapping_bytes: int | None = None,
     decimal: bool = False,
@@ -53,14 +55,38 @@ def make_plan(
         task: what to load.
         ram_bytes: host memory that the load may take; None if unknown.
         vram_bytes: device memory that it may take; None if unknown or there is no device.
+        aim: what there shall be least of; None for device memory where the model is to be on a device, else for heap.
         largest_mapping_bytes: the most that the machine lets a process map at once; None for no bound.
         strategies: all of the registry's unless given.
         decimal: write the sizes in the recommendation in decimal units.
     """
-    wanted = STRATEGIES.values() if strategies is None else strategies
-    rows = tuple(_row(strategy, task, ram_bytes, vram_bytes, largest_mapping_bytes) for strategy in wanted)
-    candidates = [Candidate(row.strategy.id, row.theory, row.verdict) for row in rows if row.theory is not None]
-    return Plan(rows, recommend(candidates, decimal=decimal), ram_bytes, vram_bytes)
+    wanted: Aim = aim or ("vram" if task.pool is Pool.VRAM else "heap")
+    rows = [
+        _row(strategy, task, ram_bytes, vram_bytes, largest_mapping_bytes)
+        for strategy in strategies or STRATEGIES.values()
+    ]
+    known = [(row.strategy, Candidate(row.strategy.id, row.theory, row.verdict)) for row in rows if row.theory]
+    known.sort(key=lambda pair: rank(pair[1], wanted))
+    by_id = {row.strategy.id: row for row in rows}
+    return Plan(
+        (*(by_id[strategy.id] for strategy, _ in known), *(row for row in rows if row.theory is None)),
+        _recommended(known, wanted, decimal=decimal),
+        ram_bytes,
+        vram_bytes,
+    )
+
+
+def _recommended(known: Sequence[tuple[Strategy, Candidate]], aim: Aim, *, decimal: bool) -> Recommendation:
+    """Who has not asked for another model is given one only where nothing else fits."""
+    plain, changed = (
+        recommend([candidate for strategy, candidate in known if strategy.changes == changes], aim, decimal=decimal)
+        for changes in (False, True)
+    )
+    if all(strategy.changes for strategy, _ in known):
+        return changed
+    if plain.strategy_id is not None or changed.strategy_id is None:
+        return plain
+    return changed._replace(why=f"{changed.why}; nothing fits that loads the model as it is stored")
 
 
 def _row(

@@ -15,6 +15,7 @@ from meminspect.strategies.task import task_for
 if TYPE_CHECKING:
     from meminspect.analysis.plan import Plan
     from meminspect.analysis.subject import Subject
+    from meminspect.analysis.verdict import Aim
     from meminspect.checkpoint import Checkpoint
     from meminspect.strategies import LoadOptions, LoadTask
 
@@ -37,6 +38,7 @@ def prospect_of(
     ram_bytes: int | None = None,
     vram_bytes: int | None = None,
     limit_bytes: int | None = None,
+    aim: Aim | None = None,
     decimal: bool = False,
 ) -> Prospect:
     """Look at a checkpoint and the machine, and plan.
@@ -47,6 +49,7 @@ def prospect_of(
         ram_bytes: plan for this much free RAM instead of this machine's.
         vram_bytes: plan for this much free device memory instead.
         limit_bytes: a limit that the run will be confined to.
+        aim: what there shall be least of; see `make_plan`.
         decimal: write sizes in decimal units.
 
     Raises:
@@ -61,6 +64,7 @@ def prospect_of(
         task,
         usable_bytes if limit_bytes is None else min(usable_bytes, limit_bytes),
         free_vram_bytes if vram_bytes is None else vram_bytes,
+        aim=aim,
         largest_mapping_bytes=machine.largest_mapping_bytes if ram_bytes is None else None,
         decimal=decimal,
     )

@@ -27,18 +27,19 @@ class Column(NamedTuple):
     pinned_bytes: int
     low_bytes: int  # the lowest total in it
     vram_bytes: int | None  # the highest reading in it; the last one before it where it has none
+    undivided_bytes: int = 0  # where the system tells no pools
 
     @property
     def total_bytes(self) -> int:
         """The highest total in it."""
-        return self.heap_bytes + self.file_bytes + self.pinned_bytes
+        return self.heap_bytes + self.file_bytes + self.pinned_bytes + self.undivided_bytes
 
 
 class _Bin(NamedTuple):
     """All readings of a stretch of time; bytes, and nanoseconds since the load began."""
 
-    last: tuple[int, int, int, int, int]  # time, total, heap, file, pinned of the last reading
-    peak: tuple[int, int, int, int]  # total, heap, file, pinned where the total is highest
+    last: tuple[int, int, int, int, int, int]  # time, total, heap, file, pinned, undivided of the last reading
+    peak: tuple[int, int, int, int, int]  # total, heap, file, pinned, undivided where the total is highest
     minus_low_bytes: int  # the lowest total, negative so that its maximum is kept
     vram_last: tuple[int, int]  # time and bytes of the device's last reading
     vram_bytes: int  # its highest; -1 without one
@@ -95,7 +96,13 @@ class Timeline:
         self._bins: list[_Bin | None] = [None] * bins
 
     def add(
-        self, t_ns: int, heap_bytes: int, file_bytes: int, pinned_bytes: int, vram_bytes: int | None = None
+        self,
+        t_ns: int,
+        heap_bytes: int,
+        file_bytes: int,
+        pinned_bytes: int,
+        vram_bytes: int | None = None,
+        undivided_bytes: int = 0,
     ) -> None:
         """Add a reading; late ones find their place.
 
@@ -105,15 +112,18 @@ class Timeline:
             file_bytes: resident pages of mapped files.
             pinned_bytes: page-locked and shared memory.
             vram_bytes: memory of the device; None if this reading does not tell.
+            undivided_bytes: all that is resident, where the system tells no pools.
         """
         if t_ns < 0:
             return
         while t_ns >= self._width_ns * len(self._bins):
             self._double()
         heap, file, pinned = max(heap_bytes, 0), max(file_bytes, 0), max(pinned_bytes, 0)
-        total = heap + file + pinned
+        undivided = max(undivided_bytes, 0)
+        total = heap + file + pinned + undivided
         vram = _NO_VRAM if vram_bytes is None else (t_ns, vram_bytes)
-        reading = _Bin((t_ns, total, heap, file, pinned), (total, heap, file, pinned), -total, vram, vram[1])
+        pools = (heap, file, pinned, undivided)
+        reading = _Bin((t_ns, total, *pools), (total, *pools), -total, vram, vram[1])
         index = t_ns // self._width_ns
         before = self._bins[index]
         self._bins[index] = reading if before is None else _merged(before, reading)
@@ -136,16 +146,16 @@ def _edge_ns(number: int, count: int, span_ns: int) -> int:
 
 
 def _column(bins: Sequence[_Bin], before: Column | None) -> Column:
-    _, heap, file, pinned = max(map(attrgetter("peak"), bins))
+    _, heap, file, pinned, undivided = max(map(attrgetter("peak"), bins))
     low = -max(map(attrgetter("minus_low_bytes"), bins))
-    return Column(heap, file, pinned, low, _vram(max(map(attrgetter("vram_bytes"), bins)), before))
+    return Column(heap, file, pinned, low, _vram(max(map(attrgetter("vram_bytes"), bins)), before), undivided)
 
 
 def _held(bins: Sequence[_Bin], before: Column | None) -> Column:
     """What the columns show that follow these bins and have no reading."""
-    _, total, heap, file, pinned = bins[-1].last
+    _, total, heap, file, pinned, undivided = bins[-1].last
     _, vram = max(map(attrgetter("vram_last"), bins))
-    return Column(heap, file, pinned, total, _vram(vram, before))
+    return Column(heap, file, pinned, total, _vram(vram, before), undivided)
 
 
 def _vram(nbytes: int, before: Column | None) -> int | None:

@@ -13,7 +13,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from meminspect.analysis.words import ONE_RUN_NOISE, OUTCOME_WORDS, completed
+from meminspect.analysis.words import ONE_RUN_NOISE, OUTCOME_WORDS, completed, model
 from meminspect.units import format_bytes, format_duration
 
 if TYPE_CHECKING:
@@ -175,10 +175,11 @@ def _by_chance(most: int, rounds: int) -> float:
 def sentence(group: Group, *, decimal: bool) -> str:
     """What the runs of a strategy came to, in words."""
     words = f"{group.strategy}: {group.outcomes}"
-    peak, floor = group.peak("rss_bytes"), (group.typical["theory"] or {}).get("floor_bytes")
+    peak, theory = group.peak("rss_bytes"), group.typical["theory"] or {"floor_bytes": None}
+    floor = theory["floor_bytes"]
     if peak is not None:
         words += f"; peak {peak.text(lambda nbytes: format_bytes(nbytes, decimal=decimal))}"
-        words += f", {peak.median / floor:.2f} × the model" if floor else ""
+        words += f", {peak.median / floor:.2f} × {model(theory)}" if floor else ""
     for key in ("returned_s", "resident_s"):
         time = group.time(key)
         if time is not None:
@@ -195,18 +196,21 @@ def sentence(group: Group, *, decimal: bool) -> str:
 
 def comparison(runs: Sequence[Run], *, decimal: bool) -> list[str]:
     """Which strategy to take, a statement each; what took least heap first, and then times against the soonest."""
-    found = [group for group in groups(runs) if group.peak("heap_bytes") is not None]
+    found = [group for group in groups(runs) if group.peak("rss_bytes") is not None]
     if len(found) < 2:
         return []
-    return [_least_heap(found, decimal=decimal), *_times(found)]
+    return [_least_memory(found, decimal=decimal), *_times(found)]
 
 
-def _least_heap(found: Sequence[Group], *, decimal: bool) -> str:
-    medians = {group.strategy: spread.median for group in found if (spread := group.peak("heap_bytes"))}
+def _least_memory(found: Sequence[Group], *, decimal: bool) -> str:
+    """Heap is what loads die of; the total stands for it where the system does not tell them apart."""
+    told = all(group.peak("heap_bytes") for group in found)
+    pool, key = ("heap", "heap_bytes") if told else ("memory", "rss_bytes")
+    medians = {group.strategy: spread.median for group in found if (spread := group.peak(key))}
     shown = {strategy: format_bytes(nbytes, decimal=decimal) for strategy, nbytes in medians.items()}
     thrifty = min(medians, key=lambda strategy: medians[strategy])
     others = [strategy for strategy in medians if strategy != thrifty and shown[strategy] == shown[thrifty]]
-    words = f"{thrifty} took least heap, {shown[thrifty]}"
+    words = f"{thrifty} took least {pool}, {shown[thrifty]}"
     return f"{words}, as did {' and '.join(others)}" if others else words
 
 

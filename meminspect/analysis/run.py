@@ -11,6 +11,7 @@ from meminspect.analysis.steady import steady_document
 from meminspect.analysis.storage import NEVER_BEGAN, cache_document, forward_document, io_document
 from meminspect.analysis.verdict import PROCESS_BYTES
 from meminspect.analysis.window import samples_between, window
+from meminspect.capture.records import EventKind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,7 +32,19 @@ _NO_RESET = (
     "the kernel lets nobody reset the high-water mark here (/proc/PID/clear_refs), so the highest reading stands for "
     "the peak where it is below an earlier one"
 )
+_SEEN_FROM_OUTSIDE = (
+    "not exact: {}, so the peak is the highest of samples from outside, above a baseline that is one, too; the "
+    "process's largest RSS ever is no lower than it and bounds it from above"
+)
+_MARK_OF_LIFE = (
+    "not exact: {}, so the peak is the process's largest RSS ever (getrusage), which was reached in the load, above a "
+    "baseline that was sampled from outside"
+)
+_SAMPLED_TO_DEATH = (
+    "{}, and the worker died before it could read its largest RSS: the highest sample stands for the peak"
+)
 _NO_DEVICE = "the load uses no device"
+_STEADY = (EventKind.READING, "steady")
 _NO_POOLS = dict.fromkeys((*_POOL_KEYS, "vram_allocated_bytes", "vram_reserved_bytes"))
 
 
@@ -42,8 +55,11 @@ def run_document(capture: CaptureReader) -> dict[str, Any]:
     events = [event for _, event in capture.events()]
     samples = capture.samples()
     on_device = (spec.get("options") or {}).get("device", "cpu") != "cpu"
-    resets = (capture.fact("baseline") or {}).get("resets", True)
-    cut = window(events, samples, marks_reset=resets)
+    at_baseline = capture.fact("baseline") or {}
+    resets, no_pools = at_baseline.get("resets", True), (capture.fact("pools") or {}).get("reason") or None
+    at_end = capture.fact("window") or {}
+    marks = at_baseline.get("high_water_bytes"), at_end.get("high_water_bytes")
+    cut = window(events, samples, marks_reset=resets, own_marks=marks)
     limit = _limit(spec, capture.fact("limit"), cut)
     room_bytes = _room_bytes(limit, cut)
     return {
@@ -58,10 +74,11 @@ def run_document(capture: CaptureReader) -> dict[str, Any]:
         "baseline": _baseline(cut),
         "peak": _peak(cut, samples, on_device=on_device),
         "peak_bracket_bytes": _peak_bracket(cut),
-        "peak_bracket_reason": _why_no_bracket(cut, resets=resets),
+        "peak_bracket_reason": _why_no_bracket(cut, resets=resets, no_pools=no_pools),
+        "pools_reason": no_pools,
         "vram_reason": _why_no_vram(capture.fact("vram"), on_device=on_device),
         "peak_at": _peak_at(cut, events),
-        "steady": _steady(cut, capture.fact("steady"), samples, on_device=on_device),
+        "steady": _steady(cut, events, capture.fact("steady"), samples, on_device=on_device),
         "theory": confined_document(capture.fact("theory"), room_bytes),
         "bill": _bill(cut, events, capture, room_bytes),
         "tensors": _tensors(events, capture.fact("tensors"), capture.fact("checkpoint")),
@@ -72,7 +89,14 @@ def run_document(capture: CaptureReader) -> dict[str, Any]:
         "repeat": {"index": spec.get("repeat_index"), "of": spec.get("repeat_of")},
         "capture": str(capture.path),
         "better": capture.fact("better"),
+        "environment": _environment(capture.fact("environment")),
     }
+
+
+def _environment(reported: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """What the worker ran in, as it said itself; None where it did not come that far."""
+    names = ("executable", "python", "torch", "safetensors")
+    return None if reported is None else {name: reported.get(name) for name in names}
 
 
 def _elapsed(moment: Mapping[str, int] | None) -> float | None:
@@ -83,12 +107,8 @@ def _elapsed(moment: Mapping[str, int] | None) -> float | None:
 def _baseline(cut: Window | None) -> dict[str, int | None]:
     if cut is None:
         return dict.fromkeys(("rss_bytes", "heap_bytes", "file_bytes"))
-    reading = cut.baseline.reading
-    return {
-        "rss_bytes": reading.rss_bytes,
-        "heap_bytes": reading.heap_bytes,
-        "file_bytes": reading.file_bytes,
-    }
+    held = cut.baseline.held
+    return {"rss_bytes": held.rss_bytes, "heap_bytes": held.heap_bytes, "file_bytes": held.file_bytes}
 
 
 def _peak(cut: Window | None, samples: Sequence[Sample], *, on_device: bool) -> dict[str, int | None]:
@@ -108,14 +128,19 @@ def _peak_bracket(cut: Window | None) -> dict[str, int | None]:
     """How much higher each true peak may lie; nobody knows of a total whose mark was not read to the end."""
     if cut is None:
         return {**_NO_POOLS, "rss_bytes": None}
-    return {**_NO_POOLS, **cut.brackets()._asdict(), "rss_bytes": 0 if cut.exact else None}
+    return {**_NO_POOLS, **cut.brackets()._asdict(), "rss_bytes": cut.total_bracket()}
 
 
-def _why_no_bracket(cut: Window | None, *, resets: bool) -> str | None:
+def _why_no_bracket(cut: Window | None, *, resets: bool, no_pools: str | None) -> str | None:
+    """Why the peak of the total is not exact; None where it is."""
     if cut is None:
         return NEVER_BEGAN
     if cut.exact:
         return None
+    if no_pools:
+        if cut.most_bytes is not None:
+            return _SEEN_FROM_OUTSIDE.format(no_pools)
+        return (_MARK_OF_LIFE if not cut.marks[-1].dated else _SAMPLED_TO_DEATH).format(no_pools)
     return _DIED if resets else _NO_RESET
 
 
@@ -137,20 +162,29 @@ def _vram_at_the_end(samples: Sequence[Sample]) -> int | None:
 
 
 def _peak_at(cut: Window | None, events: Sequence[Event]) -> dict[str, Any]:
-    if cut is None:
+    if cut is None or not cut.peak.dated:
         return {"t_s": None, "phase": None, "tensor": None}
     place = place_at(events, cut.peak.t_ns, cut.baseline.t_ns)
     return {"t_s": (cut.peak.t_ns - cut.baseline.t_ns) / 1e9, "phase": place.phase, "tensor": place.tensor}
 
 
 def _steady(
-    cut: Window | None, steady: Mapping[str, Any] | None, samples: Sequence[Sample], *, on_device: bool
+    cut: Window | None,
+    events: Sequence[Event],
+    steady: Mapping[str, Any] | None,
+    samples: Sequence[Sample],
+    *,
+    on_device: bool,
 ) -> dict[str, Any]:
     vram_bytes = None
     if cut is not None and on_device and steady is not None:
         vram_bytes = _vram_at_the_end(samples_between(samples, cut.baseline.t_ns, cut.end_ns))
-    baseline = None if cut is None else cut.baseline.reading
-    return {**_NO_POOLS, "vram_used_bytes": vram_bytes, **steady_document(steady, baseline)}
+    baseline = seen = None
+    if cut is not None:
+        baseline = cut.baseline.held
+        steady_ns = next((event.t_ns for event in events if (event.kind, event.name) == _STEADY), 0)
+        seen = next((sample.resident for sample in reversed(samples) if cut.end_ns < sample.t_ns <= steady_ns), None)
+    return {**_NO_POOLS, "vram_used_bytes": vram_bytes, **steady_document(steady, baseline, seen)}
 
 
 def _bill(
@@ -226,7 +260,8 @@ def _limit(spec: Mapping[str, Any], limit: Mapping[str, Any] | None, cut: Window
     counted = {**dict.fromkeys(_LIMIT_KEYS), "bytes": spec["limit_bytes"], **(limit or {})}
     confined = None
     if cut is not None and counted["cgroup_file_bytes"] is not None:
-        confined = cut.peaks().file_bytes <= counted["cgroup_file_bytes"] + _UNACCOUNTED
+        file_bytes = cut.peaks().file_bytes
+        confined = None if file_bytes is None else file_bytes <= counted["cgroup_file_bytes"] + _UNACCOUNTED
     return {**counted, "confined": confined}
 
 
@@ -234,4 +269,5 @@ def _room_bytes(limit: Mapping[str, Any] | None, cut: Window | None) -> int | No
     """What the limit left to heap and to pages of files together; None where files' pages were not held by it."""
     if limit is None or limit["mechanism"] == RLIMIT_DATA or limit["confined"] is False:
         return None
-    return room_under(limit["bytes"], PROCESS_BYTES if cut is None else cut.baseline.reading.heap_bytes)
+    heap_bytes = None if cut is None else cut.baseline.held.heap_bytes
+    return room_under(limit["bytes"], PROCESS_BYTES if heap_bytes is None else heap_bytes)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from meminspect.capture.records import Resident
 from meminspect.units import format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from meminspect.capture.records import Reading
 
     Run = Mapping[str, Any]
 
@@ -28,29 +27,33 @@ _FIXED: Final = "what was freed lies between blocks in use; the allocator gives 
 _NO_TRIM: Final = "this C library has no malloc_trim, so nobody can tell what it would give back"
 
 
-def steady_document(steady: Mapping[str, Any] | None, baseline: Reading | None) -> dict[str, Any]:
+def steady_document(
+    steady: Mapping[str, Any] | None, baseline: Resident | None, seen: Resident | None = None
+) -> dict[str, Any]:
     """`steady` of RUN but for the device, above the baseline; None where nobody knows.
 
     Args:
         steady: the worker's report of that name.
         baseline: the worker's memory at the baseline.
+        seen: what was seen of it from outside afterwards, for want of its own reading.
     """
     if steady is None or baseline is None:
         keys = (*_POOLS, "rss_bytes", "live_bytes", "retained_heap_bytes", "trimmed_heap_bytes", "retained_reason")
         return dict.fromkeys(keys)
-    pools = {key: steady["steady"][key] - getattr(baseline, key) for key in _POOLS}
+    own = [steady["steady"][key] for key in _POOLS]
+    held = seen if None in own else Resident(sum(own), *own)
+    left: dict[str, Any] = dict.fromkeys(Resident._fields) if held is None else held.above(baseline)._asdict()
     document = {
-        **pools,
-        "rss_bytes": sum(pools.values()),
+        **left,
         "live_bytes": steady["live_bytes"],
         "retained_heap_bytes": None,
         "trimmed_heap_bytes": None,
         "retained_reason": _NO_TRIM,
     }
-    if steady["trimmed"] is None:
+    if steady["trimmed"] is None or baseline.heap_bytes is None:
         return document
     trimmed_bytes = steady["trimmed"]["heap_bytes"] - baseline.heap_bytes
-    retained_bytes = pools["heap_bytes"] - trimmed_bytes
+    retained_bytes = left["heap_bytes"] - trimmed_bytes
     much = retained_bytes > max(_MUCH_BYTES, _MUCH_OF_THE_MODEL * steady["live_bytes"])
     reason = (_FIXED if steady.get("fixed_mmap_threshold") else _DYNAMIC) if much else None
     return {

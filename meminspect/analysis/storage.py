@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from meminspect.analysis.window import Window
-    from meminspect.capture.records import Cached, Event, Reading, Sample
+    from meminspect.capture.records import Cached, Event, Sample
     from meminspect.capture.store import CaptureReader
 
     Fact = Mapping[str, Any]
@@ -181,14 +181,15 @@ def _cost(forward: Fact, cut: Window, events: Sequence[Event], samples: Sequence
         for event in events
         if event.kind is EventKind.READING and event.name in ("forward begins", "forward ends")
     ]
-    readings = [event.reading for event in ends if event.reading is not None]
-    if len(readings) < 2:
+    if len(ends) < 2:
         return None
-    seen: list[Reading | Sample] = [*readings, *samples_between(samples, ends[0].t_ns, ends[-1].t_ns)]
-    base = cut.baseline.reading
-    rss_bytes = max(each.heap_bytes + each.file_bytes + each.pinned_bytes for each in seen)
-    if forward["resets"]:
-        rss_bytes = max(rss_bytes, readings[-1].high_water_bytes)
+    readings = [event.reading for event in ends if event.reading is not None]
+    sampled = samples_between(samples, ends[0].t_ns, ends[-1].t_ns)
+    held_then = [*(reading.resident for reading in readings), *(sample.resident for sample in sampled)]
+    seen = [held.above(cut.baseline.held) for held in held_then]
+    rss = [held.rss_bytes for held in seen]
+    if readings and forward["resets"]:
+        rss.append(readings[-1].high_water_bytes - cut.baseline.held.rss_bytes)
     grown = {
         key: None
         if forward["before"][key] is None or forward["after"][key] is None
@@ -197,7 +198,7 @@ def _cost(forward: Fact, cut: Window, events: Sequence[Event], samples: Sequence
     }
     return {
         "s": forward["s"],
-        "peak_heap_bytes": max(each.heap_bytes for each in seen) - base.heap_bytes,
-        "peak_rss_bytes": rss_bytes - base.rss_bytes,
+        "peak_heap_bytes": max((held.heap_bytes for held in seen if held.heap_bytes is not None), default=None),
+        "peak_rss_bytes": max(rss, default=None),
         **grown,
     }

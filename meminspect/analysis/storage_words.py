@@ -74,7 +74,8 @@ def _forward(run: Run, *, decimal: bool) -> str:
         said = run["outcome"] == "completed" and reason not in (None, "not asked for")
         return f"first forward pass not available: {reason}" if said else ""
     words = f"first forward pass {format_duration(forward['s'])}"
-    words += f", at most {format_bytes(forward['peak_rss_bytes'], decimal=decimal)} above the baseline"
+    if forward["peak_rss_bytes"] is not None:
+        words += f", at most {format_bytes(forward['peak_rss_bytes'], decimal=decimal)} above the baseline"
     if forward["read_bytes"]:
         words += f", read {format_bytes(forward['read_bytes'], decimal=decimal)} again"
     if forward["major_faults"]:

@@ -17,17 +17,29 @@ if TYPE_CHECKING:
     from meminspect.theory.ledger import Pools, Theory
 
 __all__ = [
+    "AIM_WORDS",
     "PROCESS_BYTES",
     "VERDICT_WORDS",
+    "Aim",
     "Candidate",
     "Recommendation",
     "Verdict",
+    "rank",
     "recommend",
     "unreclaimable_bytes",
     "verdict",
+    "vram_bytes",
 ]
 
+Aim: TypeAlias = Literal["heap", "vram", "resident"]
 Verdict: TypeAlias = Literal["fits", "tight", "does_not_fit"]
+
+AIM_WORDS: Final[dict[Aim, str]] = {
+    "heap": "least heap",
+    "vram": "least device memory",
+    "resident": "soonest resident",  # by the bytes that are moved until then: theory has no clock
+}
+"""What strategies can be sorted by, and the one to take is chosen by."""
 
 VERDICT_WORDS: Final[dict[Verdict, str]] = {"fits": "fits", "tight": "tight", "does_not_fit": "does not fit"}
 """The verdicts from best to worst, as they are read."""
@@ -73,11 +85,10 @@ def verdict(theory: Theory, usable_bytes: int | None, usable_vram_bytes: int | N
         return None
     room_bytes = usable_bytes - PROCESS_BYTES
     budgets = [(unreclaimable_bytes(theory.peak), room_bytes)]
-    vram_bytes = theory.peak.vram_reserved_bytes or theory.peak.vram_allocated_bytes
-    if vram_bytes:
+    if on_device := vram_bytes(theory.peak):
         if usable_vram_bytes is None:
             return None
-        budgets.append((vram_bytes, usable_vram_bytes))
+        budgets.append((on_device, usable_vram_bytes))
     if any(needed > usable for needed, usable in budgets):
         return "does_not_fit"
     part, whole = _COMFORT
@@ -95,59 +106,73 @@ def unreclaimable_bytes(pools: Pools) -> int:
     return (pools.heap_bytes or 0) + (pools.pinned_bytes or 0)
 
 
-def recommend(candidates: Sequence[Candidate], *, decimal: bool = False) -> Recommendation:
-    """Choose: the best verdict first, then the least that cannot be reclaimed, then the least in total.
+def vram_bytes(pools: Pools) -> int:
+    """What the device must have: all that its allocator reserves."""
+    return pools.vram_reserved_bytes or pools.vram_allocated_bytes or 0
 
-    Equals are settled by the candidates' order. What does not fit is never recommended; where the budget is unknown,
-    what needs least is.
+
+def rank(candidate: Candidate, aim: Aim) -> tuple[int, ...]:
+    """What candidates are sorted by: the best verdict first, then the least of what is aimed at, then of the rest."""
+    theory = candidate.theory
+    heap, vram = unreclaimable_bytes(theory.peak), vram_bytes(theory.peak)
+    wanted = {
+        "heap": (heap, vram, theory.peak_rss_bytes),
+        "vram": (vram, heap, theory.peak_rss_bytes),
+        "resident": (theory.moved_bytes, heap, theory.peak_rss_bytes),
+    }
+    verdict_rank = 0 if candidate.verdict is None else list(VERDICT_WORDS).index(candidate.verdict)
+    return verdict_rank, *wanted[aim]
+
+
+def recommend(candidates: Sequence[Candidate], aim: Aim = "heap", *, decimal: bool = False) -> Recommendation:
+    """Choose the first by `rank`; equals are settled by the candidates' order.
+
+    What does not fit is never recommended; where the budget is unknown, what needs least is.
 
     Args:
         candidates: the strategies that can load the task.
+        aim: what there shall be least of.
         decimal: write sizes in decimal units.
     """
     if not candidates:
         return Recommendation(None, "no strategy can load this checkpoint with these options")
-    ranks = list(VERDICT_WORDS)
-    best = min(
-        candidates,
-        key=lambda candidate: (
-            0 if candidate.verdict is None else ranks.index(candidate.verdict),
-            unreclaimable_bytes(candidate.theory.peak),
-            candidate.theory.peak_rss_bytes,
-        ),
-    )
+    best = min(candidates, key=lambda candidate: rank(candidate, aim))
     needs = _needs(best.theory, decimal=decimal)
     if best.verdict == "does_not_fit":
         return Recommendation(None, f"no strategy fits: even {best.strategy_id} needs {needs}")
-    saving = _saving(best, candidates, decimal=decimal)
+    why = [", ".join(filter(None, [needs, _saving(best, candidates, aim, decimal=decimal)]))]
+    mapped_bytes = best.theory.peak.file_bytes or 0
     if best.verdict == "tight" and not unreclaimable_bytes(best.theory.peak):
-        return Recommendation(
-            best.strategy_id,
-            f"it needs {needs}{saving}; but its pages find no room at once and are read from disk over and over",
-        )
-    if best.verdict == "tight":
-        return Recommendation(best.strategy_id, f"it needs {needs}{saving}, and nothing fits with room to spare")
-    return Recommendation(best.strategy_id, f"it needs {needs}{saving}")
+        why.append("but its pages find no room at once and are read from disk over and over")
+    elif best.verdict == "tight":
+        why.append("but nothing fits with room to spare")
+    elif mapped_bytes:
+        why.append(f"the {format_bytes(mapped_bytes, decimal=decimal)} mapping can be dropped under pressure")
+    return Recommendation(best.strategy_id, "; ".join(why))
 
 
 def _needs(theory: Theory, *, decimal: bool) -> str:
-    unreclaimable = unreclaimable_bytes(theory.peak)
-    heap = f"{format_bytes(unreclaimable, decimal=decimal)} of heap" if unreclaimable else "no heap"
-    reclaimable = theory.peak_rss_bytes - unreclaimable
-    if reclaimable <= 0:
-        return heap
-    return f"{heap} and {format_bytes(reclaimable, decimal=decimal)} of file pages that can be reclaimed"
+    """What cannot be taken back, of the device's memory and of the host's."""
+    heap, vram = unreclaimable_bytes(theory.peak), vram_bytes(theory.peak)
+    on_host = f"{format_bytes(heap, decimal=decimal)} of heap" if heap else "no heap"
+    return f"{format_bytes(vram, decimal=decimal)} of device memory and {on_host}" if vram else on_host
 
 
-def _saving(best: Candidate, candidates: Sequence[Candidate], *, decimal: bool) -> str:
-    """What it saves against the yardstick: heap first, since that is what loads die of."""
-    others = [candidate.theory for candidate in candidates if candidate.strategy_id == _YARDSTICK]
-    if not others or best.strategy_id == _YARDSTICK:
+def _saving(best: Candidate, candidates: Sequence[Candidate], aim: Aim, *, decimal: bool) -> str:
+    """What it saves against the yardstick of what is aimed at; of the total where that is the same."""
+    theories = [candidate.theory for candidate in candidates if candidate.strategy_id == _YARDSTICK]
+    if not theories or best.strategy_id == _YARDSTICK:
         return ""
-    heap_saved = unreclaimable_bytes(others[0].peak) - unreclaimable_bytes(best.theory.peak)
-    if heap_saved > 0:
-        return f", {format_bytes(heap_saved, decimal=decimal)} of heap less than {_YARDSTICK}"
-    total_saved = others[0].peak_rss_bytes - best.theory.peak_rss_bytes
-    if total_saved > 0:
-        return f", {format_bytes(total_saved, decimal=decimal)} less than {_YARDSTICK} in total"
-    return f", as much as {_YARDSTICK}"
+    theory, other = best.theory, theories[0]
+    savings = {
+        "heap": (unreclaimable_bytes(other.peak) - unreclaimable_bytes(theory.peak), f"of heap less than {_YARDSTICK}"),
+        "vram": (vram_bytes(other.peak) - vram_bytes(theory.peak), f"of device memory less than {_YARDSTICK}"),
+        "resident": (other.moved_bytes - theory.moved_bytes, f"less to move until it is resident than {_YARDSTICK}"),
+    }
+    saved, words = savings[aim]
+    if saved > 0:
+        return f"{format_bytes(saved, decimal=decimal)} {words}"
+    in_total = other.peak_rss_bytes - theory.peak_rss_bytes
+    if in_total > 0:
+        return f"{format_bytes(in_total, decimal=decimal)} less than {_YARDSTICK} in total"
+    return f"as much as {_YARDSTICK}"

@@ -5,6 +5,10 @@ kernel's counters resolve, and a highest reading only where the kernel lets nobo
 own; its peak is the highest reading, from inside the worker and from outside, and its bracket says how much higher it
 may have been. Where the total sets a new mark between two readings, the pool can have taken all of it but what the
 other pools held; where it sets none, a pool is taken to lie between its readings.
+
+Where the system tells no pools, the worker knows of its memory no more than its largest RSS ever. Then all is taken
+from the samples, the baseline included; if that mark has risen since the baseline, it is the peak, and if not, the
+peak can lie no higher than it.
 """
 
 from __future__ import annotations
@@ -14,12 +18,12 @@ import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from meminspect.capture.records import EventKind, Reading
+from meminspect.capture.records import EventKind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from meminspect.capture.records import Event, Sample
+    from meminspect.capture.records import Event, Resident, Sample
 
 __all__ = ["RESOLUTION_BYTES", "Moment", "PoolPeaks", "Window", "window"]
 
@@ -31,16 +35,21 @@ class Moment(NamedTuple):
     """One reading of the worker's memory."""
 
     t_ns: int
-    reading: Reading
-    marked: bool = True  # whether the mark was read, too; else what was resident stands for it
+    held: Resident
+    mark_bytes: int  # the high-water mark
+    marked: bool = True  # whether that was read, too; else what was resident stands for it
+    dated: bool = True  # whether it tells that the mark was set since the reading before, or only some time ago
 
 
 class PoolPeaks(NamedTuple):
-    """Bytes above the baseline by pool."""
+    """Bytes above the baseline by pool; None where the system tells no pools."""
 
-    heap_bytes: int
-    file_bytes: int
-    pinned_bytes: int
+    heap_bytes: int | None
+    file_bytes: int | None
+    pinned_bytes: int | None
+
+
+_NO_POOLS: Final = PoolPeaks(None, None, None)
 
 
 @dataclass(frozen=True)
@@ -52,11 +61,12 @@ class Window:
     moments: tuple[Moment, ...]
     marks: tuple[Moment, ...]  # those of them that the peak of the total is taken from
     exact: bool = True  # whether these hold every peak of the total, and not only its highest reading
+    most_bytes: int | None = None  # what the process has never exceeded, where that is all that is known of its peak
 
     @functools.cached_property
     def peak_rss_bytes(self) -> int:
         """The peak of the process above the baseline; exact where `exact` says so."""
-        return self._highest_mark - self.baseline.reading.rss_bytes
+        return self._highest_mark - self.baseline.held.rss_bytes
 
     @functools.cached_property
     def peak(self) -> Moment:
@@ -64,35 +74,43 @@ class Window:
 
         What comes later and is higher by less than the kernel's counters resolve is no other peak.
         """
-        return next(
-            moment for moment in self.marks if moment.reading.high_water_bytes >= self._highest_mark - RESOLUTION_BYTES
-        )
+        return next(moment for moment in self.marks if moment.mark_bytes >= self._highest_mark - RESOLUTION_BYTES)
 
     @functools.cached_property
     def highest(self) -> Moment:
         """The first reading with the highest mark of all."""
-        return next(moment for moment in self.marks if moment.reading.high_water_bytes == self._highest_mark)
+        return next(moment for moment in self.marks if moment.mark_bytes == self._highest_mark)
 
     @functools.cached_property
     def _highest_mark(self) -> int:
-        return max(moment.reading.high_water_bytes for moment in self.marks)
+        return max(moment.mark_bytes for moment in self.marks)
 
     def peaks(self) -> PoolPeaks:
         """The highest readings of the pools."""
-        return PoolPeaks(
-            *(max(moment.reading[pool] for moment in self.moments) - self.baseline.reading[pool] for pool in range(3))
-        )
+        if not _pools(self.baseline):
+            return _NO_POOLS
+        base, pools = _pools(self.baseline), [_pools(moment) for moment in self.moments]
+        return PoolPeaks(*(max(column) - least for column, least in zip(zip(*pools, strict=True), base, strict=True)))
+
+    def total_bracket(self) -> int | None:
+        """How much higher the true peak of the total may lie; None where nobody knows."""
+        if self.exact:
+            return 0
+        if self.most_bytes is None or self.most_bytes <= self._highest_mark:
+            return None  # not 0, which would call exact what stands on a sampled baseline
+        return self.most_bytes - self._highest_mark
 
     def brackets(self) -> PoolPeaks:
         """How much higher each pool's true peak may lie."""
-        highest = [max(moment.reading[pool] for moment in self.moments) for pool in range(3)]
+        if not _pools(self.baseline):
+            return _NO_POOLS
+        highest = [max(column) for column in zip(*map(_pools, self.moments), strict=True)]
         beyond = [0, 0, 0]
         last_mark = seen_rss = 0  # the mark when it was last read, and the most that was resident since
         least = [0, 0, 0]  # of each pool since then
         for moment in self.moments:
-            reading = moment.reading
-            mark, pools = reading.high_water_bytes, reading[:3]
-            seen_rss = max(seen_rss, reading.rss_bytes)
+            mark, pools, rss = moment.mark_bytes, _pools(moment), moment.held.rss_bytes
+            seen_rss = max(seen_rss, rss)
             least = [min(*both) for both in zip(least, pools, strict=True)]
             if not moment.marked:
                 continue
@@ -100,11 +118,17 @@ class Window:
             if moment is not self.baseline and mark > seen_rss and mark != last_mark:
                 for pool in range(3):
                     beyond[pool] = max(beyond[pool], mark - (sum(least) - least[pool]) - highest[pool])
-            last_mark, seen_rss, least = mark, reading.rss_bytes, list(pools)
+            last_mark, seen_rss, least = mark, rss, list(pools)
         return PoolPeaks(*beyond)
 
 
-def window(events: Sequence[Event], samples: Sequence[Sample], *, marks_reset: bool = True) -> Window | None:
+def window(
+    events: Sequence[Event],
+    samples: Sequence[Sample],
+    *,
+    marks_reset: bool = True,
+    own_marks: tuple[int | None, int | None] = (None, None),
+) -> Window | None:
     """Cut the window out of a capture; None when the run never reached its baseline.
 
     The worker reads its mark before every reset, so that its own readings, which stand in one order with the events,
@@ -115,21 +139,24 @@ def window(events: Sequence[Event], samples: Sequence[Sample], *, marks_reset: b
         samples: its samples.
         marks_reset: whether the kernel let the mark be reset at the baseline. If not, a mark that is no higher than it
             was then is not of the window, and the peak is that of the readings.
+        own_marks: the worker's largest RSS ever at the baseline and at *resident*, where it knows no more.
     """
     baseline = _named(events, "baseline")
-    if baseline is None or baseline.reading is None:
+    if baseline is None:
         return None
     end = _named(events, "resident")
     end_ns = max(events[-1].t_ns, samples[-1].t_ns if samples else 0) if end is None else end.t_ns
+    if baseline.reading is None:
+        return _seen_from_outside(samples, baseline.t_ns, end_ns, own_marks if end is not None else (None, None))
     old_mark = 0 if marks_reset else baseline.reading.high_water_bytes
-    start = Moment(baseline.t_ns, baseline.reading._replace(high_water_bytes=baseline.reading.rss_bytes))
+    start = Moment(baseline.t_ns, baseline.reading.resident, baseline.reading.rss_bytes)
     inside = [
-        _moment(event.t_ns, event.reading, old_mark)
+        _moment(event.t_ns, event.reading.resident, event.reading.high_water_bytes, old_mark)
         for event in events
         if event.reading is not None and baseline.t_ns < event.t_ns <= end_ns
     ]
     sampled = [
-        _moment(sample.t_ns, Reading(*sample[1:4], sample.high_water_bytes or 0), old_mark)
+        _moment(sample.t_ns, sample.resident, sample.high_water_bytes or 0, old_mark)
         for sample in samples
         if baseline.t_ns < sample.t_ns <= end_ns
     ]
@@ -138,11 +165,33 @@ def window(events: Sequence[Event], samples: Sequence[Sample], *, marks_reset: b
     return Window(start, end_ns, moments, (start, *inside) if exact else moments, exact)
 
 
-def _moment(t_ns: int, reading: Reading, old_mark: int) -> Moment:
-    marked = reading.high_water_bytes > old_mark
-    if not marked:
-        reading = reading._replace(high_water_bytes=reading.rss_bytes)
-    return Moment(t_ns, reading, marked)
+def _moment(t_ns: int, held: Resident, mark_bytes: int, old_mark: int) -> Moment:
+    marked = mark_bytes > old_mark
+    return Moment(t_ns, held, mark_bytes if marked else held.rss_bytes, marked)
+
+
+def _seen_from_outside(
+    samples: Sequence[Sample], baseline_ns: int, end_ns: int, own_marks: tuple[int | None, int | None]
+) -> Window | None:
+    """The window of a worker that cannot see itself; None where nobody else saw it either."""
+    seen = samples_between(samples, 0, end_ns)
+    before = [sample for sample in seen if sample.t_ns <= baseline_ns] or seen[:1]
+    if not before:
+        return None
+    start = Moment(baseline_ns, before[-1].resident, before[-1].resident.rss_bytes, False)
+    inside = samples_between(seen, baseline_ns + 1, end_ns)
+    moments = [start, *(Moment(one.t_ns, one.resident, one.resident.rss_bytes, False) for one in inside)]
+    old_mark, mark = own_marks
+    if mark is None or old_mark is None:
+        return Window(start, end_ns, tuple(moments), tuple(moments), False)
+    if mark > old_mark:  # of the window, but nobody knows when
+        moments.append(Moment(end_ns, moments[-1].held, mark, dated=False))
+    return Window(start, end_ns, tuple(moments), tuple(moments), False, mark if mark <= old_mark else None)
+
+
+def _pools(moment: Moment) -> tuple[int, ...]:
+    """Heap, file and pinned memory; empty where the system does not tell them apart."""
+    return tuple(nbytes for nbytes in moment.held[1:] if nbytes is not None)
 
 
 def samples_between(samples: Sequence[Sample], start_ns: int, end_ns: int) -> Sequence[Sample]:

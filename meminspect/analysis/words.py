@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     Run = Mapping[str, Any]
 
 __all__ = [
-    "ONE_RUN_NOISE", "OUTCOME_WORDS", "PHASE_WORDS", "advice", "bill", "comparison", "completed", "excess", "names",
-    "sentence", "times",
+    "ONE_RUN_NOISE", "OUTCOME_WORDS", "PHASE_WORDS", "advice", "bill", "comparison", "completed", "excess", "model",
+    "names", "no_pools", "sentence", "times",
 ]  # fmt: skip
 
 ONE_RUN_NOISE: Final = 0.25
@@ -40,10 +40,12 @@ PHASE_WORDS: Final = {
     "": "starting",
     "import": "importing torch",
     "warm-up": "warming up on a tiny checkpoint",
-    "build": "building the model with random weights",
+    "build": "building the model",
+    "move": "moving to the device",
     "read": "reading",
     "merge": "joining slices",
     "cast": "casting",
+    "quantise": "quantising",
     "copy": "copying",
     "assign": "assigning",
     "finalise": "finalising",
@@ -54,13 +56,19 @@ PHASE_WORDS: Final = {
 """What a worker does in each phase."""
 
 
+def no_pools(run: Run) -> str:
+    """In a sentence that nobody knows which pool memory belonged to, and why; empty where one knows."""
+    reason = run.get("pools_reason")
+    return f"Heap, file and pinned memory not available: {reason}." if reason else ""
+
+
 def sentence(run: Run, *, decimal: bool) -> str:
     """The answer in words."""
     name, outcome, peak = run["strategy"], run["outcome"], run["peak"]["rss_bytes"]
     if not completed(run):
         return f"{name}: {run['message'] or OUTCOME_WORDS.get(outcome, outcome)}"
     floor = run["theory"]["floor_bytes"]
-    times = f", {peak / floor:.2f} × the model" if floor else ""
+    times = f", {peak / floor:.2f} × {model(run['theory'])}" if floor else ""
     size = format_bytes(peak, decimal=decimal)
     words = f"{name} peaked at {size}{_under(run.get('limit'), decimal=decimal)}{times}{_place(run['peak_at'])}"
     wrong = run["tensors"]["mismatched"]
@@ -70,6 +78,12 @@ def sentence(run: Run, *, decimal: bool) -> str:
     if wrong:
         words += f"; {wrong} tensors differ from the checkpoint"
     return f"{words}; {run['message']}" if run["message"] else words
+
+
+def model(theory: Mapping[str, Any]) -> str:
+    """What the floor is of."""
+    quantised = any(line["item"] == Item.QUANTISED for line in theory.get("bill") or ())
+    return "the quantised model" if quantised else "the model"
 
 
 def _under(limit: Mapping[str, Any] | None, *, decimal: bool) -> str:
@@ -120,7 +134,7 @@ def advice(run: Run, *, decimal: bool) -> str:
 
 def excess(run: Run, *, decimal: bool) -> str:
     """What of the peak is no part of the loaded model, in a sentence; empty where that is next to nothing."""
-    parts = [line for line in run["bill"] or () if line["item"] not in (Item.FLOOR, Item.UNEXPLAINED)]
+    parts = [line for line in run["bill"] or () if line["item"] not in (Item.FLOOR, Item.QUANTISED, Item.UNEXPLAINED)]
     nbytes, whole = sum(line["bytes"] for line in parts), run["peak"]["rss_bytes"]
     if not whole or nbytes * 100 < whole:
         return ""
@@ -167,15 +181,16 @@ def comparison(runs: Sequence[Run], *, decimal: bool) -> str:
     ]
     if not finished:
         return ""
-    thrifty, least = min(finished, key=lambda named: (named[1]["peak"]["heap_bytes"], named[1]["peak"]["rss_bytes"]))
+    # Heap is what loads die of; the total stands for it where the system does not tell them apart.
+    told = all(run["peak"]["heap_bytes"] is not None for _, run in finished)
+    pool, key = ("heap", "heap_bytes") if told else ("memory", "rss_bytes")
+    thrifty, least = min(finished, key=lambda named: (named[1]["peak"][key], named[1]["peak"]["rss_bytes"]))
     quick, soonest = min(finished, key=lambda named: named[1]["resident_s"] or math.inf)
-    heap = format_bytes(least["peak"]["heap_bytes"], decimal=decimal)
+    size = format_bytes(least["peak"][key], decimal=decimal)
     as_little = [
-        name
-        for name, run in finished
-        if run is not least and format_bytes(run["peak"]["heap_bytes"], decimal=decimal) == heap
+        name for name, run in finished if run is not least and format_bytes(run["peak"][key], decimal=decimal) == size
     ]
-    words = f"{thrifty} took least heap, {heap}"
+    words = f"{thrifty} took least {pool}, {size}"
     if as_little:
         words += f", as did {' and '.join(as_little)}"
     if soonest["resident_s"] is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from meminspect.architectures import gpt2, llama, skeleton
+from meminspect.architectures import gpt2, litgpt, llama, skeleton
 from meminspect.architectures.family import Detection, Family, Headers, mismatch
 from meminspect.architectures.model import Architecture, Parameter
 from meminspect.errors import CheckpointError
@@ -19,7 +19,7 @@ __all__ = ["ARCHITECTURES", "Architecture", "Detection", "Family", "Headers", "P
 
 # One line per architecture; the skeleton is what remains when none of them fits.
 ARCHITECTURES: Mapping[str, Family] = MappingProxyType(
-    {family.id: family for family in (llama.FAMILY, gpt2.FAMILY)},
+    {family.id: family for family in (llama.FAMILY, gpt2.FAMILY, litgpt.FAMILY)},
 )
 
 

@@ -94,22 +94,28 @@ def _hf_parameters(shape: GPT2Shape, config: Mapping[str, object], headers: Head
         layer = f"{prefix}h.{index}"
         yield from _pair(f"{layer}.ln_1", (dim,))
         yield from _hf_masks(f"{layer}.attn", shape, headers)
-        yield from _pair(f"{layer}.attn.c_attn", (dim, 3 * dim))
-        yield from _pair(f"{layer}.attn.c_proj", (dim, dim))
+        yield from _conv1d(f"{layer}.attn.c_attn", (dim, 3 * dim), "attention")
+        yield from _conv1d(f"{layer}.attn.c_proj", (dim, dim), "attention")
         yield from _pair(f"{layer}.ln_2", (dim,))
-        yield from _pair(f"{layer}.mlp.c_fc", (dim, shape.hidden_dim))
-        yield from _pair(f"{layer}.mlp.c_proj", (shape.hidden_dim, dim))
+        yield from _conv1d(f"{layer}.mlp.c_fc", (dim, shape.hidden_dim), "feed-forward")
+        yield from _conv1d(f"{layer}.mlp.c_proj", (shape.hidden_dim, dim), "feed-forward")
     yield from _pair(f"{prefix}ln_f", (dim,))
     tied = head_is_tied(config, headers, f"{prefix}wte.weight", "lm_head.weight", default=True)
     if not tied or "lm_head.weight" in headers.tensors:
         embedding = f"{prefix}wte.weight" if tied else None
-        yield Parameter("lm_head.weight", (shape.vocabulary, dim), tied_to=embedding)
+        yield Parameter("lm_head.weight", (shape.vocabulary, dim), tied_to=embedding, linear="head")
 
 
-def _pair(name: str, weight: tuple[int, ...]) -> Iterator[Parameter]:
-    """A LayerNorm, or a Conv1D whose weight is (in, out)."""
-    yield Parameter(f"{name}.weight", weight)
-    yield Parameter(f"{name}.bias", weight[-1:])
+def _pair(name: str, shape: tuple[int, ...]) -> Iterator[Parameter]:
+    """A LayerNorm."""
+    yield Parameter(f"{name}.weight", shape)
+    yield Parameter(f"{name}.bias", shape)
+
+
+def _conv1d(name: str, shape: tuple[int, int], linear: str) -> Iterator[Parameter]:
+    """A linear layer whose weight is (in, out)."""
+    yield Parameter(f"{name}.weight", shape, linear=linear, transposed=True)
+    yield Parameter(f"{name}.bias", shape[-1:])
 
 
 def _hf_masks(attention: str, shape: GPT2Shape, headers: Headers) -> Iterator[Parameter]:
@@ -127,19 +133,19 @@ def _teaching_parameters(shape: GPT2Shape, headers: Headers) -> Iterator[Paramet
     for index in range(shape.layers):
         layer = f"trf_blocks.{index}"
         for name in ("W_query", "W_key", "W_value"):
-            yield from _linear(f"{layer}.att.{name}", dim, dim, bias=shape.qkv_bias)
-        yield from _linear(f"{layer}.att.out_proj", dim, dim)
+            yield from _linear(f"{layer}.att.{name}", dim, dim, "attention", bias=shape.qkv_bias)
+        yield from _linear(f"{layer}.att.out_proj", dim, dim, "attention")
         yield buffer(f"{layer}.att.mask", (shape.context, shape.context), headers)
-        yield from _linear(f"{layer}.ff.layers.0", shape.hidden_dim, dim)
-        yield from _linear(f"{layer}.ff.layers.2", dim, shape.hidden_dim)
+        yield from _linear(f"{layer}.ff.layers.0", shape.hidden_dim, dim, "feed-forward")
+        yield from _linear(f"{layer}.ff.layers.2", dim, shape.hidden_dim, "feed-forward")
         yield from _norm(f"{layer}.norm1", dim)
         yield from _norm(f"{layer}.norm2", dim)
     yield from _norm("final_norm", dim)
-    yield from _linear("out_head", shape.vocabulary, dim, bias=False)
+    yield from _linear("out_head", shape.vocabulary, dim, "head", bias=False)
 
 
-def _linear(name: str, rows: int, columns: int, *, bias: bool = True) -> Iterator[Parameter]:
-    yield Parameter(f"{name}.weight", (rows, columns))
+def _linear(name: str, rows: int, columns: int, linear: str, *, bias: bool = True) -> Iterator[Parameter]:
+    yield Parameter(f"{name}.weight", (rows, columns), linear=linear)
     if bias:
         yield Parameter(f"{name}.bias", (rows,))
 

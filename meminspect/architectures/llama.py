@@ -198,21 +198,21 @@ def _meta_parameters(shape: LlamaShape, headers: Headers) -> Iterator[Parameter]
     for index in range(shape.layers):
         layer = f"layers.{index}"
         attention, feed_forward = f"{layer}.attention", f"{layer}.feed_forward"
-        yield Parameter(f"{attention}.wq.weight", (queries, dim), split_dim=0)
-        yield Parameter(f"{attention}.wk.weight", (keys, dim), split_dim=0)
-        yield Parameter(f"{attention}.wv.weight", (keys, dim), split_dim=0)
-        yield Parameter(f"{attention}.wo.weight", (dim, queries), split_dim=1)
+        yield Parameter(f"{attention}.wq.weight", (queries, dim), split_dim=0, linear="attention")
+        yield Parameter(f"{attention}.wk.weight", (keys, dim), split_dim=0, linear="attention")
+        yield Parameter(f"{attention}.wv.weight", (keys, dim), split_dim=0, linear="attention")
+        yield Parameter(f"{attention}.wo.weight", (dim, queries), split_dim=1, linear="attention")
         # LLaMA 1 keeps the rotary frequencies in every layer, LLaMA 2 once at the end, LLaMA 3 not at all.
         if (name := f"{attention}.inner_attention.rope.freqs") in headers.tensors:
             yield buffer(name, frequencies, headers)
-        yield Parameter(f"{feed_forward}.w1.weight", (hidden, dim), split_dim=0)
-        yield Parameter(f"{feed_forward}.w2.weight", (dim, hidden), split_dim=1)
-        yield Parameter(f"{feed_forward}.w3.weight", (hidden, dim), split_dim=0)
+        yield Parameter(f"{feed_forward}.w1.weight", (hidden, dim), split_dim=0, linear="feed-forward")
+        yield Parameter(f"{feed_forward}.w2.weight", (dim, hidden), split_dim=1, linear="feed-forward")
+        yield Parameter(f"{feed_forward}.w3.weight", (hidden, dim), split_dim=0, linear="feed-forward")
         yield Parameter(f"{layer}.attention_norm.weight", (dim,))
         yield Parameter(f"{layer}.ffn_norm.weight", (dim,))
     yield Parameter("norm.weight", (dim,))
     tied = "tok_embeddings.weight" if headers.share("tok_embeddings.weight", "output.weight") else None
-    yield Parameter("output.weight", (vocabulary, dim), split_dim=0, tied_to=tied)
+    yield Parameter("output.weight", (vocabulary, dim), split_dim=0, tied_to=tied, linear="head")
     if "rope.freqs" in headers.tensors:
         yield buffer("rope.freqs", frequencies, headers)
 
@@ -231,26 +231,27 @@ def _hf_parameters(shape: LlamaShape, config: Mapping[str, object], headers: Hea
     yield Parameter("model.embed_tokens.weight", (vocabulary, dim))
     for index in range(shape.layers):
         layer = f"model.layers.{index}"
-        yield from _linear(f"{layer}.self_attn.q_proj", queries, dim, shape.attention_bias)
-        yield from _linear(f"{layer}.self_attn.k_proj", keys, dim, shape.attention_bias)
-        yield from _linear(f"{layer}.self_attn.v_proj", keys, dim, shape.attention_bias)
-        yield from _linear(f"{layer}.self_attn.o_proj", dim, queries, shape.attention_bias)
+        yield from _linear(f"{layer}.self_attn.q_proj", queries, dim, "attention", bias=shape.attention_bias)
+        yield from _linear(f"{layer}.self_attn.k_proj", keys, dim, "attention", bias=shape.attention_bias)
+        yield from _linear(f"{layer}.self_attn.v_proj", keys, dim, "attention", bias=shape.attention_bias)
+        yield from _linear(f"{layer}.self_attn.o_proj", dim, queries, "attention", bias=shape.attention_bias)
         # Saved by transformers before 4.33 or so.
         if (name := f"{layer}.self_attn.rotary_emb.inv_freq") in headers.tensors:
             yield buffer(name, (shape.head_dim // 2,), headers)
-        yield from _linear(f"{layer}.mlp.gate_proj", hidden, dim, shape.mlp_bias)
-        yield from _linear(f"{layer}.mlp.up_proj", hidden, dim, shape.mlp_bias)
-        yield from _linear(f"{layer}.mlp.down_proj", dim, hidden, shape.mlp_bias)
+        yield from _linear(f"{layer}.mlp.gate_proj", hidden, dim, "feed-forward", bias=shape.mlp_bias)
+        yield from _linear(f"{layer}.mlp.up_proj", hidden, dim, "feed-forward", bias=shape.mlp_bias)
+        yield from _linear(f"{layer}.mlp.down_proj", dim, hidden, "feed-forward", bias=shape.mlp_bias)
         yield Parameter(f"{layer}.input_layernorm.weight", (dim,))
         yield Parameter(f"{layer}.post_attention_layernorm.weight", (dim,))
     yield Parameter("model.norm.weight", (dim,))
     tied = head_is_tied(config, headers, "model.embed_tokens.weight", "lm_head.weight", default=False)
     if not tied or "lm_head.weight" in headers.tensors:
-        yield Parameter("lm_head.weight", (vocabulary, dim), tied_to="model.embed_tokens.weight" if tied else None)
+        embedding = "model.embed_tokens.weight" if tied else None
+        yield Parameter("lm_head.weight", (vocabulary, dim), tied_to=embedding, linear="head")
 
 
-def _linear(name: str, rows: int, columns: int, bias: bool) -> Iterator[Parameter]:
-    yield Parameter(f"{name}.weight", (rows, columns))
+def _linear(name: str, rows: int, columns: int, linear: str, *, bias: bool) -> Iterator[Parameter]:
+    yield Parameter(f"{name}.weight", (rows, columns), linear=linear)
     if bias:
         yield Parameter(f"{name}.bias", (rows,))
 

@@ -22,6 +22,8 @@ class Parameter:
     dtype: str | None = None  # None: floating, in whatever dtype the model is built in
     split_dim: int | None = None  # the dimension that model-parallel files slice; None: each has it whole
     tied_to: str | None = None  # the earlier parameter whose memory this one is
+    linear: str = ""  # the weight of a linear layer: of an "attention", of a "feed-forward" or the "head"; else empty
+    transposed: bool = False  # a linear layer's weight that is (in, out), as GPT-2's Conv1D has it
 
     @property
     def elements(self) -> int:
@@ -34,7 +36,7 @@ class Architecture:
     """A model as its headers describe it. `worker.models` builds the very same one with torch."""
 
     id: str  # "llama", "gpt2", "skeleton"
-    naming: str  # whose tensor names: "meta", "hf", "teaching", or "checkpoint" for a skeleton
+    naming: str  # whose tensor names: "meta", "hf", "teaching", "litgpt", or "checkpoint" for a skeleton
     config: Mapping[str, object]  # the hyper-parameters, as the naming's own config file spells them
     parameters: tuple[Parameter, ...]  # in the order in which the module registers (and allocates) them
 

@@ -45,21 +45,15 @@ def architecture(headers: Headers) -> Architecture:
 
 
 def _check_tree(headers: Headers) -> None:
-    modules: set[str] = set()
     for name in headers.tensors:
         if name.count(".") >= _MAX_DEPTH:
             raise CheckpointError(f"{quoted(name)} is nested more than {_MAX_DEPTH} deep")
-        parent = name.rpartition(".")[0]
-        while parent and parent not in modules:
-            modules.add(parent)
-            parent = parent.rpartition(".")[0]
-    for name in headers.tensors:
-        if name in modules:
-            raise CheckpointError(f"{quoted(name)} is both a tensor and the start of other tensors' names")
 
 
 def _first_of_tied(headers: Headers) -> dict[str, str]:
     """Each tied name, other than a group's first, with that first one."""
+    if not headers.tied:
+        return {}
     order = {name: index for index, name in enumerate(headers.tensors)}
     tied: dict[str, str] = {}
     for group in headers.tied:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import enum
 from typing import Final, NamedTuple
 
-__all__ = ["PHASES", "POOLS", "Cached", "Event", "EventKind", "LogLine", "Operation", "Pool", "Reading", "Sample"]
+__all__ = [
+    "PHASES", "POOLS", "Cached", "Event", "EventKind", "LogLine", "Operation", "Pool", "Reading", "Resident", "Sample",
+]  # fmt: skip
 
 
 class Pool(enum.IntEnum):
@@ -24,7 +26,7 @@ class Pool(enum.IntEnum):
 POOLS: Final = (Pool.HEAP, Pool.FILE, Pool.PINNED, Pool.VRAM)
 
 PHASES: Final = (
-    "import", "warm-up", "build", "read", "merge", "cast", "copy", "assign", "finalise", "touch",
+    "import", "warm-up", "build", "move", "read", "merge", "cast", "quantise", "copy", "assign", "finalise", "touch",
     "first forward", "verify",
 )  # fmt: skip
 
@@ -52,6 +54,22 @@ class Operation(enum.IntEnum):
     RELEASE = 5  # in a ledger only: an event says it by its kind
 
 
+class Resident(NamedTuple):
+    """What of a process is in memory at one moment, in bytes; a pool is None where the system tells only the total."""
+
+    rss_bytes: int
+    heap_bytes: int | None = None
+    file_bytes: int | None = None
+    pinned_bytes: int | None = None
+
+    def above(self, baseline: Resident) -> Resident:
+        """How much more that is than at another moment."""
+        more = (
+            None if one is None or two is None else one - two for one, two in zip(self[1:], baseline[1:], strict=True)
+        )
+        return Resident(self.rss_bytes - baseline.rss_bytes, *more)
+
+
 class Reading(NamedTuple):
     """The worker's memory by the kernel's books, in bytes.
 
@@ -67,6 +85,11 @@ class Reading(NamedTuple):
     def rss_bytes(self) -> int:
         """The sum of the pools."""
         return self.heap_bytes + self.file_bytes + self.pinned_bytes
+
+    @property
+    def resident(self) -> Resident:
+        """The pools and their sum."""
+        return Resident(self.rss_bytes, *self[:3])
 
 
 class Event(NamedTuple):
@@ -94,15 +117,24 @@ class Sample(NamedTuple):
     """What the supervisor saw from outside at one moment, in bytes; None where the system does not tell."""
 
     t_ns: int
-    heap_bytes: int
-    file_bytes: int
-    pinned_bytes: int
-    swap_bytes: int
+    heap_bytes: int | None
+    file_bytes: int | None
+    pinned_bytes: int | None
+    swap_bytes: int | None
     high_water_bytes: int | None = None  # not asked every time
     read_bytes: int | None = None
     minor_faults: int | None = None
     major_faults: int | None = None
     vram_used_bytes: int | None = None
+    total_bytes: int | None = None  # RSS, where the system tells no pools
+
+    @property
+    def resident(self) -> Resident:
+        """The pools and their sum, or the total alone."""
+        if self.heap_bytes is None or self.file_bytes is None or self.pinned_bytes is None:
+            return Resident(self.total_bytes or 0)
+        pools = self.heap_bytes, self.file_bytes, self.pinned_bytes
+        return Resident(sum(pools), *pools)
 
 
 class Cached(NamedTuple):

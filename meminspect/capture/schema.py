@@ -6,6 +6,8 @@ History:
     1 (2026-11): first version.
     2 (2026-11): page_cache: of version 1, which has no such table, there are no rows. Events of kind `batch`. The time
         of a sample is its key, and not every sample has a mark.
+    3 (2026-11): samples.total_bytes: where the system tells no pools, which are NULL then. Before, there were pools in
+        every sample.
 """
 
 from __future__ import annotations
@@ -14,29 +16,31 @@ from typing import Final
 
 __all__ = ["APPLICATION_ID", "DDL", "VERSION"]
 
-VERSION: Final = 2
+VERSION: Final = 3
 APPLICATION_ID: Final = 0x4D454D49  # "MEMI"
 
 DDL: Final = """
 -- One JSON document per name: spec, checkpoint, machine, environment, theory, baseline, returned, resident, outcome, …
 -- preparing: what is being done to the page cache before the worker begins, in words; empty when that is over.
--- vram: why there are no readings of device memory. limit: the limit and what its cgroup counted. better: what would
--- have done better, by theory. cache: what the worker saw of the page cache at the baseline and at *resident*, file by
--- file, and why it saw nothing. pressure: what the kernel counted of it then. forward: the first forward pass.
+-- vram: why there are no readings of device memory. pools: why none of heap, file and pinned memory. limit: the limit
+-- and what its cgroup counted. better: what would have done better, by theory. cache: what the worker saw of the page
+-- cache at the baseline and at *resident*, file by file, and why it saw nothing. pressure: what the kernel counted of
+-- it then. forward: the first forward pass.
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 
 -- What the supervisor saw from outside, every few milliseconds.
 CREATE TABLE samples (
     t_ns INTEGER PRIMARY KEY,           -- when the reading began
-    heap_bytes INTEGER NOT NULL,        -- RssAnon
-    file_bytes INTEGER NOT NULL,        -- RssFile
-    pinned_bytes INTEGER NOT NULL,      -- RssShmem
-    swap_bytes INTEGER NOT NULL,
+    heap_bytes INTEGER,                 -- RssAnon
+    file_bytes INTEGER,                 -- RssFile
+    pinned_bytes INTEGER,               -- RssShmem
+    swap_bytes INTEGER,
     high_water_bytes INTEGER,           -- largest RSS since the worker last reset the mark
     read_bytes INTEGER,                 -- storage reads caused by the process so far
     minor_faults INTEGER,
     major_faults INTEGER,
-    vram_used_bytes INTEGER             -- of the device, by the driver
+    vram_used_bytes INTEGER,            -- of the device, by the driver
+    total_bytes INTEGER                 -- RSS, where the system tells no pools
 );
 
 -- What the worker reported from inside, in the order it happened.

@@ -28,7 +28,7 @@ SUFFIX: Final = ".meminspect"
 
 _SAMPLES: Final = (
     "SELECT t_ns, heap_bytes, file_bytes, pinned_bytes, swap_bytes, high_water_bytes, read_bytes, minor_faults, "
-    "major_faults, vram_used_bytes FROM samples WHERE t_ns > ? ORDER BY t_ns LIMIT ?"
+    "major_faults, vram_used_bytes{} FROM samples WHERE t_ns > ? ORDER BY t_ns LIMIT ?"
 )
 _EVENTS: Final = (
     "SELECT seq, t_ns, kind, operation, pool, id, bytes, file, file_offset, exact, "
@@ -37,11 +37,12 @@ _EVENTS: Final = (
 )
 _ADD_SAMPLE: Final = f"INSERT INTO samples VALUES ({', '.join('?' * len(Sample._fields))})"  # noqa: S608 - only '?'
 _ADD_EVENT: Final = f"INSERT INTO events VALUES ({', '.join('?' * 16)})"  # noqa: S608 - only '?'
-_PAGE_CACHE_SINCE: Final = 2  # the version of the schema
+_PAGE_CACHE_SINCE, _TOTALS_SINCE = 2, 3  # versions of the schema
 _ALL: Final = -1  # what LIMIT takes for none
 _OBJECTS: Final = frozenset(  # facts whose keys everybody asks for
-    ("spec", "started", "checkpoint", "machine", "theory", "plan", "vram", "baseline", "returned", "resident", "cache",
-     "window", "io", "pressure", "hooks", "tensors", "steady", "forward", "supervision", "limit", "better", "outcome")
+    ("spec", "started", "checkpoint", "machine", "theory", "plan", "vram", "pools", "baseline", "returned", "resident",
+     "cache", "window", "io", "pressure", "hooks", "tensors", "steady", "forward", "supervision", "limit", "better",
+     "outcome")
 )  # fmt: skip
 _KINDS: Final = {kind.name.lower(): kind for kind in EventKind}
 _OPERATIONS: Final = {operation.name.lower(): operation for operation in Operation}
@@ -208,7 +209,8 @@ class CaptureReader:
 
     def samples(self, after_t_ns: int = -1, limit: int = _ALL) -> list[Sample]:
         """Samples later than a time, in order; the first so many of them."""
-        rows = self._rows(_SAMPLES, after_t_ns, limit)
+        query = _SAMPLES.format(", total_bytes" if self._version >= _TOTALS_SINCE else "")
+        rows = self._rows(query, after_t_ns, limit)
         return [Sample(*row) for row in rows]
 
     def events(self, after_seq: int = 0, limit: int = _ALL) -> list[tuple[int, Event]]:

@@ -1,8 +1,7 @@
-"""The scalars at the top of a YAML file, as `yaml.dump` writes them: `name: value`, one a line.
+"""The scalars of a YAML file as `yaml.dump` writes a flat one: `name: value`, one a line, and mappings of such.
 
-Not a YAML parser: the worker runs where none is installed, and a list or mapping further down is nothing that a
-model's shape is read from. What begins on a line of its own with a name and has a value behind it is read; every
-other line (a nested one, a list's item, a comment) is passed over.
+Not a YAML parser: the worker runs where none is installed, and a model's shape needs no more. Every other line (a
+list's item, a comment, what is nested more deeply) is passed over.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ if TYPE_CHECKING:
 
 __all__ = ["read_flat_yaml"]
 
-_LINE: Final = re.compile(r"([A-Za-z_]\w*): +([^\s#].*?)\s*")
+_LINE: Final = re.compile(r"(  )?([A-Za-z_]\w*):(?: +([^\s#].*?))?\s*")
 _WORDS: Final[dict[str, object]] = {"null": None, "~": None, "true": True, "false": False, "{}": {}, "[]": []}
 _INTEGER: Final = re.compile(r"[-+]?\d{1,18}")
 _FLOAT: Final = re.compile(r"[-+]?\d{1,40}\.\d{0,40}([eE][-+]?\d{1,3})?")
 
 
 def read_flat_yaml(path: Path) -> dict[str, object]:
-    """The names and scalars of a file.
+    """The names and scalars of a file; a name without one has a mapping, which may be empty.
 
     Raises:
         CheckpointError: it cannot be read, is no text or is larger than any config.
@@ -37,8 +36,16 @@ def read_flat_yaml(path: Path) -> dict[str, object]:
             text = file.read(0, file.nbytes).decode("utf-8")
         except UnicodeDecodeError as error:
             raise file.refuse("is not text") from error
-    lines = map(_LINE.fullmatch, text.splitlines())
-    return {line[1]: _scalar(line[2]) for line in lines if line is not None}
+    found: dict[str, object] = {}
+    inner: dict[str, object] | None = None
+    for line in filter(None, map(_LINE.fullmatch, text.splitlines())):
+        indent, name, value = line.groups()
+        if indent is None:
+            inner = {} if value is None else None
+            found[name] = inner if value is None else _scalar(value)
+        elif inner is not None and value is not None:
+            inner[name] = _scalar(value)
+    return found
 
 
 def _scalar(text: str) -> object:

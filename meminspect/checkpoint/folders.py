@@ -24,11 +24,7 @@ MAX_CONFIG_BYTES = 16 << 20
 _MAX_REVISION_BYTES = 100  # a hash of 40 letters
 _LISTED = 12  # checkpoints of one folder that are named
 
-_FOREIGN_NAMES = (
-    (r".+\.gguf", "a GGUF checkpoint, as llama.cpp reads"),
-    (r"__\d+_\d+\.distcp|\.metadata", "a distributed checkpoint of torch.distributed.checkpoint"),
-    (r".+\.(h5|keras|msgpack|onnx|npz|index)", "a checkpoint of another framework"),
-)
+_FOREIGN_NAMES = ((r".+\.(h5|keras|msgpack|onnx|npz|index)", "a checkpoint of another framework"),)
 
 
 def file_names(folder: Path) -> list[str]:
@@ -105,7 +101,10 @@ def snapshot(path: Path) -> Path:
     if not (path / "blobs").is_dir() or not folder.is_dir():
         return path
     with os.scandir(folder) as entries:
-        revisions = sorted(entry.name for entry in itertools.islice(entries, MAX_ENTRIES) if _is_folder(entry))
+        # A revision is a folder itself: a link would lead out of the repository.
+        revisions = sorted(
+            entry.name for entry in itertools.islice(entries, MAX_ENTRIES) if entry.is_dir(follow_symlinks=False)
+        )
     main = path / "refs" / "main"
     if main.is_file():
         with open_header(main) as file:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["Checkpoint", "CheckpointFile", "Storage", "StoredTensor"]
+__all__ = ["Checkpoint", "CheckpointFile", "Chunk", "Storage", "StoredTensor"]
 
 
 class Storage(NamedTuple):
@@ -26,9 +26,19 @@ class Storage(NamedTuple):
     nbytes: int
 
 
+class Chunk(NamedTuple):
+    """Where a stored part of a tensor belongs."""
+
+    whole_shape: tuple[int, ...]
+    start: tuple[int, ...]  # its first element's place in the whole
+
+
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """One named tensor as it lies on disk; in model-parallel files the same name stands once in each file."""
+    """One named tensor as it lies on disk; in model-parallel files the same name stands once in each file.
+
+    A tensor that is stored in chunks stands once for each of them, under its one name.
+    """
 
     name: str
     dtype: str  # torch's name, as "bfloat16"
@@ -36,6 +46,27 @@ class StoredTensor:
     storage: Storage
     offset: int = 0  # bytes from the start of the storage to the first element
     strides: tuple[int, ...] | None = None  # in elements; None for row-major without gaps
+    chunk: Chunk | None = None  # None: it is the whole tensor
+
+    @property
+    def is_first(self) -> bool:
+        """Whether it is a whole tensor or the first of one's chunks."""
+        return self.chunk is None or not any(self.chunk.start)
+
+    @property
+    def whole_shape(self) -> tuple[int, ...]:
+        """The shape of the tensor that this is, or is a chunk of."""
+        return self.chunk.whole_shape if self.chunk else self.shape
+
+    @property
+    def whole_elements(self) -> int:
+        """Number of elements of that tensor."""
+        return math.prod(self.whole_shape)
+
+    @property
+    def whole_nbytes(self) -> int:
+        """Bytes of that tensor."""
+        return bytes_of(self.dtype, self.whole_elements)
 
     @property
     def elements(self) -> int:
@@ -84,11 +115,18 @@ class Checkpoint:
     mixed: bool = False  # the state dict has values that are no tensors
     beside: tuple[StoredTensor, ...] = ()
     untrusted: tuple[str, ...] = ()  # classes and functions that torch refuses with `weights_only=True`
+    quantisation: str | None = None  # in what form its weights are quantised, where they are
+    prefix: str = ""  # what every name begins with on disk, as "model."; left out in `tensors`
 
     @functools.cached_property
     def storages(self) -> tuple[Storage, ...]:
         """Every distinct storage, in file order; tensors that share one count once."""
         return tuple(dict.fromkeys(tensor.storage for tensor in self.tensors))
+
+    @property
+    def _shares(self) -> bool:
+        """Whether any two tensors look at one storage: of a million that do not, nobody need be compared."""
+        return len(self.storages) < len(self.tensors)
 
     @functools.cached_property
     def nbytes(self) -> int:
@@ -98,6 +136,8 @@ class Checkpoint:
     @functools.cached_property
     def parameters(self) -> int:
         """Elements of all tensors, tied ones once."""
+        if not self._shares:
+            return sum(tensor.elements for tensor in self.tensors)
         seen: dict[tuple[Storage, int], int] = {}
         for tensor in self.tensors:
             view = (tensor.storage, tensor.offset)
@@ -107,7 +147,7 @@ class Checkpoint:
     @functools.cached_property
     def largest_tensor(self) -> StoredTensor | None:
         """The tensor with the most bytes, the first of equals; None without tensors."""
-        return max(self.tensors, key=lambda tensor: tensor.nbytes, default=None)
+        return max(self.tensors, key=lambda tensor: tensor.whole_nbytes, default=None)
 
     @functools.cached_property
     def shard_nbytes(self) -> tuple[int, ...]:
@@ -123,14 +163,17 @@ class Checkpoint:
         sums: dict[str, tuple[int, int]] = {}
         for tensor in self.tensors:
             tensors, nbytes = sums.get(tensor.dtype, (0, 0))
-            sums[tensor.dtype] = (tensors + 1, nbytes + tensor.nbytes)
+            sums[tensor.dtype] = (tensors + tensor.is_first, nbytes + tensor.nbytes)
         return sums
 
     @functools.cached_property
     def tied(self) -> tuple[tuple[str, ...], ...]:
         """Groups of names that are the same elements of the same storage."""
+        shared = Counter(tensor.storage for tensor in self.tensors)
         groups: dict[object, list[str]] = defaultdict(list)
+        if not self._shares:
+            return ()
         for tensor in self.tensors:
-            if tensor.elements:
+            if shared[tensor.storage] > 1 and tensor.elements and tensor.chunk is None:
                 groups[tensor.storage, tensor.offset, tensor.shape, tensor.strides].append(tensor.name)
         return tuple(tuple(names) for names in groups.values() if len(names) > 1)

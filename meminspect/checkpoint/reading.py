@@ -41,12 +41,24 @@ class HeaderFile:
     a *cold* run that follows stays cold.
     """
 
-    __slots__ = ("_fd", "nbytes", "path")
+    __slots__ = ("_fd", "_start", "nbytes", "path")
 
-    def __init__(self, fd: int, path: Path, nbytes: int) -> None:
+    def __init__(self, fd: int, path: Path, nbytes: int, start: int = 0) -> None:
         self._fd = fd
+        self._start = start
         self.path = path
         self.nbytes = nbytes
+
+    def part(self, offset: int, nbytes: int) -> HeaderFile:
+        """A run of the file as if it were one by itself; offsets count from its start.
+
+        Raises:
+            CheckpointError: it reaches beyond the file.
+        """
+        if offset < 0 or nbytes < 0 or offset + nbytes > self.nbytes:
+            found, promised = sizes(self.nbytes, offset + nbytes)
+            raise self.refuse(f"has {found} of the {promised} that its header promises", "finish the download")
+        return HeaderFile(self._fd, self.path, nbytes, self._start + offset)
 
     def read(self, offset: int, count: int) -> bytes:
         """Read exactly `count` bytes at `offset`; the caller has compared both with the size of the file.
@@ -59,7 +71,7 @@ class HeaderFile:
         parts = []
         while count:
             try:
-                part = os.pread(self._fd, count, offset)
+                part = os.pread(self._fd, count, self._start + offset)
             except OSError as error:
                 raise os_refusal(self.path, error) from error
             if not part:

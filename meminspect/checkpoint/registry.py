@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from meminspect.checkpoint.folders import describe_folder, several, snapshot
 from meminspect.checkpoint.foreign import recognise
-from meminspect.checkpoint.layouts import litgpt, meta, safetensors, safetensors_sharded, torch, torch_sharded
+from meminspect.checkpoint.layouts import (
+    dcp,
+    gguf,
+    litgpt,
+    meta,
+    per_tensor,
+    safetensors,
+    safetensors_sharded,
+    torch,
+    torch_sharded,
+)
+from meminspect.checkpoint.quantised import quantisation
 from meminspect.checkpoint.reading import open_header, os_refusal, refusal
+from meminspect.collection import collection_paused
 
 if TYPE_CHECKING:
     from meminspect.checkpoint.layouts.base import Layout
@@ -26,6 +39,9 @@ LAYOUTS: tuple[Layout, ...] = (
     torch.LAYOUT,
     torch_sharded.LAYOUT,
     litgpt.LAYOUT,
+    per_tensor.LAYOUT,
+    dcp.LAYOUT,
+    gguf.LAYOUT,
 )
 
 
@@ -39,10 +55,12 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
     """
     path = Path(path)
     try:
-        path = snapshot(path)
-        return _choose(path).read(path)
+        with collection_paused():
+            path = snapshot(path)
+            checkpoint = _choose(path).read(path)
     except OSError as error:  # a file that vanishes between two looks at it
         raise os_refusal(path, error) from error
+    return replace(checkpoint, quantisation=checkpoint.quantisation or quantisation(checkpoint))
 
 
 def _choose(path: Path) -> Layout:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from meminspect.checkpoint.torch_globals import StorageRef
     from meminspect.checkpoint.torch_pickle import Pickled
 
-__all__ = ["looks_like_torch", "read_torch_file"]
+__all__ = ["looks_like_torch", "read_torch_file", "read_torch_tensor"]
 
 _BYTE = 8
 _AGAIN = "fetch the file again"
@@ -88,6 +88,27 @@ def read_torch_file(path: Path, name: str, index: int = 0) -> Part:
             beside,
             container.pickled.untrusted,
         )
+
+
+def read_torch_tensor(file: HeaderFile, name: str, index: int) -> StoredTensor:
+    """Read the header of a file, or a part of one, that is one tensor by itself.
+
+    Args:
+        file: the file.
+        name: the tensor's name, which such a file does not hold.
+        index: its place in `Checkpoint.files`.
+
+    Raises:
+        CheckpointError: the file holds something else, is damaged or is incomplete.
+    """
+    container = _open(file, index)
+    root = container.pickled.root
+    if not isinstance(root, PickledTensor):
+        raise file.refuse(f"is no single tensor but a {describe(root)}", "save the tensor itself with torch.save")
+    if container.big_endian:
+        raise file.refuse("is big-endian", "save it again on a little-endian machine")
+    storage = container.storage(name, root.storage)
+    return StoredTensor(name, root.dtype, root.shape, storage, root.offset, root.strides)
 
 
 def _magic(file: HeaderFile) -> type[TorchArchive | LegacyFile] | None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ALLOWED",
+    "BITS_IN_TORCH",
     "PLAIN_SAVE",
     "DType",
     "Function",
@@ -30,10 +31,12 @@ __all__ = [
     "Truncated",
     "Unknown",
     "describe",
+    "make_size",
     "stand_in",
 ]
 
 PLAIN_SAVE = "save model.state_dict() with torch.save, or as safetensors"
+BITS_IN_TORCH: Final = {name: bits for name, bits in BITS.items() if bits % 8 == 0}
 MAX_DIMS = 64
 MAX_ELEMENTS = 1 << 63
 PACKED_FLOAT4 = "float4_e2m1fn_x2"  # torch's name for bytes of two F4 elements each
@@ -196,12 +199,20 @@ def _rebuild_from_type_v2(args: tuple[object, ...]) -> object:
 
 
 def _ordered_dict(args: tuple[object, ...]) -> dict[object, object]:
-    if args:
-        raise Refused("has an OrderedDict with initial values, which torch never writes")
-    return {}
+    """An empty one that items follow; Python 2, whose files are still about, gave it a list of pairs."""
+    items = args[0] if args else []
+    if len(args) > 1 or type(items) is not list:
+        raise Refused("has an OrderedDict of something else than pairs")
+    found: dict[object, object] = {}
+    for item in items:
+        if type(item) not in (list, tuple) or len(item) != 2 or type(item[0]) not in (str, int):
+            raise Refused("has an OrderedDict of something else than pairs")
+        found[item[0]] = item[1]
+    return found
 
 
-def _size(args: tuple[object, ...]) -> object:
+def make_size(args: tuple[object, ...]) -> object:
+    """`torch.Size`, from the tuple that it is written with."""
     if len(args) != 1 or type(args[0]) is not tuple:
         raise Refused("has a torch.Size that is not a tuple")
     return args[0]
@@ -256,7 +267,7 @@ ALLOWED: Final[dict[str, object]] = {
     "torch.serialization._get_layout": _inert("torch.layout"),
     "torch.Tensor": TENSOR,
     "torch.nn.parameter.Parameter": TENSOR,
-    "torch.Size": Function(_size),
+    "torch.Size": Function(make_size),
     "torch.device": _inert("torch.device"),
     "torch.storage.UntypedStorage": StorageType(None),
     "torch.UntypedStorage": StorageType(None),
@@ -266,7 +277,7 @@ ALLOWED: Final[dict[str, object]] = {
     **{f"builtins.{name}": _inert(name) for name in ("bytearray", "complex", "set")},
     **{f"__builtin__.{name}": _inert(name) for name in ("bytearray", "complex", "set")},
     **{f"torch.{name}": StorageType(dtype) for name, dtype in TORCH_STORAGES.items() if BITS[dtype] % 8 == 0},
-    **{f"torch.{name}": DType(name) for name, bits in BITS.items() if bits % 8 == 0},
+    **{f"torch.{name}": DType(name) for name in BITS_IN_TORCH},
     f"torch.{PACKED_FLOAT4}": DType(PACKED_FLOAT4),
 }  # fmt: skip
 

@@ -25,7 +25,8 @@ __all__ = ["LEGACY_MAGIC", "LegacyFile"]
 # MAGIC_NUMBER 0x1950a86a20f9469cfc6c, pickled with protocol 2 (PROTO 2, LONG1 of 10 bytes)
 LEGACY_MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
 _VERSION = 1001
-_FIRST_WINDOW_BYTES = 1 << 14  # most of what a small model's pickles take; doubled until a pickle ends in it
+_FIRST_WINDOW_BYTES = 1 << 14  # most of what a small model's pickles take; it grows until a pickle ends in it
+_GROWTH = 4  # what was interpreted in vain is a third of the whole
 _COUNT = struct.Struct("<q")
 _AGAIN = "fetch the file again"
 
@@ -58,7 +59,7 @@ class LegacyFile:
             except Truncated as error:
                 if nbytes < window or window >= MAX_PICKLE_BYTES:
                     raise self.file.refuse(str(error), error.hint) from error
-                window *= 2
+                window = min(window * _GROWTH, MAX_PICKLE_BYTES)
             except Refused as error:
                 raise self.file.refuse(str(error), error.hint) from error
             else:

@@ -7,10 +7,11 @@ a buffer as long as a length says. Here the memo is a dict, text is a slice of w
 bounded by `MAX_OBJECTS` and `MAX_STACK`.
 """
 
+# ruff: noqa: D102 (a method is the instruction that it is named after)
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from meminspect.checkpoint.torch_globals import (
     PLAIN_SAVE,
@@ -26,9 +27,11 @@ from meminspect.checkpoint.torch_globals import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
-__all__ = ["MAX_PICKLE_BYTES", "Pickled", "load_pickle"]
+    Instruction = Callable[[Any], None]  # of a machine
+
+__all__ = ["MAX_PICKLE_BYTES", "Machine", "Pickled", "instructions", "load_pickle"]
 
 MAX_PICKLE_BYTES = 32 << 20  # 200,000 tensors at some 150 bytes each
 MAX_OBJECTS = 4_000_000  # containers and memo entries: up to twenty a tensor, 100 bytes each
@@ -65,23 +68,19 @@ def load_pickle(data: bytes, *, legacy: bool = False) -> Pickled:
         Truncated: the data ends before the pickle does.
         Refused: the pickle is damaged or wants to run something.
     """
-    machine = _Machine(data, 6 if legacy else 5)
-    try:
-        root = machine.run()
-    except (IndexError, struct.error) as error:
-        raise Truncated("has a damaged pickle: it ends early or uses what it has not built") from error
-    except KeyError as error:
-        raise Refused("has a damaged pickle: it recalls what it has not stored") from error
-    return Pickled(root, machine.storages, tuple(machine.untrusted), machine.position)
+    machine = Machine(data, 6 if legacy else 5)
+    return Pickled(machine.interpret(), machine.storages, tuple(machine.untrusted), machine.position)
 
 
-class _Machine:
+class Machine:
     """The stack, the marks and the memo; one method an instruction."""
+
+    table: ClassVar[tuple[Instruction, ...]]
 
     __slots__ = ("below", "containers", "data", "id_length", "marks", "memo", "position", "protocol", "stack",
                  "storages", "untrusted")  # fmt: skip
 
-    def __init__(self, data: bytes, id_length: int) -> None:
+    def __init__(self, data: bytes, id_length: int = 0) -> None:
         self.data = data
         self.id_length = id_length
         self.storages: dict[str, StorageRef] = {}
@@ -94,8 +93,22 @@ class _Machine:
         self.memo: dict[int, object] = {}
         self.containers = 0
 
+    def interpret(self) -> object:
+        """What the pickle holds.
+
+        Raises:
+            Truncated: the data ends before the pickle does.
+            Refused: the pickle is damaged or wants to run something.
+        """
+        try:
+            return self.run()
+        except (IndexError, struct.error) as error:
+            raise Truncated("has a damaged pickle: it ends early or uses what it has not built") from error
+        except KeyError as error:
+            raise Refused("has a damaged pickle: it recalls what it has not stored") from error
+
     def run(self) -> object:
-        data, table = self.data, _TABLE
+        data, table = self.data, self.table
         while True:
             for _ in range(CHECK_EVERY):
                 opcode = data[self.position]
@@ -278,10 +291,14 @@ class _Machine:
 
     def global_(self) -> None:
         name = f"{self.line()}.{self.line()}"
+        self.stack.append(self.find(name))
+
+    def find(self, name: str) -> object:
+        """The stand-in for a global."""
         found = stand_in(name)
         if isinstance(found, Unknown):
             self.untrusted[name] = None
-        self.stack.append(found)
+        return found
 
     def line(self) -> str:
         end = self.data.find(b"\n", self.position, self.position + MAX_GLOBAL_BYTES)
@@ -328,18 +345,22 @@ class _Machine:
         self.stack.append(storage)
 
 
-def _table() -> tuple[Callable[[_Machine], None], ...]:
-    """Instructions by their byte, as `pickle` names them (Lib/pickle.py)."""
-    m = _Machine
-    known: dict[bytes, Callable[[_Machine], None]] = {
+def instructions(more: Mapping[bytes, Instruction] | None = None) -> tuple[Instruction, ...]:
+    """Instructions by their byte, as `pickle` names them (Lib/pickle.py); all others are refused.
+
+    Args:
+        more: what a machine of a larger language adds or does otherwise.
+    """
+    m = Machine
+    known: dict[bytes, Instruction] = {
         b"\x80": m.proto, b"N": m.none, b"\x88": m.true, b"\x89": m.false, b"J": m.int32, b"K": m.uint8,
         b"M": m.uint16, b"\x8a": m.long1, b"G": m.double, b"X": m.text, b"(": m.mark, b")": m.empty_tuple,
         b"t": m.tuple_, b"\x85": m.tuple1, b"\x86": m.tuple2, b"\x87": m.tuple3, b"}": m.empty_dict,
         b"]": m.empty_list, b"a": m.append, b"e": m.appends, b"s": m.setitem, b"u": m.setitems, b"q": m.put8,
         b"r": m.put32, b"h": m.get8, b"j": m.get32, b"c": m.global_, b"R": m.reduce, b"b": m.build,
-        b"Q": m.persistent_id, b"\x81": m.new_object, b"U": m.short_bytes,
+        b"Q": m.persistent_id, b"\x81": m.new_object, b"U": m.short_bytes, **(more or {}),
     }  # fmt: skip
     return tuple(known.get(bytes([code]), m.unsupported) for code in range(256))
 
 
-_TABLE: Final = _table()
+Machine.table = instructions()

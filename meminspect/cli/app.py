@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from meminspect.sampling.interpreter import Interpreter
+
 __all__ = ["has_terminal", "open_app"]
 
 
@@ -24,8 +26,20 @@ def has_terminal() -> bool:
     return all(stream.isatty() for stream in streams) and os.environ.get("TERM") not in ("dumb", "", None)
 
 
-def open_app(ckpt: Path | None = None, captures: Sequence[Path] = ()) -> int:
+def open_app(
+    ckpt: Path | None = None,
+    captures: Sequence[Path] = (),
+    *,
+    python: Interpreter | None = None,
+    trust_pickle: bool = False,
+) -> int:
     """Run the app to its end.
+
+    Args:
+        ckpt: the checkpoint to begin with.
+        captures: captures to show instead.
+        python: what runs load in, unless the user chooses another; None for our own interpreter.
+        trust_pickle: whether they trust pickles.
 
     Raises:
         UsageError: this is no terminal.
@@ -37,7 +51,7 @@ def open_app(ckpt: Path | None = None, captures: Sequence[Path] = ()) -> int:
         )
     from meminspect.tui.app import MeminspectApp
 
-    app = MeminspectApp(ckpt, captures)
+    app = MeminspectApp(ckpt, captures, python=python, trust_pickle=trust_pickle)
     status = app.run()
     if app.fault is not None:
         raise RunError(app.fault.message, app.fault.hint)

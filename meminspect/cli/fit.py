@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +20,7 @@ from meminspect.capture.store import SUFFIX, CaptureReader
 from meminspect.cli import options, output
 from meminspect.cli.following import follow
 from meminspect.engine.fit import Fit, fit
-from meminspect.engine.limits import LEAST_BYTES
+from meminspect.engine.limits import LEAST_BYTES, require_limits
 from meminspect.engine.session import Session
 from meminspect.engine.spec import RunSpec
 from meminspect.errors import ExitCode
@@ -30,7 +32,7 @@ from meminspect.strategies.task import task_for
 from meminspect.units import format_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from meminspect.checkpoint import Checkpoint
     from meminspect.strategies import LoadOptions
@@ -75,9 +77,11 @@ def command(
     By bisection: every probe loads the checkpoint from a cold page cache under a limit, as `run --limit` does. The
     limit is for the whole process, so that theory's is the peak of the heap and what the process takes besides.
     """
+    require_limits()
     chosen = options.chosen_strategies(strategies)
     checkpoint = options.open_checkpoint(ckpt, demo=demo)
     task = task_for(checkpoint, load_options)
+    chosen = options.able_strategies(chosen, task)
     subject = read_subject(checkpoint, task.architecture, task.note)
     tolerance = tolerance or max(_TOLERANCE_BYTES, checkpoint.nbytes // _TOLERANCE_SHARE)
     folder = default_folder() if out is None else out
@@ -109,7 +113,7 @@ def command(
 
 def _search(found: Fit, checkpoint: Checkpoint, load_options: LoadOptions, folder: Path) -> bool:
     """Fill in what there is to be known; True where Ctrl-C has ended it."""
-    with tempfile.TemporaryDirectory(prefix="meminspect-fit-") as passing:
+    with _ending_in_order(), tempfile.TemporaryDirectory(prefix="meminspect-fit-") as passing:
 
         def probe(limit_bytes: int | None) -> dict[str, Any]:
             capture = Path(passing, f"{0 if limit_bytes is None else limit_bytes}-{len(found.probes)}{SUFFIX}")
@@ -125,6 +129,23 @@ def _search(found: Fit, checkpoint: Checkpoint, load_options: LoadOptions, folde
         finally:
             _keep(found, checkpoint, folder)
     return False
+
+
+@contextlib.contextmanager
+def _ending_in_order() -> Iterator[None]:
+    """Let a signal that would end us on the spot end the probe first, and remove what is passing."""
+
+    def leave(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    deadly = [one for one in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) == signal.SIG_DFL]  # not nohup's
+    for one in deadly:
+        signal.signal(one, leave)
+    try:
+        yield
+    finally:
+        for one in deadly:
+            signal.signal(one, signal.SIG_DFL)
 
 
 def _run(spec: RunSpec) -> dict[str, Any]:

@@ -110,13 +110,14 @@ def _dtypes(subject: Subject, *, decimal: bool) -> Iterator[RenderableType]:
 
 
 def _largest(checkpoint: Checkpoint, *, decimal: bool) -> Iterator[RenderableType]:
-    largest = heapq.nlargest(_TENSORS, checkpoint.tensors, key=lambda tensor: tensor.nbytes)
+    whole = (tensor for tensor in checkpoint.tensors if tensor.is_first)
+    largest = heapq.nlargest(_TENSORS, whole, key=lambda tensor: tensor.whole_nbytes)
     rows = [
         (
             tensor.name,
-            " × ".join(map(str, tensor.shape)) or "scalar",
+            " × ".join(map(str, tensor.whole_shape)) or "scalar",
             tensor.dtype,
-            format_bytes(tensor.nbytes, decimal=decimal),
+            format_bytes(tensor.whole_nbytes, decimal=decimal),
         )
         for tensor in largest
     ]

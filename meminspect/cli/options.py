@@ -7,19 +7,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from meminspect.checkpoint import read_checkpoint
 from meminspect.cli import output
+from meminspect.cli.environment import environment_options
 from meminspect.errors import UsageError
-from meminspect.strategies import CASTABLE, STRATEGIES, LoadOptions, find
+from meminspect.sampling.interpreter import OURS
+from meminspect.strategies import CASTABLE, QUANTISATIONS, READ_TO, STRATEGIES, LoadOptions, find
 from meminspect.units import parse_bytes, parse_count, parse_duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from meminspect.checkpoint import Checkpoint
+    from meminspect.sampling.interpreter import Interpreter
+    from meminspect.strategies import LoadTask
 
 __all__ = [
+    "able_strategies",
     "as_count",
     "as_limit",
     "as_size",
@@ -83,9 +89,9 @@ def checkpoint_options(verb: Verb) -> Verb:
 
 
 def load_options(verb: Verb) -> Callable[..., Any]:
-    """Add --device, --dtype and --init-dtype, handed over as `load_options`, a LoadOptions."""
+    """Add what says how to load, handed over as `load_options`, a LoadOptions."""
 
-    @click.option("--device", default="cpu", show_default=True, help="Where the loaded model shall be.")
+    @click.option("--device", default="cpu", show_default=True, help="Where the loaded model shall be: cpu or cuda.")
     @click.option("--dtype", type=click.Choice(CASTABLE), help="Its dtype.  [default: as stored]")
     @click.option(
         "--init-dtype",
@@ -94,9 +100,35 @@ def load_options(verb: Verb) -> Callable[..., Any]:
         show_default=True,
         help="The dtype in which a strategy that builds a model with random weights builds it.",
     )
+    @click.option(
+        "--read-to",
+        type=click.Choice(READ_TO),
+        default="device",
+        show_default=True,
+        help="With cuda: where a whole state dict is read to that is copied into the model.",
+    )
+    @click.option(
+        "--quantisation",
+        type=click.Choice(QUANTISATIONS),
+        default=QUANTISATIONS[0],
+        show_default=True,
+        help="What a strategy that quantises makes of the linear layers.",
+    )
+    @environment_options
     @functools.wraps(verb)
-    def gathered(*args: Any, device: str, dtype: str | None, init_dtype: str, **others: Any) -> Any:
-        return verb(*args, load_options=LoadOptions(device, dtype, init_dtype), **others)
+    def gathered(
+        *args: Any,
+        device: str,
+        dtype: str | None,
+        init_dtype: str,
+        read_to: str,
+        quantisation: str,
+        python: Interpreter | None,
+        trust_pickle: bool,
+        **others: Any,
+    ) -> Any:
+        chosen = LoadOptions(device, dtype, init_dtype, read_to, quantisation, trust_pickle, python or OURS)
+        return verb(*args, load_options=chosen, **others)
 
     return gathered
 
@@ -110,9 +142,22 @@ def strategies_option(verb: Verb) -> Verb:
         multiple=True,
         required=True,
         metavar="ID",
-        help=f"A way of loading, more than once or comma-separated; '{_ALL}' for each in turn: "
+        shell_complete=_completions,
+        help=f"A way of loading, more than once or comma-separated; '{_ALL}' for each that can load it, in turn: "
         f"{', '.join(STRATEGIES)}.",
     )(verb)
+
+
+def _completions(_: click.Context, __: click.Parameter, typed: str) -> list[CompletionItem]:
+    """The ids that what stands behind the last comma may become, with what each does."""
+    before, comma, beginning = typed.rpartition(",")
+    words = {_ALL: "each in turn"} if not comma else {}
+    words.update((id_, strategy.summary) for id_, strategy in STRATEGIES.items())
+    return [
+        CompletionItem(f"{before}{comma}{id_}", help=summary)
+        for id_, summary in words.items()
+        if id_.startswith(beginning)
+    ]
 
 
 def chosen_strategies(strategies: Sequence[str]) -> list[str]:
@@ -127,6 +172,23 @@ def chosen_strategies(strategies: Sequence[str]) -> list[str]:
     if not ids:
         raise UsageError("no strategy is named", f"choose from {', '.join(STRATEGIES)}, or {_ALL}")
     return [find(id_).id for id_ in dict.fromkeys(ids)]
+
+
+def able_strategies(chosen: list[str], task: LoadTask) -> list[str]:
+    """Of all strategies those that can load the task, with a note on each other; a choice among them is left as it is.
+
+    What is named is refused where it cannot be done; 'all' means what can be.
+    """
+    if chosen != list(STRATEGIES):
+        return chosen
+    reasons = {id_: strategy.why_not(task) for id_, strategy in STRATEGIES.items()}
+    able = [id_ for id_, why_not in reasons.items() if why_not is None]
+    if not able:
+        return chosen
+    for id_, why_not in reasons.items():
+        if why_not is not None:
+            output.status(f"note: {id_} is left out: {why_not}")
+    return able
 
 
 def json_option(verb: Verb) -> Verb:

@@ -49,6 +49,20 @@ _ASCII: Final = {
     "µ": "u",
     "±": "+/-",
     "’": "'",
+    # What charts and frames are drawn with.
+    **dict.fromkeys("█▉▊▋▌▍▎▏", "#"),
+    **dict.fromkeys("▁▂▃▄▅▆▇▐▕", "#"),
+    **dict.fromkeys("░▒▓", ":"),
+    **dict.fromkeys("─━═┄┈╌", "-"),
+    **dict.fromkeys("│┃║┆┊", "|"),
+    **dict.fromkeys("┌┐└┘├┤┬┴┼┿╭╮╰╯╞╡╪", "+"),
+    **dict.fromkeys("▾▼", "v"),
+    **dict.fromkeys("▲▴", "^"),
+    **dict.fromkeys("▶▸●", ">"),
+    "✗": "x",
+    "✓": "v",
+    "≥": ">=",
+    "≤": "<=",
 }
 _ERRORS: Final = "meminspect-ascii"
 

@@ -8,6 +8,7 @@ import click
 
 from meminspect.analysis.describe import plan_document
 from meminspect.analysis.prospect import prospect_of
+from meminspect.analysis.verdict import AIM_WORDS
 from meminspect.cli import options, output
 from meminspect.renderables.cards import checkpoint_card, machine_card, warnings_card
 from meminspect.renderables.plan_table import PlanTable
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from meminspect.analysis.plan import Plan
+    from meminspect.analysis.verdict import Aim
     from meminspect.strategies import LoadOptions
 
 __all__ = ["command"]
@@ -32,6 +34,12 @@ __all__ = ["command"]
     "--ram", callback=options.as_size, metavar="SIZE", help="Plan for this much free RAM instead of this machine's."
 )
 @click.option("--vram", callback=options.as_size, metavar="SIZE", help="Plan for this much free device memory.")
+@click.option(
+    "--by",
+    type=click.Choice(tuple(AIM_WORDS)),
+    help="Sort by, and recommend, the least heap, the least device memory, or what is soonest resident: by the bytes "
+    "to write, copy and touch until then.  [default: vram on a device, else heap]",
+)
 @options.decimal_option
 @options.json_option
 def command(
@@ -41,6 +49,7 @@ def command(
     demo: bool,
     ram: int | None,
     vram: int | None,
+    by: Aim | None,
     decimal: bool,
     as_json: bool,
 ) -> None:
@@ -49,7 +58,7 @@ def command(
     Only headers are read, nothing is loaded. Peaks are above the baseline: what the process takes before it loads.
     """
     checkpoint = options.open_checkpoint(ckpt, demo=demo)
-    prospect = prospect_of(checkpoint, load_options, ram_bytes=ram, vram_bytes=vram, decimal=decimal)
+    prospect = prospect_of(checkpoint, load_options, ram_bytes=ram, vram_bytes=vram, aim=by, decimal=decimal)
     subject, plan = prospect.subject, prospect.plan
     if as_json:
         output.print_json(plan_document(plan, subject.document, subject.machine.document()))
@@ -60,6 +69,8 @@ def command(
     console.print(machine_card(subject.machine, decimal=decimal))
     if ram is not None:
         console.print(safe(f"planned for {format_bytes(ram, decimal=decimal)} of usable RAM, as --ram says"))
+    if load_options.interpreter.python is not None:
+        console.print(safe(f"loading in {load_options.interpreter.words()}"))
     for line in (*warnings_card(subject), ""):
         console.print(line)
     table = PlanTable(plan, width=console.width, ascii_only=output.ascii_only(console), decimal=decimal)

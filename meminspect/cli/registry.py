@@ -13,6 +13,7 @@ __all__ = ["VERBS"]
 VERBS: Final[dict[str, str]] = {
     "inspect": "What a checkpoint is: layout, files, dtypes, tensors, file system.",
     "plan": "Which way of loading fits: every strategy's theory; nothing is loaded.",
+    "explain": "What a strategy does, step by step, and what to use instead.",
     "run": "Load with one or several strategies, and measure it.",
     "fit": "The smallest memory limit at which each strategy still completes.",
     "view": "The app on saved captures; several are compared.",

@@ -9,7 +9,7 @@ from meminspect.analysis.repeats import comparison, groups, repeated
 from meminspect.analysis.repeats import sentence as in_rounds
 from meminspect.analysis.steady import retained
 from meminspect.analysis.storage_words import storage_lines
-from meminspect.analysis.words import advice, bill, completed, sentence
+from meminspect.analysis.words import advice, bill, completed, no_pools, sentence
 from meminspect.cli import output
 from meminspect.renderables.results import chart, repeats_table, result_table
 from meminspect.renderables.texts import safe
@@ -36,7 +36,7 @@ def show(runs: Sequence[Run], *, decimal: bool) -> None:
         if run["bill"]:
             console.print(safe(f"  = {bill(run, decimal=decimal)}", "quiet"))
             kept = retained(run, decimal=decimal)
-            for line in (*storage_lines(run, decimal=decimal), *([kept] if kept else [])):
+            for line in filter(None, (*storage_lines(run, decimal=decimal), kept, no_pools(run))):
                 console.print(safe(f"  {line}", "quiet"))
         if run.get("better") and run["better"]["strategy"] not in tried:
             console.print(safe(f"  → {advice(run, decimal=decimal)}", "answer"))

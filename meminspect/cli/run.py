@@ -35,7 +35,13 @@ _OF_MEMORY = ("oom_killed", "out_of_memory")
 @options.checkpoint_options
 @options.strategies_option
 @options.load_options
-@click.option("--repeat", type=click.IntRange(1, 1000), default=1, show_default=True, help="Runs of each, interleaved.")
+@click.option(
+    "--repeat",
+    type=click.IntRange(1, 1000),
+    default=1,
+    show_default=True,
+    help="Rounds: all take turns, and who goes first changes.",
+)
 @click.option("--cold", is_flag=True, help="Drop the checkpoint from the page cache before each run.")
 @click.option("--warm", is_flag=True, help="Read the checkpoint into the page cache before each run.")
 @click.option(
@@ -85,6 +91,7 @@ def command(
     cache = _cache(cold=cold, warm=warm)
     checkpoint = options.open_checkpoint(ckpt, demo=demo)
     task = task_for(checkpoint, load_options)
+    chosen = options.able_strategies(chosen, task)
     subject = read_subject(checkpoint, task.architecture, task.note)
     asked = RunSpec(
         checkpoint.path, chosen[0], Path(), load_options, force=force, cache=cache, limit_bytes=limit, forward=forward,
@@ -136,10 +143,16 @@ def _specs(asked: RunSpec, chosen: Sequence[str], out: Path | None) -> Iterator[
             raise UsageError(f"--out {out} exists already", "name another file, or remove it")
     folder = default_folder() if out is None else out
     for index in range(1, repeat + 1):  # in turn, so that a change of the machine's mood meets all strategies alike
-        for strategy in chosen:
+        for strategy in _turns(chosen, index):
             name = f"{strategy}-{index}" if repeat > 1 else strategy
             capture = folder if one_file else new_path(folder, asked.checkpoint, name)
             yield replace(asked, strategy=strategy, capture=capture, repeat_index=index)
+
+
+def _turns(chosen: Sequence[str], index: int) -> list[str]:
+    """A round's order: each takes every place in turn, so that what it is to run first, or last, is not one's own."""
+    first = (index - 1) % len(chosen)
+    return [*chosen[first:], *chosen[:first]]
 
 
 def _run(spec: RunSpec) -> bool:

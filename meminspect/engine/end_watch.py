@@ -65,7 +65,7 @@ class EndWatch:
             ceiling = self._ceilings.of_allocation()
         else:
             ceiling = self._ceilings.tightest()
-        held = None if kill is None else kill.reading
+        held = None if kill is None or kill.reading is None else kill.reading.resident
         return explain(
             status, state, Circumstances(ending, evidence, self._oom.can_tell, ceiling, self.timeout_s, held)
         )

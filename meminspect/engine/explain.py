@@ -14,7 +14,7 @@ from meminspect.units import format_bytes, format_duration
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from meminspect.capture.records import Reading
+    from meminspect.capture.records import Resident
     from meminspect.engine.ceiling import Ceiling
     from meminspect.engine.oom import Evidence
     from meminspect.engine.worker_state import InUse, WorkerState
@@ -30,6 +30,9 @@ _SOMEBODY: Final = (
 _NOBODY_KNOWS: Final = "neither the kernel's log nor a counter of OOM kills can be read here, so who sent it is unknown"
 
 # torch's CPU allocator (c10/core/impl/alloc_cpu.cpp), its mappings (aten/src/ATen/MapAllocator.cpp), numpy's arrays.
+# What torch's safe unpickler says of a class or function that it does not know (torch/_weights_only_unpickler.py).
+_UNTRUSTED: Final = re.compile(r"(?:GLOBAL|Unsupported class) ([\w.]+)")
+
 _ASKED: Final = re.compile(r"(?:tried to allocate|unable to mmap) (\d+) bytes")
 
 
@@ -51,7 +54,7 @@ class Circumstances:
     can_tell: bool = True
     ceiling: Ceiling | None = None
     timeout_s: float | None = None
-    held: Reading | None = None
+    held: Resident | None = None
 
 
 class _Cause(NamedTuple):
@@ -168,12 +171,21 @@ def _cause(status: int, state: WorkerState, known: Circumstances) -> _Cause:
 
 def _raised(failure: Mapping[str, str], ceiling: Ceiling | None) -> _Cause:
     """What the loading code raised."""
+    if failure["type"] == "UnpicklingError" and "weights_only" in failure["message"]:
+        return _Cause("failed", _untrusted(failure["message"]))
     words, asked = f"{failure['type']}: {failure['message']}", _ASKED.search(failure["message"])
     if failure["kind"] == "out_of_memory":
         under = "" if ceiling is None else f" under {ceiling.words}"
         why = f"an allocation of {format_bytes(int(asked[1]))} failed" if asked else "an allocation failed"
         words = f"{why}{under} ({failure['type']})" if asked or not failure["message"] else f"{why}{under} ({words})"
     return _Cause(failure["kind"], words[:TEXT_LIMIT])
+
+
+def _untrusted(message: str) -> str:
+    """What torch has refused to run, and which option makes it."""
+    found = _UNTRUSTED.search(message)
+    what = shown(found[1]) if found else "what is in this pickle"
+    return f"torch.load does not run {what} with weights_only=True: --trust-pickle makes it, if you trust the file"
 
 
 def _killed(known: Circumstances) -> _Cause:
@@ -199,9 +211,15 @@ def _use(state: WorkerState, in_use: InUse | None, ceiling: Ceiling | None, caus
     if in_use is None:
         seen = "" if state.last is None else f", last seen at {format_bytes(state.last.rss_bytes)} RSS"
         return f"{seen}{under}"
-    heap, file, pinned = (format_bytes(max(0, nbytes)) for nbytes in in_use[:3])
-    more = f", {pinned} pinned" if in_use.pinned_bytes > 0 else ""
-    return f", with {heap} heap and {file} file{more} in use above the baseline{under}"
+    return f", with {_held(in_use)} in use above the baseline{under}"
+
+
+def _held(in_use: InUse) -> str:
+    if in_use.heap_bytes is None or in_use.file_bytes is None:
+        return format_bytes(max(0, in_use.rss_bytes))
+    heap, file, pinned = (format_bytes(max(0, nbytes or 0)) for nbytes in in_use[1:4])
+    more = f", {pinned} pinned" if (in_use.pinned_bytes or 0) > 0 else ""
+    return f"{heap} heap and {file} file{more}"
 
 
 def _signal_name(number: int) -> str:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import threading
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from meminspect.capture.records import Sample
-from meminspect.sampling.procfs import ProcessGone, ProcessMemory, parse_sizes, parse_status
+from meminspect.sampling.process import process_books
+from meminspect.sampling.procfs import ProcessGone, parse_sizes, parse_status
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +34,7 @@ class _Raw(NamedTuple):
     """A sample as the kernel has written it."""
 
     t_ns: int
-    sizes: bytes  # of `ProcessMemory.sizes`, or of `ProcessMemory.status` where the sample is a whole one
+    sizes: bytes | int  # of `ProcessBooks.sizes`, or of `ProcessBooks.status` where the sample is a whole one
     others: tuple[int | None, ...] | None = None  # of a whole sample: reads, faults and the device
 
 
@@ -53,7 +55,7 @@ class Sampler(threading.Thread):
         self.max_gap_ns = 0
         self.last_rss_bytes: int | None = None
         self.group_file_bytes: int | None = None  # the most page cache that was charged to the group
-        self._memory = ProcessMemory(pid)
+        self._memory = process_books(pid)
         self._vram_used_bytes = vram_used_bytes
         self._group = group
         self._pinned_bytes = self._swap_bytes = 0  # as the last whole sample had them
@@ -69,6 +71,10 @@ class Sampler(threading.Thread):
         return samples
 
     def _sample(self, raw: _Raw) -> Sample:
+        if isinstance(raw.sizes, int):  # the total alone
+            self.last_rss_bytes = raw.sizes
+            vram_used_bytes = None if raw.others is None else raw.others[-1]
+            return Sample(raw.t_ns, *(None,) * 5, vram_used_bytes=vram_used_bytes, total_bytes=raw.sizes)
         if raw.others is None:
             heap_bytes, shared_bytes = parse_sizes(raw.sizes)
             # What it shares is files' pages, but for the little of other kinds that the last whole sample told of.
@@ -87,7 +93,8 @@ class Sampler(threading.Thread):
     def run(self) -> None:
         """The sampling loop; what goes wrong in it is kept in `failure` for whoever joins."""
         with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+            if sys.platform == "linux":  # elsewhere that is no thread's number, but may be a stranger's
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         try:
             with self._memory:
                 self._loop()

@@ -13,7 +13,6 @@ from meminspect.capture.store import CaptureReader
 from meminspect.engine.cancellation import CANCEL
 from meminspect.engine.ceiling import recorded_ceiling
 from meminspect.engine.explain import explain_lost
-from meminspect.engine.support import require_measurable
 from meminspect.engine.worker_state import WorkerState
 from meminspect.errors import CaptureError, RunError
 
@@ -59,7 +58,8 @@ class Standby:
         A worker under a limit has to be born inside it.
         """
         process = self._process
-        if process is None or spec.python != self._python or spec.limit_bytes is not None or process.poll() is not None:
+        other = spec.options.interpreter.executable != self._python or spec.limit_bytes is not None
+        if process is None or other or process.poll() is not None:
             self.close()
             return None
         self._process = None
@@ -119,7 +119,10 @@ class Session:
         if not capture.exists() or not capture.stat().st_size:
             with contextlib.suppress(OSError):
                 capture.unlink()
-            raise CaptureError(said or f"the supervisor ended with exit status {status} before it began the capture")
+            raise CaptureError(
+                said or f"the supervisor ended with exit status {status} before it began the capture",
+                "is its place full or read-only? name another with --out",
+            )
         last_line = said.splitlines()[-1] if said else ""
         try:
             with CaptureReader(capture) as reader:
@@ -133,7 +136,6 @@ class Session:
 
 
 def _supervisor() -> subprocess.Popen[str]:
-    require_measurable()
     path = "\n".join(entry or os.getcwd() for entry in sys.path)  # noqa: PTH109 - sys.path is text
     try:
         return subprocess.Popen(  # noqa: S603 - our own interpreter and module
@@ -192,10 +194,12 @@ def conclude(capture: CaptureReader, said: str = "") -> bool:
 
 
 def _alive(pid: int | None) -> bool:
+    import psutil
+
     if pid is None:
         return False
     try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:  # noqa: PTH123 - procfs
-            return b"meminspect.engine.supervisor" in file.read()
-    except OSError:
+        command: list[str] = psutil.Process(pid).cmdline()  # type: ignore[no-untyped-call]
+    except psutil.Error:
         return False
+    return any("meminspect.engine.supervisor" in argument for argument in command)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +26,6 @@ class RunSpec:
     capture: Path
     options: LoadOptions = field(default_factory=LoadOptions)
     force: bool = False  # run although it is predicted not to fit
-    python: str = sys.executable  # the interpreter of the worker
     cache: CacheState | None = None  # the checkpoint in the page cache at the start; None: as it is
     limit_bytes: int | None = None  # of memory, for the worker and what it starts; None: the machine's
     timeout_s: float | None = None  # from the moment the worker is told to begin; None: as long as it takes
@@ -46,6 +44,6 @@ class RunSpec:
         fields.update(
             checkpoint=Path(fields["checkpoint"]),
             capture=Path(fields["capture"]),
-            options=LoadOptions(**fields["options"]),
+            options=LoadOptions.from_document(fields["options"]),
         )
         return RunSpec(**fields)

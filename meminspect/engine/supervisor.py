@@ -39,6 +39,7 @@ from meminspect.sampling.machine import read_machine
 from meminspect.sampling.mounted import file_system_of
 from meminspect.sampling.nvml import open_nvml
 from meminspect.sampling.page_cache import cached_fraction
+from meminspect.sampling.procfs import why_no_pools
 from meminspect.strategies import find
 from meminspect.strategies.task import task_for
 
@@ -125,6 +126,7 @@ def _run(
     )
     writer.fact("machine", machine.document())
     writer.fact("vram", {"reason": opening.why_no_readings()})
+    writer.fact("pools", {"reason": why_no_pools()})
     writer.fact("theory", theory_document(theory))
     writer.fact("plan", {"work_bytes": theory.work_bytes, "usable_bytes": machine.usable_bytes})
     writer.fact("recipe", strategy.recipe(task))
@@ -175,7 +177,7 @@ def _loaded(
         try:
             # One that waited may have been killed meanwhile: it was nobody's loss.
             fit = waiting is not None and waiting.alive and limited is None  # a limit's worker is born inside it
-            worker = waiting if waiting is not None and fit else _spawned(stack, spec.python, limited)
+            worker = waiting if waiting is not None and fit else _spawned(stack, spec, limited)
         except subprocess.SubprocessError:
             return outcome_document(
                 "refused", "no memory limit can be set: the worker may not be moved into its cgroup"
@@ -202,8 +204,8 @@ def _advise(spec: RunSpec, writer: CaptureWriter, task: LoadTask, machine: Machi
     writer.fact("better", better_than(spec.strategy, task, ram_bytes, machine.largest_mapping_bytes))
 
 
-def _spawned(stack: contextlib.ExitStack, python: str, limited: Confinement | None) -> WorkerProcess:
-    return stack.enter_context(WorkerProcess(python, limited))
+def _spawned(stack: contextlib.ExitStack, spec: RunSpec, limited: Confinement | None) -> WorkerProcess:
+    return stack.enter_context(WorkerProcess(spec.options.interpreter.executable, limited))
 
 
 def _prepared(spec: RunSpec, writer: CaptureWriter, task: LoadTask, cancellation: Cancellation) -> str:

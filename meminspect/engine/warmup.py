@@ -24,7 +24,7 @@ __all__ = ["tiny_twin"]
 _GENERATION: Final = "warm-up-1"  # counts up when what is written changes
 _WRITERS: Final = {
     "meta": "meta", "safetensors": "safetensors", "safetensors-sharded": "safetensors", "torch": "bin",
-    "torch-sharded": "bin", "litgpt": "bin",
+    "torch-sharded": "bin", "litgpt": "litgpt", "per-tensor": "per-tensor", "dcp": "dcp", "gguf": "gguf",
 }  # fmt: skip
 _SHARDED: Final = "-sharded"
 
@@ -44,7 +44,8 @@ def tiny_twin(task: LoadTask) -> Iterator[Path]:
         fits = False
     if not fits:
         # The same files with another model's tensors: what is warmed up is torch and the reader of the layout.
-        architecture, naming = "llama", naming_for("llama", layout)
+        architecture = "litgpt" if layout == "litgpt" else "llama"
+        naming = naming_for(architecture, layout)
     name = f"{layout}-{shards}-{architecture}-{naming}-{dtype}"
     with contextlib.ExitStack() as stack:
         folder = _cache() / _GENERATION / name

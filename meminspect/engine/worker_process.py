@@ -18,7 +18,8 @@ import meminspect
 from meminspect.capture.records import LogLine
 from meminspect.capture.ring import RingReader, create_ring
 from meminspect.errors import RunError
-from meminspect.sampling.procfs import ProcessGone, ProcessMemory
+from meminspect.sampling.process import process_books
+from meminspect.sampling.procfs import ProcessGone
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -103,11 +104,10 @@ class WorkerProcess:
     def held_bytes(self) -> int:
         """What it keeps from others: its memory but for the pages of files, which are there for everybody."""
         try:
-            with ProcessMemory(self.pid) as memory:
-                reading = memory.reading()
+            with process_books(self.pid) as memory:
+                return memory.unshared_bytes()
         except ProcessGone:
             return 0
-        return reading.heap_bytes + reading.pinned_bytes
 
     def start(self, wanted: Mapping[str, object]) -> None:
         """Hand over the specification that `worker.main` reads; a worker that has died is not told."""

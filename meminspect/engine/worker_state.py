@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from meminspect.capture.records import EventKind, Reading
+from meminspect.capture.records import EventKind
 
 if TYPE_CHECKING:
-    from meminspect.capture.records import Event, Sample
+    from meminspect.capture.records import Event, Resident, Sample
 
 __all__ = ["InUse", "WorkerState"]
 
@@ -16,11 +16,12 @@ _NEVER: Final = -1
 
 
 class InUse(NamedTuple):
-    """Bytes above the baseline."""
+    """Bytes above the baseline; None where the system does not tell."""
 
-    heap_bytes: int
-    file_bytes: int
-    pinned_bytes: int
+    rss_bytes: int
+    heap_bytes: int | None
+    file_bytes: int | None
+    pinned_bytes: int | None
     swap_bytes: int | None
 
 
@@ -32,9 +33,9 @@ class WorkerState:
         self.reports: dict[str, Any] = {}
         self.last_words = ""  # the last line on stderr
         self.mark = ""  # the tensor being worked on that no event tells of yet
-        self.last: Reading | None = None
+        self.last: Resident | None = None
         self._last_ns = _NEVER
-        self._baseline: Reading | None = None
+        self._baseline: Resident | None = None
         self._baseline_ns = _NEVER
         self._swap_bytes: int | None = None
         self._swap_before_bytes: int | None = None
@@ -48,7 +49,7 @@ class WorkerState:
     def apply(self, event: Event) -> None:
         """Take one event into account."""
         if event.reading is not None:
-            self._read(event.t_ns, event.reading)
+            self._read(event.t_ns, event.reading.resident)
         if event.kind is EventKind.PHASE:
             self.phase = event.name
         elif event.kind is EventKind.BEGIN:
@@ -58,16 +59,18 @@ class WorkerState:
         elif event.kind is EventKind.REPORT:
             self.reports[event.name] = json.loads(event.detail)
         elif event.kind is EventKind.READING and event.name == "baseline":
-            self._baseline, self._baseline_ns = event.reading, event.t_ns
+            # Where the worker cannot see it itself, what was seen last from outside is what it began with.
+            self._baseline = self.last if event.reading is None else event.reading.resident
+            self._baseline_ns = event.t_ns
 
     def sampled(self, sample: Sample) -> None:
         """Take what was seen from outside into account; samples come in order, before or after the events."""
-        self._read(sample.t_ns, Reading(*sample[1:4], sample.high_water_bytes or 0))
+        self._read(sample.t_ns, sample.resident)
         self._swap_bytes = sample.swap_bytes
         if self._baseline is None or sample.t_ns <= self._baseline_ns:
             self._swap_before_bytes = sample.swap_bytes
 
-    def in_use(self, exact: Reading | None = None) -> InUse | None:
+    def in_use(self, exact: Resident | None = None) -> InUse | None:
         """What it held when it was last looked at; None before there was a baseline.
 
         Args:
@@ -77,13 +80,8 @@ class WorkerState:
         if base is None or held is None:
             return None
         swap, before = self._swap_bytes, self._swap_before_bytes
-        return InUse(
-            held.heap_bytes - base.heap_bytes,
-            held.file_bytes - base.file_bytes,
-            held.pinned_bytes - base.pinned_bytes,
-            None if swap is None or before is None else swap - before,
-        )
+        return InUse(*held.above(base), None if swap is None or before is None else swap - before)
 
-    def _read(self, t_ns: int, reading: Reading) -> None:
+    def _read(self, t_ns: int, held: Resident) -> None:
         if t_ns >= self._last_ns:
-            self._last_ns, self.last = t_ns, reading
+            self._last_ns, self.last = t_ns, held

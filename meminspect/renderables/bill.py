@@ -30,6 +30,8 @@ _BAR_BESIDE_HINTS: Final = 16  # columns that explanations leave to the bars, or
 _HINTS: Final = {
     Item.FLOOR: "what the model must occupy",
     Item.UPCAST: "built wider than need be",
+    Item.QUANTISED: "of what it must occupy",
+    Item.DETOUR: "until it is quantised",
     Item.DUPLICATE: "beside the model",
     Item.SHARD: "one file at a time",
     Item.BESIDE: "optimizer state and such",
@@ -70,6 +72,8 @@ class _Line(NamedTuple):
 def bill_lines(run: Run, *, width: int, decimal: bool) -> list[Text]:
     """The bill of a run beside theory's: an item a line to scale, then what nothing explains, then the total.
 
+    It is the host's: of a device nobody measures the items.
+
     Args:
         run: the run's document (`analysis.run.run_document`).
         width: columns.
@@ -98,7 +102,7 @@ def _paired(measured: Sequence[Mapping[str, Any]] | None, theory: Sequence[Mappi
 
 
 def _by_item(lines: Sequence[Mapping[str, Any]] | None) -> dict[tuple[str, str], int]:
-    return {(line["item"], line["pool"] or ""): line["bytes"] for line in lines or ()}
+    return {(line["item"], line["pool"] or ""): line["bytes"] for line in lines or () if line["pool"] != "vram"}
 
 
 class _Picture:

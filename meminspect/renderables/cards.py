@@ -38,6 +38,7 @@ def checkpoint_card(subject: Subject, *, decimal: bool) -> list[Text]:
     cached = "share in page cache not available" if fraction is None else f"{format_share(fraction)} in page cache"
     second = (
         document["architecture"] or "unknown architecture",
+        *filter(None, [document["quantisation"]]),
         f"{format_count(document['parameters'])} parameters",
         f"{document['file_system'] or 'file system not available'}, {cached}",
     )

@@ -9,7 +9,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from meminspect.analysis.steady import retained
-from meminspect.analysis.words import OUTCOME_WORDS, PHASE_WORDS, advice, completed, excess, sentence, times
+from meminspect.analysis.words import OUTCOME_WORDS, PHASE_WORDS, advice, completed, excess, no_pools, sentence, times
 from meminspect.renderables.texts import safe
 from meminspect.text import shown
 from meminspect.units import format_bytes, format_duration, format_moment, format_rate
@@ -77,6 +77,9 @@ def _progress(view: RunView, width: int) -> Text:
 
 def _memory(view: RunView, width: int) -> Text:
     theory = "" if view.theory_bytes is None else f" of {format_bytes(view.theory_bytes)} predicted"
+    if not view.tells_pools:
+        held = f"in memory {format_bytes(max(view.held.total_bytes, 0))}, of no known pool"
+        return Text.assemble(("▒ ", "undivided"), f"{held}{_SEPARATOR}peak {format_bytes(view.peak_bytes)}{theory}")
     line = Text.assemble(
         ("█ ", "heap"), f"heap {format_bytes(max(view.held.heap_bytes, 0))}{_SEPARATOR}",
         ("░ ", "file"), f"file {format_bytes(max(view.held.file_bytes, 0))}{_SEPARATOR}",
@@ -94,7 +97,9 @@ def _baseline(view: RunView) -> list[str]:
 
 def _ended(view: RunView, run: dict[str, Any], width: int) -> list[Text]:
     lines = [safe(f"{sentence(run, decimal=False)}.", "answer" if completed(run) else "trouble")]
-    lines += [safe(words) for words in (excess(run, decimal=False), retained(run, decimal=False)) if words]
+    lines += [
+        safe(words) for words in (no_pools(run), excess(run, decimal=False), retained(run, decimal=False)) if words
+    ]
     better = advice(run, decimal=False)
     if better:
         lines.append(Text.assemble(("→ ", "answer"), safe(f"{better} (i: recipe)")))

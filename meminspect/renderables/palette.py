@@ -11,6 +11,7 @@ STYLES: Final[dict[str, str]] = {
     "heap": "blue",
     "file": "cyan",
     "pinned": "blue",
+    "undivided": "none",
     "vram": "magenta",
     "theory": "white",
     "ceiling": "yellow",

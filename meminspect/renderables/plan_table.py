@@ -26,7 +26,9 @@ _VERDICT_WIDTH = max(map(len, VERDICT_WORDS.values()))
 _LEAST_BAR = 8  # columns; on a narrower terminal the numbers have to do
 _MOST_BAR = 60
 _MARK, _NO_MARK = "★ ", "  "
-_POOLS = ("heap", "file", "pinned")
+_POOLS = {
+    "heap": "heap_bytes", "file": "file_bytes", "pinned": "pinned_bytes", "vram": "vram_allocated_bytes",
+}  # fmt: skip
 
 
 class PlanTable:
@@ -142,5 +144,5 @@ class PlanTable:
 
 
 def _peak(theory: Theory, pool: str) -> int:
-    nbytes: int | None = getattr(theory.peak, f"{pool}_bytes")
+    nbytes: int | None = getattr(theory.peak, _POOLS[pool])
     return nbytes or 0

@@ -20,6 +20,7 @@ class Glyphs(NamedTuple):
     partial: str  # of one to seven eighths
     pinned: str
     file: str
+    undivided: str  # of no known pool
     theory: str
     ceiling: str
     crossed: str  # the ceiling, where the data go beyond it
@@ -39,8 +40,8 @@ class Glyphs(NamedTuple):
     cut: str
 
 
-UNICODE: Final = Glyphs("█", "▁▂▃▄▅▆▇", "▓", "░", "·", "─", "┿", "▲", "▾", "✗", "╎", "┊", *"│┤└─┬┴┼│…")
-ASCII: Final = Glyphs("#", "___####", "%", ":", ".", "-", "+", "^", "v", "x", "!", ";", *"|++-+'+|~")
+UNICODE: Final = Glyphs("█", "▁▂▃▄▅▆▇", "▓", "░", "▒", "·", "─", "┿", "▲", "▾", "✗", "╎", "┊", *"│┤└─┬┴┼│…")
+ASCII: Final = Glyphs("#", "___####", "%", ":", "=", ".", "-", "+", "^", "v", "x", "!", ";", *"|++-+'+|~")
 
 
 class Scale(NamedTuple):
@@ -82,12 +83,13 @@ def stack(column: Column | None, scale: Scale, rows: int, glyphs: Glyphs) -> lis
     """
     if column is None:
         return []
-    heap, file, pinned, _, _ = column
+    heap, file, pinned, _, _, undivided = column
     shades = [
         (top, char, style)
         for nbytes, top, char, style in (
             (pinned, heap + pinned, glyphs.pinned, "pinned"),
             (file, heap + pinned + file, glyphs.file, "file"),
+            (undivided, undivided, glyphs.undivided, "undivided"),  # where there are no others
         )
         if scale.eighths(nbytes)
     ]

@@ -48,6 +48,7 @@ class Picture:
     died_ns: int | None = None  # where the run died
     vram_total_bytes: int | None = None  # of the device: draws its lane
     vram_note: str = ""  # why there is no lane, in one line
+    timed: bool = True  # whether the width stands for time, so that moments are written below it
 
 
 def axis_for(peaks: Iterable[int], ceiling_bytes: int | None) -> int:
@@ -106,14 +107,14 @@ def _layout(picture: Picture, width: int, height: int) -> _Layout:
     lane = picture.vram_total_bytes is not None and height >= _LANE_FROM
     lane_rows = min(max(height // 4, 2), 4) if lane else 0
     note = bool(picture.vram_note) and picture.vram_total_bytes is None and height >= _NOTE_FROM
-    phases, below = height >= _PHASES_FROM, height >= _TIMES_BELOW_FROM
+    phases, below = height >= _PHASES_FROM, picture.timed and height >= _TIMES_BELOW_FROM
     rows = height - 1 - phases - below - lane_rows - note
     scale = Scale(max(picture.axis_bytes, 1), rows - (height >= _TIMES_FROM))
     axis = byte_axis(*scale)
     left = max(map(len, (axis.unit, "VRAM" if lane else "", *(text for _, text in axis.labels)))) + 2
     beside = [*(text for _, text, _ in _levels(picture, axis)), *_device_texts(picture, 0)]
     right = max((len(text) + 1 for text in beside), default=0) if width >= _MARGIN_FROM else 0
-    time_row = rows + 2 if below else rows if height >= _TIMES_FROM else None
+    time_row = rows + 2 if below else rows if picture.timed and height >= _TIMES_FROM else None
     return _Layout(
         axis, width, height, left, width - left - right, rows, scale, rows + 1 if phases else None, time_row,
         lane_rows, height - 1 if note else None,

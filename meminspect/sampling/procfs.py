@@ -5,21 +5,24 @@ Standard library only and without allocation to speak of: the worker reads itsel
 
 from __future__ import annotations
 
+import functools
 import os
 from typing import TYPE_CHECKING, Final
 
 from meminspect.capture.records import Reading
+from meminspect.text import listed
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from typing_extensions import Self
 
-__all__ = ["ProcessGone", "ProcessMemory", "parse_sizes", "parse_status"]
+__all__ = ["ProcessGone", "ProcessMemory", "parse_sizes", "parse_status", "why_no_pools"]
 
 _KIB: Final = 1024
 _PAGE_BYTES: Final = os.sysconf("SC_PAGESIZE")
 _MOST_BYTES: Final = 64 << 10  # a user in hundreds of groups has a long status
+_LABELS: Final = ("VmHWM", "RssAnon", "RssFile", "RssShmem", "VmSwap")  # Linux has them all since 4.5
 _HIGH_WATER: Final = b"\nVmHWM:"
 _NO_PAGES: Final = b"0 "
 _RESET_HIGH_WATER: Final = b"5"  # man 5 proc, /proc/pid/clear_refs
@@ -132,6 +135,15 @@ class ProcessMemory:
         fields = self._read(self._stat).rpartition(b")")[2].split()
         return int(fields[7]), int(fields[9])
 
+    def unshared_bytes(self) -> int:
+        """What the process keeps from others: its memory but for the pages of files, which are there for everybody.
+
+        Raises:
+            ProcessGone: the process has ended.
+        """
+        reading = self.reading()
+        return reading.heap_bytes + reading.pinned_bytes
+
     def close(self) -> None:
         """Close the descriptors."""
         for descriptor in (self._status, self._statm, self._stat, self._io, self._clear_refs):
@@ -156,6 +168,18 @@ class ProcessMemory:
         if not text:
             raise ProcessGone
         return text
+
+
+@functools.cache
+def why_no_pools() -> str:
+    """Why this system does not tell a process's heap, file and pinned memory apart; empty where it does."""
+    try:
+        with ProcessMemory("self") as memory:
+            status = memory.status()
+    except (ProcessGone, OSError):
+        return "this system has no /proc/PID/status, which tells heap, file and pinned memory apart on Linux"
+    missing = [label for label in _LABELS if f"\n{label}:".encode() not in status]
+    return f"/proc/PID/status lacks {listed(missing)} here" if missing else ""
 
 
 def parse_sizes(statm: bytes) -> tuple[int, int]:

@@ -5,22 +5,47 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from meminspect.errors import UsageError
-from meminspect.strategies import meta_assign, mmap_assign, naive, sharded
+from meminspect.strategies import (
+    adapters,
+    direct_device,
+    init_module,
+    lazy,
+    lazy_quantize,
+    meta_assign,
+    mmap_assign,
+    naive,
+    naive_cast,
+    per_tensor_files,
+    quantize_after,
+    sequential,
+    sharded,
+    skip_init,
+)
 from meminspect.strategies.strategy import Strategy
-from meminspect.strategies.task import CASTABLE, LoadOptions, LoadTask
+from meminspect.strategies.task import CASTABLE, QUANTISATIONS, READ_TO, LoadOptions, LoadTask
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["CASTABLE", "STRATEGIES", "LoadOptions", "LoadTask", "Strategy", "find"]
+__all__ = ["CASTABLE", "QUANTISATIONS", "READ_TO", "STRATEGIES", "LoadOptions", "LoadTask", "Strategy", "find"]
 
 STRATEGIES: Final[Mapping[str, Strategy]] = {
     strategy.id: strategy
     for strategy in (
         mmap_assign.STRATEGY,
+        lazy.STRATEGY,
         meta_assign.STRATEGY,
+        per_tensor_files.STRATEGY,
+        init_module.STRATEGY,
+        skip_init.STRATEGY,
         sharded.STRATEGY,
+        sequential.STRATEGY,
+        direct_device.STRATEGY,
+        naive_cast.STRATEGY,
         naive.STRATEGY,
+        adapters.STRATEGY,
+        lazy_quantize.STRATEGY,
+        quantize_after.STRATEGY,
     )
 }
 

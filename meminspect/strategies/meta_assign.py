@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from meminspect.capture.records import Pool
-from meminspect.strategies import recipes, steps
+from meminspect.strategies import dcp_lines, own_readers, recipes, steps
+from meminspect.strategies.sources import Sources
 from meminspect.strategies.strategy import Strategy
 from meminspect.theory.ledger import Item
 
@@ -19,18 +20,25 @@ __all__ = ["STRATEGY"]
 
 
 def _recipe(task: LoadTask) -> str:
+    if task.checkpoint.layout == own_readers.DCP:
+        return recipes.recipe(
+            dcp_lines.header(task), recipes.meta_build(task), dcp_lines.fill(task), dcp_lines.assign(task)
+        )
     return recipes.recipe(
         recipes.header(task),
         recipes.meta_build(task),
         recipes.read_all(task, recipes.read_one(task, owned=True)),
-        recipes.cast(task),
+        recipes.convert(task),
         "model.load_state_dict(state_dict, assign=True)\ndel state_dict",
     )
 
 
 def _ledger(task: LoadTask) -> Iterator[Step]:
-    moves = task.checkpoint.parallel_files or task.casts
-    sources = steps.Sources(Pool.HEAP, Item.STAGING if moves else Item.FLOOR)
+    if task.checkpoint.layout == own_readers.DCP:
+        yield from dcp_lines.fill_chunks(task)
+        yield from steps.assign(task)
+        return
+    sources = Sources(Pool.HEAP, Item.STAGING if steps.remakes(task) else Item.FLOOR)
     yield from steps.read(task, sources)
     yield from steps.into_final_form(task, sources)
     yield from steps.assign(task)
@@ -44,4 +52,5 @@ STRATEGY = Strategy(
     recipe=_recipe,
     ledger=_ledger,
     maps=lambda _: False,
+    own_readers=frozenset({own_readers.DCP}),
 )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from meminspect.capture.records import Pool
-from meminspect.strategies import recipes, steps
+from meminspect.strategies import own_readers, recipes, steps
+from meminspect.strategies.sources import Sources
 from meminspect.strategies.strategy import Strategy
 from meminspect.theory.ledger import Item
 
@@ -23,14 +24,13 @@ def _recipe(task: LoadTask) -> str:
         recipes.header(task),
         recipes.meta_build(task),
         recipes.read_all(task, recipes.read_one(task, mapped=True)),
-        recipes.cast(task),
+        recipes.convert(task),
         "model.load_state_dict(state_dict, assign=True)\ndel state_dict",
     )
 
 
 def _ledger(task: LoadTask) -> Iterator[Step]:
-    moves = task.checkpoint.parallel_files or task.casts
-    sources = steps.Sources(Pool.FILE, Item.STAGING if moves else Item.FLOOR)
+    sources = Sources(Pool.FILE, Item.STAGING if steps.remakes(task) else Item.FLOOR)
     yield from steps.read(task, sources)
     yield from steps.into_final_form(task, sources)
     yield from steps.assign(task)
@@ -45,4 +45,5 @@ STRATEGY = Strategy(
     recipe=_recipe,
     ledger=_ledger,
     maps=lambda _: True,
+    own_readers=frozenset({own_readers.GGUF}),
 )

@@ -2,12 +2,48 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from meminspect.strategies.own_readers import GGUF
 
 if TYPE_CHECKING:
+    from meminspect.sampling.interpreter import Interpreter
     from meminspect.strategies.task import LoadTask
 
-__all__ = ["build", "cast", "header", "is_safetensors", "meta_build", "read_all", "read_one", "recipe"]
+__all__ = [
+    "always_maps",
+    "build",
+    "convert",
+    "empty_build",
+    "header",
+    "is_safetensors",
+    "load_all",
+    "meta_build",
+    "read_all",
+    "read_one",
+    "recipe",
+    "unmet",
+]
+
+_PATHS_MAPPED: Final = (2, 6)  # torch.load(mmap=True) has long taken nothing but a str
+
+# What a recipe says, the package that it needs for it, and since when that has it.
+_NEEDS: Final = (
+    ("from safetensors", "safetensors", (0, 3), "to read safetensors files"),
+    ("offset_keys", "safetensors", (0, 6), "to read tensors in the order of their bytes (offset_keys)"),
+    ("swap_tensors", "torch", (2, 3), "to put a tensor in a parameter's place (swap_tensors)"),
+    ('backend="pread"', "safetensors", (0, 8), 'to read them into memory of their own (backend="pread")'),
+)
+
+# numpy has no bfloat16: the package hands out its bytes.
+_GGUF_LINES = """
+
+def tensor_of(stored):
+    tensor = torch.from_numpy(stored.data)  # of the mapped file
+    is_bfloat16 = stored.tensor_type == gguf.GGMLQuantizationType.BF16
+    return tensor.view(torch.bfloat16) if is_bfloat16 else tensor
+
+""".splitlines()
 
 
 def is_safetensors(task: LoadTask) -> bool:
@@ -15,28 +51,56 @@ def is_safetensors(task: LoadTask) -> bool:
     return task.checkpoint.layout.startswith("safetensors")
 
 
+def always_maps(task: LoadTask) -> bool:
+    """Whether the library that reads these files maps them unless told otherwise."""
+    return is_safetensors(task) or task.checkpoint.layout == GGUF
+
+
 def recipe(*blocks: str) -> str:
     """Join blocks with an empty line between them."""
     return "\n\n".join(block.strip("\n") for block in blocks if block) + "\n"
 
 
-def header(task: LoadTask) -> str:
-    """Imports and the list of files."""
+def unmet(recipe: str, interpreter: Interpreter) -> str | None:
+    """In one sentence what a recipe needs that the worker's environment lacks; None when all is there."""
+    for words, package, oldest, purpose in _NEEDS:
+        lack = interpreter.lacks(package, oldest) if words in recipe else None
+        if lack is not None:
+            return f"the environment of --python {lack}, and {'.'.join(map(str, oldest))} or newer is needed {purpose}"
+    return None
+
+
+def header(task: LoadTask, *imports: str, lazily: bool = False) -> str:
+    """Imports and the list of files.
+
+    Args:
+        task: what to load.
+        imports: lines beside the usual ones.
+        lazily: the files are opened, and their tensors read one by one.
+    """
     lines = ["# Model and config stand for your model class and its configuration."]
     if task.checkpoint.parallel_files:
         lines.append("# split_dims says along which dimension each tensor is sliced (wq: 0, wo: 1, norms: None).")
     lines += ["import torch", "from pathlib import Path"]
     if is_safetensors(task):
-        lines.append("from safetensors.torch import load_file")
+        lines.append("from safetensors import safe_open" if lazily else "from safetensors.torch import load_file")
+    lines += imports
+    if task.checkpoint.layout == GGUF:
+        lines += ["import gguf", *_GGUF_LINES]
     return "\n".join([*lines, "", _files(task)])
 
 
-def build(task: LoadTask) -> str:
-    """Build the model with random weights in the initial dtype."""
-    lines = [f"model = Model(config).to({task.options.device!r})  # random numbers, soon overwritten"]
-    if task.options.init_dtype != "float32":
-        lines.insert(0, f"torch.set_default_dtype(torch.{task.options.init_dtype})")
-    return "\n".join(lines)
+def build(task: LoadTask, *, in_place: bool = False) -> str:
+    """Build the model with random weights in the initial dtype.
+
+    Args:
+        task: what to load.
+        in_place: build on the task's device at once, rather than on the host and then move.
+    """
+    device, remark = task.options.device, "# random numbers, soon overwritten"
+    if in_place:
+        return f"{_dtype(task)}with torch.device({device!r}):\n    model = Model(config)  {remark}"
+    return f"{_dtype(task)}model = Model(config).to({device!r})  {remark}"
 
 
 def meta_build(_: LoadTask) -> str:
@@ -44,19 +108,39 @@ def meta_build(_: LoadTask) -> str:
     return 'with torch.device("meta"):\n    model = Model(config)  # names and shapes, no memory'
 
 
-def read_one(task: LoadTask, *, mapped: bool = False, owned: bool = False) -> str:
+def empty_build(task: LoadTask) -> str:
+    """Build the model in the initial dtype with memory, but no values."""
+    fill = f"model = model.to_empty(device={task.options.device!r})  # memory, with whatever is in it"
+    return f"{_dtype(task)}{meta_build(task)}\n{fill}"
+
+
+def _dtype(task: LoadTask) -> str:
+    built = task.options.init_dtype
+    return "" if built == "float32" else f"torch.set_default_dtype(torch.{built})\n"
+
+
+def read_one(task: LoadTask, *, mapped: bool = False, owned: bool = False, to_device: bool = False) -> str:
     """The expression that reads one file.
 
     Args:
         task: what to load.
         mapped: map a pickle's file instead of reading it.
         owned: read safetensors into memory of their own instead of mapping the file.
+        to_device: read to the task's device rather than to the host.
     """
+    device = task.options.device if to_device else "cpu"
     if is_safetensors(task):
-        return 'load_file(file, backend="pread")' if owned else "load_file(file)"
+        more = ', backend="pread"' if owned else "" if device == "cpu" else f", device={device!r}"
+        return f"load_file(file{more})"
+    if task.checkpoint.layout == GGUF:
+        return '{stored.name: tensor_of(stored) for stored in gguf.GGUFReader(file, "c").tensors}'
     mmap = ", mmap=True" if mapped else ""
+    text = mapped and task.options.interpreter.lacks("torch", _PATHS_MAPPED) is not None
+    file, safe = "str(file)" if text else "file", not task.options.trust_pickle
     entry = "".join(f"[{key!r}]" for key in task.checkpoint.entry)
-    loaded = f'torch.load(file, map_location="cpu", weights_only=True{mmap}){entry}'
+    loaded = f'torch.load({file}, map_location="{device}", weights_only={safe}{mmap}){entry}'
+    if task.checkpoint.layout == "per-tensor":
+        return f"{{file.stem: {loaded}}}"
     if not task.checkpoint.mixed:
         return loaded
     return f"{{name: value for name, value in {loaded}.items() if isinstance(value, torch.Tensor)}}"
@@ -77,15 +161,21 @@ del shards, pieces
 """
 
 
-def cast(task: LoadTask) -> str:
-    """Cast tensor by tensor, each source dropped at once; empty when no cast is asked for or none would change."""
-    if not task.casts:
-        return ""
-    return f"""
-for name in state_dict:
-    if state_dict[name].is_floating_point():
-        state_dict[name] = state_dict[name].to(torch.{task.options.dtype})
-"""
+def load_all(task: LoadTask, *, to_device: bool) -> str:
+    """Read the whole state dict, copy it into the model and drop it."""
+    read = read_all(task, read_one(task, to_device=to_device))
+    return f"{read.strip()}\n\nmodel.load_state_dict(state_dict)\ndel state_dict"
+
+
+def convert(task: LoadTask) -> str:
+    """Move and cast tensor by tensor, each source dropped at once; empty when neither would change anything."""
+    lines = []
+    if task.options.device != "cpu":
+        lines.append(f"    state_dict[name] = state_dict[name].to({task.options.device!r})")
+    if task.casts:
+        lines.append("    if state_dict[name].is_floating_point():")
+        lines.append(f"        state_dict[name] = state_dict[name].to(torch.{task.options.dtype})")
+    return "\n".join(["for name in state_dict:", *lines]) if lines else ""
 
 
 def _files(task: LoadTask) -> str:
@@ -97,7 +187,8 @@ def _files(task: LoadTask) -> str:
     prefix = _common_start(names)
     suffix = _common_start([name[::-1] for name in names])[::-1]
     pattern = f"{prefix}*{suffix}"
-    if not set(pattern) & set("?[]") and sorted(folder.glob(pattern)) == paths:
+    imagined = not folder.exists()
+    if not set(pattern) & set("?[]") and (imagined or sorted(folder.glob(pattern)) == paths):
         return f"files = sorted(Path({str(folder)!r}).glob({pattern!r}))"
     return f"folder = Path({str(folder)!r})\nfiles = [folder / name for name in {names!r}]"
 

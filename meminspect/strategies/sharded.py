@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from meminspect.capture.records import Operation, Pool
-from meminspect.strategies import recipes, steps
+from meminspect.strategies import own_readers, recipes, steps
+from meminspect.strategies.sources import sources_for
 from meminspect.strategies.strategy import Strategy
-from meminspect.theory.ledger import Item, Step
+from meminspect.theory.ledger import Item
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from meminspect.strategies.task import LoadTask
+    from meminspect.theory.ledger import Step
 
 __all__ = ["STRATEGY"]
 
@@ -45,11 +46,11 @@ del parameters, target
 def _ledger(task: LoadTask) -> Iterator[Step]:
     yield from steps.build(task)
     for file, tensors in enumerate(task.tensors_by_file):
-        sources = steps.Sources(Pool.FILE if recipes.is_safetensors(task) else Pool.HEAP, Item.SHARD)
+        sources = sources_for(task, Item.SHARD)
         yield from steps.read(task, sources, [file])
         if task.checkpoint.parallel_files:
             for tensor in tensors:
-                yield Step("copy", Operation.COPY, Pool.NONE, "", tensor.name, tensor.nbytes)
+                yield from steps.copied_slice(task, tensor)
         else:
             yield from steps.copy(task, sources, tensors)
         for tensor in tensors:
@@ -63,6 +64,7 @@ STRATEGY = Strategy(
     bad="the random model is in full precision; with a single file it is naive",
     recipe=_recipe,
     ledger=_ledger,
-    maps=recipes.is_safetensors,
+    maps=recipes.always_maps,
     casts=False,
+    own_readers=frozenset({own_readers.GGUF}),
 )

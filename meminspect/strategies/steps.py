@@ -2,93 +2,119 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+import dataclasses
 from typing import TYPE_CHECKING
 
 from meminspect.capture.records import Operation, Pool
-from meminspect.dtypes import bytes_of
+from meminspect.dtypes import FLOATING, bytes_of
+from meminspect.strategies.sources import sources_for
 from meminspect.theory.ledger import Item, Step
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from meminspect.checkpoint.model import Storage, StoredTensor
+    from meminspect.architectures.model import Parameter
+    from meminspect.checkpoint.model import StoredTensor
+    from meminspect.strategies.sources import Sources
     from meminspect.strategies.task import LoadTask
 
-__all__ = ["Sources", "assign", "build", "copy", "into_final_form", "join", "read", "touch"]
+__all__ = [
+    "assign",
+    "build",
+    "copied",
+    "copied_slice",
+    "copy",
+    "into_final_form",
+    "join",
+    "load_all",
+    "read",
+    "remakes",
+    "touch",
+]
 
 
-class Sources:
-    """The memory that reading files brings in, and when it goes away again.
+def build(task: LoadTask, *, in_place: bool = False) -> Iterator[Step]:
+    """Random weights: the model's floor, and what its initial dtype takes beyond that.
 
-    A storage read into the heap goes with its last tensor. A mapping's pages come as they are touched and all go
-    together, with the last tensor of their file.
+    Args:
+        task: what to load.
+        in_place: build on the task's device at once, rather than on the host and then move.
     """
-
-    def __init__(self, pool: Pool, item: str) -> None:
-        self.pool = pool
-        self.item = item
-        self._users: Counter[object] = Counter()
-        self._names: dict[Storage, str] = {}
-        self._resident: dict[object, dict[Storage, Step]] = defaultdict(dict)
-
-    def add(self, tensor: StoredTensor, item: str = "") -> Iterator[Step]:
-        """Read or map a tensor; a storage that an earlier one brought in is there already."""
-        new = not self._users[tensor.storage]
-        self._names.setdefault(tensor.storage, tensor.name)
-        self._users[tensor.storage] += 1
-        self._users[tensor.storage.file] += 1
-        if new:
-            step = self._step("read", Operation.MATERIALISE, tensor, item or self.item)
-            yield step
-            if self.pool is Pool.HEAP:
-                self._resident[tensor.storage][tensor.storage] = step
-
-    def name_of(self, tensor: StoredTensor) -> str:
-        """The first tensor of a storage, whose name the storage goes by."""
-        return self._names[tensor.storage]
-
-    def use(self, phase: str, tensor: StoredTensor, item: str = "") -> Iterator[Step]:
-        """Look at a tensor's bytes, which makes a mapping's pages resident."""
-        resident = self._resident[tensor.storage.file]
-        if self.pool is Pool.FILE and tensor.storage not in resident:
-            resident[tensor.storage] = self._step(phase, Operation.TOUCH, tensor, item or self.item)
-            yield resident[tensor.storage]
-
-    def drop(self, phase: str, tensor: StoredTensor) -> Iterator[Step]:
-        """Let go of a tensor."""
-        self._users[tensor.storage] -= 1
-        self._users[tensor.storage.file] -= 1
-        owner = tensor.storage if self.pool is Pool.HEAP else tensor.storage.file
-        if not self._users[owner]:
-            for step in self._resident.pop(owner, {}).values():
-                yield step._replace(phase=phase, operation=Operation.RELEASE)
-
-    def _step(self, phase: str, operation: Operation, tensor: StoredTensor, item: str) -> Step:
-        return Step(phase, operation, self.pool, item, tensor.name, tensor.storage.nbytes)
-
-
-def build(task: LoadTask) -> Iterator[Step]:
-    """Random weights: the model's floor, and what its initial dtype takes beyond that."""
+    pool = task.pool if in_place else Pool.HEAP
     for parameter in task.architecture.parameters:
-        if parameter.tied_to is not None or not parameter.elements:
-            continue
-        nbytes = bytes_of(task.initial_dtype(parameter), parameter.elements)
-        floor = min(nbytes, bytes_of(task.target_dtype(parameter), parameter.elements))
-        yield Step("build", Operation.MATERIALISE, Pool.HEAP, Item.FLOOR, parameter.name, floor)
-        if nbytes > floor:
-            yield Step("build", Operation.MATERIALISE, Pool.HEAP, Item.UPCAST, parameter.name, nbytes - floor)
+        if parameter.tied_to is None:
+            yield from _built(task, parameter, pool)
+    if pool is not task.pool:
+        yield from _move(task)
+
+
+def _built(task: LoadTask, parameter: Parameter, pool: Pool) -> Iterator[Step]:
+    nbytes = bytes_of(task.initial_dtype(parameter), parameter.elements)
+    floor = min(nbytes, bytes_of(task.target_dtype(parameter), parameter.elements))
+    for item, part in ((Item.FLOOR, floor), (Item.UPCAST, nbytes - floor)):
+        if part:
+            yield Step("build", Operation.MATERIALISE, pool, item, parameter.name, part)
+
+
+def _move(task: LoadTask) -> Iterator[Step]:
+    """A built model goes to the device, tensor by tensor: `model.to`."""
+    for parameter in _once(task.conversion_order):
+        for step in _built(task, parameter, task.pool):
+            yield step._replace(phase="move")
+        for step in _built(task, parameter, Pool.HEAP):
+            yield step._replace(phase="move", operation=Operation.RELEASE)
+
+
+def _once(parameters: Sequence[Parameter]) -> Iterator[Parameter]:
+    """Tied parameters only where the first of them is met: they are one object."""
+    waiting = {parameter.name: parameter for parameter in parameters if parameter.tied_to is None}
+    for parameter in parameters:
+        owner = waiting.pop(parameter.tied_to or parameter.name, None)
+        if owner is not None:
+            yield owner
+
+
+def reserve(task: LoadTask) -> Iterator[Step]:
+    """`to_empty`: memory for the model, whose pages come on the host only as they are written to."""
+    for parameter in task.conversion_order:
+        steps = list(_built(task, parameter, task.pool))
+        if task.pool is Pool.VRAM:
+            yield from steps
+        elif steps:  # one allocation, which costs nothing yet
+            nbytes = sum(step.nbytes for step in steps)
+            yield steps[0]._replace(pool=Pool.NONE, item="", nbytes=nbytes)
+
+
+def cast(task: LoadTask, dtype: str) -> Iterator[Step]:
+    """`model.to(dtype)`: tensor by tensor, each old one dropped at once."""
+    for parameter in _once(task.conversion_order):
+        built = task.initial_dtype(parameter)
+        if built in FLOATING and built != dtype:
+            nbytes = bytes_of(dtype, parameter.elements)
+            yield Step("cast", Operation.MATERIALISE, task.pool, Item.FLOOR, parameter.name, nbytes)
+            for step in _built(task, parameter, task.pool):
+                yield step._replace(phase="cast", operation=Operation.RELEASE)
 
 
 def read(task: LoadTask, sources: Sources, files: Iterable[int] | None = None) -> Iterator[Step]:
-    """Read or map files, all unless some are named; what lies beside the state dict goes as soon as a file is read."""
+    """Read or map files, all unless some are named; what lies beside the state dict goes as soon as a file is read.
+
+    Files are read from beginning to end, which is not the state dict's order where torch wrote them before 1.6.
+    """
     for file in range(len(task.checkpoint.files)) if files is None else files:
-        beside = [(tensor, Item.BESIDE) for tensor in task.beside_by_file[file]]
-        everything = [(tensor, sources.item) for tensor in task.tensors_by_file[file]] + beside
-        for tensor, item in sorted(everything, key=lambda stored: stored[0].storage.offset):
-            yield from sources.add(tensor, item)
-        for tensor, _ in beside:
+        beside = task.beside_by_file[file]
+        if not beside:
+            yield from sources.read(sorted(task.tensors_by_file[file], key=_place))
+            continue
+        items = {**dict.fromkeys(task.tensors_by_file[file], ""), **dict.fromkeys(beside, Item.BESIDE)}
+        for tensor in sorted(items, key=_place):
+            yield from sources.read([tensor], item=items[tensor])
+        for tensor in beside:
             yield from sources.drop("read", tensor)
+
+
+def _place(tensor: StoredTensor) -> int:
+    return tensor.storage.offset
 
 
 def join(task: LoadTask, sources: Sources, item: str) -> Iterator[Step]:
@@ -100,20 +126,103 @@ def join(task: LoadTask, sources: Sources, item: str) -> Iterator[Step]:
             continue
         for piece in pieces:
             yield from sources.use("merge", piece)
-        yield Step("merge", Operation.MATERIALISE, Pool.HEAP, item, name, sum(piece.nbytes for piece in pieces))
+        whole = sum(piece.nbytes for piece in pieces)
+        yield Step("merge", Operation.MATERIALISE, sources.made_pool, item, name, whole)
         for piece in pieces:
             yield from sources.drop("merge", piece)
 
 
-def copy(task: LoadTask, sources: Sources, tensors: Iterable[StoredTensor]) -> Iterator[Step]:
+def copy(
+    task: LoadTask, sources: Sources, tensors: Iterable[StoredTensor], *, untouched: bool = False
+) -> Iterator[Step]:
     """Copy whole tensors into the model, in the model's order."""
     by_name = {tensor.name: tensor for tensor in tensors}
     for parameter in task.loading_order:
         tensor = by_name.get(parameter.name)
         if tensor is not None:
             yield from sources.use("copy", tensor)
+            yield from copied(task, parameter, tensor.dtype, sources.pool, untouched=untouched)
+
+
+def load_all(task: LoadTask, *, to_device: bool, untouched: bool = False, one_by_one: bool = False) -> Iterator[Step]:
+    """`recipes.load_all`: the whole state dict beside the model, copied in and dropped.
+
+    Args:
+        task: what to load.
+        to_device: whether it is read to the task's device.
+        untouched: the model's memory has not been written to yet.
+        one_by_one: each tensor goes to the device as it is stored before it is copied there.
+    """
+    tensors = task.checkpoint.tensors
+    sources = sources_for(task, Item.DUPLICATE, to_device=to_device)
+    yield from read(task, sources)
+    if task.checkpoint.parallel_files:
+        yield from join(task, sources, Item.DUPLICATE)
+        tensors = task.tensors_by_file[0]
+    if one_by_one and task.pool is Pool.VRAM:
+        yield from _copy_by_device(task, sources, tensors)
+    else:
+        yield from copy(task, sources, tensors, untouched=untouched)
+    for tensor in tensors:
+        if task.checkpoint.parallel_files and task.split_dims[tensor.name] is not None:
+            whole = sum(piece.nbytes for piece in task.pieces[tensor.name])
+            yield Step("copy", Operation.RELEASE, sources.made_pool, Item.DUPLICATE, tensor.name, whole)
+        else:
+            yield from sources.drop("copy", tensor)
+
+
+def _copy_by_device(task: LoadTask, sources: Sources, tensors: Iterable[StoredTensor]) -> Iterator[Step]:
+    """As `copy`, each tensor through a copy on the device."""
+    by_name = {tensor.name: tensor for tensor in tensors}
+    for parameter in task.loading_order:
+        tensor = by_name.get(parameter.name)
+        if tensor is not None:
             nbytes = bytes_of(tensor.dtype, parameter.elements)
-            yield Step("copy", Operation.COPY, Pool.NONE, "", parameter.tied_to or parameter.name, nbytes)
+            staging = Step("move", Operation.MATERIALISE, Pool.VRAM, Item.STAGING, sources.name_of(tensor), nbytes)
+            yield from sources.use("move", tensor)
+            yield staging
+            yield from copied(task, parameter, tensor.dtype, Pool.VRAM)
+            yield staging._replace(phase="copy", operation=Operation.RELEASE)
+
+
+def copied(
+    task: LoadTask, parameter: Parameter, stored: str, source: Pool, *, untouched: bool = False
+) -> Iterator[Step]:
+    """One `copy_` into the model.
+
+    From the host to a device one that casts converts on the host first, in memory of its own (aten/src/ATen/native/
+    cuda/Copy.cu, `copy_kernel_cuda`: only non-blocking copies convert on the device).
+    """
+    nbytes, name = bytes_of(stored, parameter.elements), parameter.tied_to or parameter.name
+    work = Step("copy", Operation.COPY, Pool.NONE, "", name, nbytes)
+    built = task.initial_dtype(parameter)
+    if untouched and task.pool is Pool.HEAP:
+        for step in _built(task, parameter, Pool.HEAP):
+            yield step._replace(phase="copy", operation=Operation.TOUCH)
+    if task.pool is not Pool.VRAM or source is Pool.VRAM or built == stored:
+        yield work
+        return
+    staging = Step("copy", Operation.MATERIALISE, Pool.HEAP, Item.STAGING, name, bytes_of(built, parameter.elements))
+    yield staging
+    yield work
+    yield staging._replace(operation=Operation.RELEASE)
+
+
+def copied_slice(task: LoadTask, piece: StoredTensor) -> Iterator[Step]:
+    """One slice of a tensor is copied to its place in the model, from the host.
+
+    A place on a device that is no run of bytes is filled through a copy there (the same source).
+    """
+    parameter = task.parameters[piece.name]
+    sliced = dataclasses.replace(parameter, shape=piece.shape)
+    scattered = task.pool is Pool.VRAM and bool(parameter.split_dim)
+    nbytes = bytes_of(task.initial_dtype(parameter), piece.elements)
+    staging = Step("copy", Operation.MATERIALISE, Pool.VRAM, Item.STAGING, piece.name, nbytes)
+    if scattered:
+        yield staging
+    yield from copied(task, sliced, piece.dtype, Pool.HEAP)
+    if scattered:
+        yield staging._replace(operation=Operation.RELEASE)
 
 
 def assign(task: LoadTask) -> Iterator[Step]:
@@ -124,33 +233,48 @@ def assign(task: LoadTask) -> Iterator[Step]:
             yield Step("assign", Operation.ASSIGN, Pool.NONE, "", parameter.name, nbytes)
 
 
-def into_final_form(task: LoadTask, sources: Sources) -> Iterator[Step]:
-    """Join slices, then cast, tensor by tensor; each source goes as soon as its successor is made.
+def remakes(task: LoadTask) -> bool:
+    """Whether what is read to the host is not what the model keeps: it is joined, cast or moved to a device."""
+    return task.checkpoint.parallel_files or task.casts or task.pool is not Pool.HEAP
 
-    Tied tensors come apart in a cast: every name gets a copy of its own.
+
+def into_final_form(task: LoadTask, sources: Sources) -> Iterator[Step]:
+    """Join slices, then move and cast, tensor by tensor; each source goes as soon as its successor is made.
+
+    Tied tensors come apart in a move or a cast: every name gets a copy of its own.
     """
     parallel = task.checkpoint.parallel_files
+    moves = task.pool is Pool.VRAM
     if parallel:
-        yield from join(task, sources, Item.STAGING if task.casts else Item.FLOOR)
+        yield from join(task, sources, Item.STAGING if task.casts or moves else Item.FLOOR)
     for name, pieces in task.pieces.items():
         dtype = task.cast_dtype(pieces[0].dtype)
-        if dtype == pieces[0].dtype:
+        casts = dtype != pieces[0].dtype
+        if not casts and not moves:
             continue
         joined = parallel and task.split_dims[name] is not None
+        phase = "move" if moves else "cast"
         if not joined:
-            yield from sources.use("cast", pieces[0])
+            yield from sources.use(phase, pieces[0])
+        stored = sum(piece.nbytes for piece in pieces) if joined else pieces[0].nbytes
         elements = sum(piece.elements for piece in pieces) if joined else pieces[0].elements
         owner = sources.name_of(pieces[0]) if not joined else name
-        yield Step("cast", Operation.MATERIALISE, Pool.HEAP, Item.FLOOR, owner, bytes_of(dtype, elements))
+        final = Step("cast", Operation.MATERIALISE, task.pool, Item.FLOOR, owner, bytes_of(dtype, elements))
+        moved = Step(phase, Operation.MATERIALISE, task.pool, Item.STAGING if casts else Item.FLOOR, owner, stored)
+        yield moved if moves else final
         if joined:
-            stored = sum(piece.nbytes for piece in pieces)
-            yield Step("cast", Operation.RELEASE, Pool.HEAP, Item.STAGING, name, stored)
+            yield Step(phase, Operation.RELEASE, Pool.HEAP, Item.STAGING, name, stored)
         else:
-            yield from sources.drop("cast", pieces[0])
+            yield from sources.drop(phase, pieces[0])
+        if moves and casts:
+            yield final
+            yield moved._replace(phase="cast", operation=Operation.RELEASE)
 
 
 def touch(task: LoadTask, sources: Sources) -> Iterator[Step]:
     """Make every page of the model resident that is still only mapped."""
+    if task.pool is Pool.VRAM:
+        return
     for parameter in task.loading_order:
         pieces = task.pieces.get(parameter.name, ())
         if not pieces or task.cast_dtype(pieces[0].dtype) != pieces[0].dtype:

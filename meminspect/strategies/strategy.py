@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from meminspect.dtypes import BITS
-from meminspect.strategies.task import CASTABLE
+from meminspect.dtypes import BITS, GGML_BLOCKS, bytes_of
+from meminspect.strategies import quantisation, recipes
+from meminspect.strategies.own_readers import why_not_read
+from meminspect.strategies.task import CASTABLE, QUANTISATIONS
 from meminspect.text import listed, shown
-from meminspect.theory.ledger import Theory, evaluate
+from meminspect.theory.evaluation import evaluate
 from meminspect.units import format_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
-    from meminspect.strategies.task import LoadTask
-    from meminspect.theory.ledger import Step
+    from meminspect.architectures.model import Parameter
+    from meminspect.strategies.task import LoadOptions, LoadTask
+    from meminspect.theory.ledger import Step, Theory
 
 __all__ = ["Strategy"]
 
 _BYTE = 8
+_DEVICE = re.compile(r"cpu|cuda(:\d{1,3})?")
+
+
+def _nothing(_: LoadTask) -> Sequence[Parameter]:
+    return ()
 
 
 @dataclass(frozen=True)
@@ -34,17 +43,38 @@ class Strategy:
     ledger: Callable[[LoadTask], Iterator[Step]]  # every allocation and release, in order
     maps: Callable[[LoadTask], bool]  # whether it maps whole files rather than reading them
     casts: bool = True  # whether the loaded model has the dtype that was asked for
+    built_dtype: Callable[[LoadTask], str] = lambda task: task.options.init_dtype  # in which it builds the model
+    quantises: bool = False  # whether the loaded model's linear layers are quantised
+    adds: Callable[[LoadTask], Sequence[Parameter]] = _nothing  # what the loaded model has beyond the checkpoint's
+    lacks: Callable[[LoadTask], str | None] = lambda _: None  # in one sentence what a task must have for it and has not
+    own_readers: frozenset[str] = frozenset()  # of the layouts that only their own library reads, those it loads
 
     def theory(self, task: LoadTask) -> Theory:
         """What loading this task must cost."""
-        return evaluate(self.ledger(task), task.floor_bytes)
+        few = task.grouped
+        return evaluate(self.ledger(few.task), self.floor_bytes(task), few.copies)
+
+    def floor_bytes(self, task: LoadTask) -> int:
+        """What the model that is loaded this way must occupy: T, Q where it is quantised, and what it has beyond."""
+        floor_bytes = quantisation.floor_bytes(task) if self.quantises else task.floor_bytes
+        return floor_bytes + sum(
+            bytes_of(task.initial_dtype(parameter), parameter.elements) for parameter in self.adds(task)
+        )
+
+    @property
+    def changes(self) -> bool:
+        """Whether the loaded model is another one than the checkpoint's: quantised, or with parameters beyond it."""
+        return self.quantises or self.adds is not _nothing
 
     def remark(self, task: LoadTask) -> str:
-        """In one sentence what a user may not expect of the loaded model; empty when it is as asked for."""
+        """In one sentence what a user may not expect of the load; empty when it is as anybody would."""
         dtype, built = task.options.dtype, task.options.init_dtype
-        if self.casts or dtype in (None, built):
-            return ""
-        return f"the model stays in {built}, which it was built in: this strategy does not cast to {dtype}"
+        remarks = []
+        if not self.casts and dtype not in (None, built):
+            remarks.append(f"the model stays in {built}, which it was built in: this strategy does not cast to {dtype}")
+        if task.options.trust_pickle and "weights_only=False" in self.recipe(task):
+            remarks.append("pickles were trusted (weights_only=False)")
+        return "; ".join(remarks)
 
     def why_not(self, task: LoadTask, largest_mapping_bytes: int | None = None) -> str | None:
         """In one sentence why this task cannot be loaded this way; None when it can.
@@ -53,23 +83,9 @@ class Strategy:
             task: what to load.
             largest_mapping_bytes: the most that the machine lets a process map at once; None for no bound.
         """
-        options = task.options
-        if options.device != "cpu":
-            return f"device '{options.device}' is not supported yet: use cpu"
-        for dtype in (options.dtype, options.init_dtype):
-            if dtype is not None and dtype not in CASTABLE:
-                return f"a model cannot be cast to {dtype}: use one of {', '.join(CASTABLE)}"
-        odd = next((tensor for tensor in task.checkpoint.tensors if BITS[tensor.dtype] < _BYTE), None)
-        if odd is not None:
-            return f"{shown(odd.name)} is {odd.dtype}: torch has no tensor of that shape and type"
-        if task.checkpoint.untrusted:
-            return (
-                f"torch.load runs {listed(task.checkpoint.untrusted)} only for those who trust the file, which takes "
-                "--trust-pickle; or save its state dict by itself"
-            )
-        unmappable = next((file for file in task.checkpoint.files if file.unmappable), None)
-        if unmappable is not None and self.maps(task):
-            return f"{shown(unmappable.name)} {unmappable.unmappable}"
+        general = _why_not_options(task.options) or _why_not_in_torch(task) or self._why_not_read(task)
+        if general is not None:
+            return general
         largest = max((file.nbytes for file in task.checkpoint.files), default=0)
         if largest_mapping_bytes is not None and largest > largest_mapping_bytes and self.maps(task):
             return (
@@ -78,4 +94,48 @@ class Strategy:
             )
         if task.checkpoint.parallel_files and task.architecture.id == "skeleton":
             return "these are model-parallel slices of an unknown architecture: nobody says how to join them"
+        # What a task lacks, its recipe may lack the words for.
+        return self.lacks(task) or self._unmet(task)
+
+    def _why_not_read(self, task: LoadTask) -> str | None:
+        """Why its recipe cannot read the files."""
+        unread = why_not_read(task, self.own_readers)
+        if unread is not None:
+            return unread
+        if task.checkpoint.untrusted and not task.options.trust_pickle:
+            return (
+                f"torch.load runs {listed(task.checkpoint.untrusted)} only for those who trust the file, which takes "
+                "--trust-pickle; or save its state dict by itself"
+            )
+        unmappable = next((file for file in task.checkpoint.files if file.unmappable), None)
+        if unmappable is not None and self.maps(task):
+            return f"{shown(unmappable.name)} {unmappable.unmappable}"
         return None
+
+    def _unmet(self, task: LoadTask) -> str | None:
+        """Why the worker's environment cannot run the recipe; our own has what meminspect requires."""
+        interpreter = task.options.interpreter
+        return None if interpreter.python is None else recipes.unmet(self.recipe(task), interpreter)
+
+
+def _why_not_options(options: LoadOptions) -> str | None:
+    """Why no strategy can do what the options say."""
+    if not _DEVICE.fullmatch(options.device):
+        return f"there is no device '{shown(options.device)}' to load to: use cpu or cuda"
+    for dtype in (options.dtype, options.init_dtype):
+        if dtype is not None and dtype not in CASTABLE:
+            return f"a model cannot be cast to {dtype}: use one of {', '.join(CASTABLE)}"
+    if options.quantisation not in QUANTISATIONS:
+        return f"there is no quantisation '{options.quantisation}': use one of {', '.join(QUANTISATIONS)}"
+    return None
+
+
+def _why_not_in_torch(task: LoadTask) -> str | None:
+    """Why torch cannot hold one of the tensors as it is stored."""
+    odd = {dtype for dtype in task.checkpoint.dtypes if dtype in GGML_BLOCKS or BITS[dtype] < _BYTE}
+    tensor = next((tensor for tensor in task.checkpoint.tensors if tensor.dtype in odd), None) if odd else None
+    if tensor is None:
+        return None
+    if tensor.dtype in GGML_BLOCKS:
+        return f"{shown(tensor.name)} is {tensor.dtype}, which torch does not have: convert it to F16 or BF16"
+    return f"{shown(tensor.name)} is {tensor.dtype}: torch has no tensor of that shape and type"

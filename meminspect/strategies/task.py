@@ -2,24 +2,42 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import sys
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from meminspect.architectures import detect
+from meminspect.capture.records import Pool
+from meminspect.collection import collection_paused
 from meminspect.dtypes import FLOATING, bytes_of
+from meminspect.sampling.interpreter import OURS, Interpreter
+from meminspect.strategies.grouping import Grouped, grouped
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
+    from typing import Any
 
     from meminspect.architectures.model import Architecture, Parameter
     from meminspect.checkpoint.model import Checkpoint, StoredTensor
 
-__all__ = ["CASTABLE", "LoadOptions", "LoadTask", "task_for"]
+__all__ = ["CASTABLE", "QUANTISATIONS", "READ_TO", "TRUSTS", "LoadOptions", "LoadTask", "task_for"]
 
 CASTABLE: Final = ("float32", "float16", "bfloat16", "float64")
 """The dtypes that a model can be built in or cast to."""
+
+READ_TO: Final = ("device", "host")
+"""Where a state dict can be read to that is copied into a model on a device."""
+
+QUANTISATIONS: Final = ("int8", "nf4")
+"""What linear layers can be quantised to: see `strategies.quantisation`."""
+
+TRUSTS: Final = "pickles are trusted: loading one runs whatever code it names, with all that you may do"
+"""What --trust-pickle means, for whoever has said it."""
+
+_FEW: Final = 4096  # tensors that every theory may as well name one by one
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +45,23 @@ class LoadOptions:
     """The user's choices.
 
     `dtype` is the dtype that the loaded model shall have, None for the checkpoint's own; `init_dtype` is the one in
-    which strategies that build a model first build it.
+    which strategies that build a model first build it. `read_to` is where those that copy a whole state dict into a
+    model on a device read it to. `quantisation` is what those that quantise make of linear layers. `trust_pickle` lets
+    a pickle run whatever code it names.
     """
 
     device: str = "cpu"
     dtype: str | None = None
     init_dtype: str = "float32"
+    read_to: str = "device"
+    quantisation: str = "int8"
+    trust_pickle: bool = False
+    interpreter: Interpreter = OURS
+
+    @staticmethod
+    def from_document(fields: Mapping[str, Any]) -> LoadOptions:
+        """The inverse of `dataclasses.asdict`."""
+        return LoadOptions(**{**fields, "interpreter": Interpreter.from_document(fields["interpreter"])})
 
 
 @dataclass(frozen=True)
@@ -43,6 +72,21 @@ class LoadTask:
     architecture: Architecture
     options: LoadOptions
     note: str = ""  # what had to be assumed about the architecture
+
+    @functools.cached_property
+    def grouped(self) -> Grouped:
+        """The task with few tensors that has the same theory; itself where it has few already."""
+        return grouped(self) if len(self.checkpoint.tensors) > _FEW else Grouped(self, {})
+
+    @functools.cached_property
+    def pool(self) -> Pool:
+        """Where the loaded model lives."""
+        return Pool.HEAP if self.options.device == "cpu" else Pool.VRAM
+
+    @property
+    def reads_to_device(self) -> bool:
+        """Whether a whole state dict that is copied into a model on a device is read to that device too."""
+        return self.pool is Pool.VRAM and self.options.read_to == "device"
 
     @functools.cached_property
     def tensors_by_file(self) -> tuple[tuple[StoredTensor, ...], ...]:
@@ -74,36 +118,71 @@ class LoadTask:
         return {parameter.name: parameter.split_dim for parameter in self.architecture.parameters}
 
     @functools.cached_property
+    def parameters(self) -> dict[str, Parameter]:
+        """The model's parameters by name."""
+        return {parameter.name: parameter for parameter in self.architecture.parameters}
+
+    @functools.cached_property
     def loading_order(self) -> tuple[Parameter, ...]:
         """The model's parameters in the order in which `load_state_dict` meets them.
 
         It takes a module's own parameters, then its own buffers, then its children (torch/nn/modules/module.py,
         `_load_from_state_dict`), where construction may have registered a buffer after a child.
         """
-        order: dict[str, tuple[int, ...]] = {}
-        seen: dict[str, int] = {}
-        for parameter in self.architecture.parameters:
-            *modules, _ = parameter.name.split(".")
-            prefix, key = "", []
-            for module in modules:
-                prefix = f"{prefix}.{module}"
-                key.append(2 + seen.setdefault(prefix, len(seen)))
-            order[parameter.name] = (*key, 1 if parameter.buffer else 0)
-        return tuple(sorted(self.architecture.parameters, key=lambda parameter: order[parameter.name]))
+        return self._ordered(parameter=0, buffer=1, first_child=2)
+
+    @functools.cached_property
+    def conversion_order(self) -> tuple[Parameter, ...]:
+        """The same in the order in which `model.to` meets them: a module's children come before its own (`_apply`)."""
+        return self._ordered(parameter=sys.maxsize - 1, buffer=sys.maxsize, first_child=0)
+
+    def _ordered(self, *, parameter: int, buffer: int, first_child: int) -> tuple[Parameter, ...]:
+        """Sorted by the places that a module's own parameters, its own buffers and its children take in it."""
+        keys: dict[str, tuple[int, ...]] = {"": ()}
+
+        def key_of(module: str) -> tuple[int, ...]:
+            if module not in keys:
+                key = key_of(module.rpartition(".")[0])
+                keys[module] = (*key, first_child + len(keys))
+            return keys[module]
+
+        def place(one: Parameter) -> tuple[int, ...]:
+            return (*key_of(one.name.rpartition(".")[0]), buffer if one.buffer else parameter)
+
+        for one in self.architecture.parameters:  # modules in the order in which they are met
+            key_of(one.name.rpartition(".")[0])
+        return tuple(sorted(self.architecture.parameters, key=place))
 
     @functools.cached_property
     def floor_bytes(self) -> int:
         """T: what the loaded model must occupy, tied parameters once."""
+        few = self.grouped
         return sum(
-            bytes_of(self.target_dtype(parameter), parameter.elements)
-            for parameter in self.architecture.parameters
+            few.copies.get(parameter.name, 1) * bytes_of(few.task.target_dtype(parameter), parameter.elements)
+            for parameter in few.task.architecture.parameters
             if parameter.tied_to is None
         )
 
     @functools.cached_property
     def casts(self) -> bool:
         """Whether the chosen dtype changes any of the checkpoint's tensors."""
-        return any(self.cast_dtype(tensor.dtype) != tensor.dtype for tensor in self.checkpoint.tensors)
+        return any(self.cast_dtype(stored) != stored for stored in self.checkpoint.dtypes)
+
+    @functools.cached_property
+    def main_dtype(self) -> str:
+        """The one dtype that suits the model: the chosen one, else that of the checkpoint's largest floating tensor."""
+        floating = (tensor for tensor in self.checkpoint.tensors if tensor.dtype in CASTABLE)
+        largest = max(floating, key=lambda tensor: tensor.nbytes, default=None)
+        return self.options.dtype or (self.options.init_dtype if largest is None else largest.dtype)
+
+    def built_in(self, dtype: str) -> LoadTask:
+        """The same with a model that is built in another dtype."""
+        return dataclasses.replace(self, options=dataclasses.replace(self.options, init_dtype=dtype))
+
+    def untied(self) -> LoadTask:
+        """The same with a model whose tied parameters have come apart: `to_empty` gives memory to each."""
+        parameters = tuple(dataclasses.replace(one, tied_to=None) for one in self.architecture.parameters)
+        return dataclasses.replace(self, architecture=dataclasses.replace(self.architecture, parameters=parameters))
 
     def initial_dtype(self, parameter: Parameter) -> str:
         """The dtype in which a parameter is built."""
@@ -126,7 +205,8 @@ def task_for(checkpoint: Checkpoint, options: LoadOptions) -> LoadTask:
     Raises:
         CheckpointError: its configuration is absurd, or slices are of no known architecture.
     """
-    tensors = {tensor.name: (tensor.shape, tensor.dtype) for tensor in checkpoint.tensors}
     parallel_files = len(checkpoint.files) if checkpoint.parallel_files else 1
-    found = detect(checkpoint.config, tensors, checkpoint.tied, parallel_files)
+    with collection_paused():
+        tensors = {tensor.name: (tensor.whole_shape, tensor.dtype) for tensor in checkpoint.tensors}
+        found = detect(checkpoint.config, tensors, checkpoint.tied, parallel_files)
     return LoadTask(checkpoint, found.architecture, options, found.note)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from meminspect.synthesis.choosing import architecture_for, naming_for
 from meminspect.synthesis.demo import demo_checkpoint, remove_demo, tiny_checkpoint
+from meminspect.synthesis.imagined import imagined_checkpoint
 from meminspect.synthesis.layouts import LAYOUTS
 from meminspect.synthesis.plan import SynthesisSpec
 from meminspect.synthesis.values import DTYPES
@@ -15,6 +16,7 @@ __all__ = [
     "SynthesisSpec",
     "architecture_for",
     "demo_checkpoint",
+    "imagined_checkpoint",
     "naming_for",
     "remove_demo",
     "synthesise",

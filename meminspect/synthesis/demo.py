@@ -37,6 +37,11 @@ _TINY: Final[dict[tuple[str, str], dict[str, object]]] = {
         "n_embd": 16, "n_head": 2, "n_layer": 2, "n_positions": 16, "vocab_size": 32,
         "bos_token_id": 31, "eos_token_id": 31,
     },
+    ("litgpt", "litgpt"): {
+        "n_embd": 16, "n_head": 2, "n_layer": 2, "padded_vocab_size": 32, "intermediate_size": 48,
+        "norm_class_name": "RMSNorm", "mlp_class_name": "LLaMAMLP", "bias": False, "parallel_residual": False,
+        "rotary_percentage": 1.0,
+    },
     ("gpt2", "teaching"): {
         "emb_dim": 16, "n_heads": 2, "n_layers": 2, "context_length": 16, "vocab_size": 32,
         "drop_rate": 0.0, "qkv_bias": True,

@@ -1,29 +1,28 @@
 """A strategy's theory: named allocations and releases in order, and what follows from them.
 
 A ledger is a stream of steps, one a tensor. Its running sums are the timeline that the measurement is held against;
-their maxima are the peaks, their end is the steady state, and what is live at the peak is the bill.
+their maxima are the peaks, their end is the steady state, and what is live at the peak is the bill: `theory.evaluation`
+adds them up.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from meminspect.capture.records import Operation, Pool
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-__all__ = ["BillLine", "Item", "Pools", "Step", "Theory", "evaluate"]
+__all__ = ["BillLine", "Item", "Pools", "Step", "Theory"]
 
 
 class Item:
     """The lines of a bill, by their words."""
 
     FLOOR: Final = "floor"  # what the loaded model must occupy
+    QUANTISED: Final = "quantised layers"  # the floor's part that is no longer as the checkpoint has it
     UPCAST: Final = "dtype upcast"  # the model's initial dtype is wider than it need be
     DUPLICATE: Final = "duplicate state dict"  # the checkpoint's tensors beside the model's
+    DETOUR: Final = "full precision"  # of layers that are quantised once they are loaded
     SHARD: Final = "shard"  # the same, one file at a time
     BESIDE: Final = "beside the state dict"  # what a file holds that is not the model's
     STAGING: Final = "staging"  # a source that is dropped as soon as its copy is made
@@ -35,8 +34,9 @@ class Item:
 class Step(NamedTuple):
     """One named change of memory, or one piece of work without any.
 
-    MATERIALISE adds to heap at once; a mapping (pool FILE) adds nothing until TOUCH, and RELEASE takes away. COPY and
-    ASSIGN are work only.
+    MATERIALISE adds to its pool at once, and RELEASE takes away. A mapping (pool FILE) adds nothing until TOUCH, and
+    memory of the host that nothing has been written to is in no pool yet: it is materialised in NONE, and its pages
+    come with TOUCH. COPY and ASSIGN are work only.
     """
 
     phase: str
@@ -51,8 +51,8 @@ class Step(NamedTuple):
         """By how much the pool grows."""
         if self.operation is Operation.RELEASE:
             return -self.nbytes
-        grows = Operation.TOUCH if self.pool is Pool.FILE else Operation.MATERIALISE
-        return self.nbytes if self.operation is grows else 0
+        comes = self.operation is Operation.MATERIALISE and self.pool not in (Pool.NONE, Pool.FILE)
+        return self.nbytes if comes or self.operation is Operation.TOUCH else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Pools:
 
 
 class BillLine(NamedTuple):
-    """A part of the peak."""
+    """A part of a peak: of the host's pools together, or of what is allocated on the device."""
 
     item: str
     pool: str
@@ -82,38 +82,6 @@ class Theory:
     peak: Pools  # each pool at its own highest moment
     peak_rss_bytes: int  # all host pools together at theirs
     steady: Pools
-    bill: tuple[BillLine, ...] = field(default=())  # of the moment of peak_rss_bytes
+    bill: tuple[BillLine, ...] = field(default=())  # of the moment of peak_rss_bytes, then of the device's own peak
     work_bytes: int = 0  # bytes of all steps that events report (a copy's reading of its source is not one)
-
-
-def evaluate(steps: Iterable[Step], floor_bytes: int) -> Theory:
-    """Run through a ledger once."""
-    pools: dict[Pool, int] = defaultdict(int)
-    peaks: dict[Pool, int] = defaultdict(int)
-    live: dict[tuple[str, Pool], int] = defaultdict(int)
-    bill: dict[tuple[str, Pool], int] = {}
-    total = peak_total = work = 0
-    rising = False
-    for step in steps:
-        delta = step.delta_bytes
-        if step.operation is not Operation.RELEASE and (step.operation is not Operation.TOUCH or step.phase == "touch"):
-            work += step.nbytes
-        if delta < 0 and rising:  # the only moments at which a maximum can be: right before something goes
-            if total > peak_total:
-                peak_total, bill = total, dict(live)
-            rising = False
-        rising = rising or delta > 0
-        pools[step.pool] += delta
-        total += delta
-        live[step.item, step.pool] += delta
-        peaks[step.pool] = max(peaks[step.pool], pools[step.pool])
-    if total > peak_total:
-        peak_total, bill = total, dict(live)
-    return Theory(
-        floor_bytes,
-        Pools(peaks[Pool.HEAP], peaks[Pool.FILE], peaks[Pool.PINNED]),
-        peak_total,
-        Pools(pools[Pool.HEAP], pools[Pool.FILE], pools[Pool.PINNED]),
-        tuple(BillLine(item, pool.name.lower(), nbytes) for (item, pool), nbytes in bill.items() if nbytes),
-        work,
-    )
+    moved_bytes: int = 0  # what is written, copied or touched until the model is resident

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from meminspect.engine.session import Standby
     from meminspect.engine.spec import RunSpec
     from meminspect.errors import SeveralCheckpointsError
+    from meminspect.sampling.interpreter import Interpreter
+    from meminspect.strategies import LoadOptions
     from meminspect.tui.faults import Fault
     from meminspect.tui.runs import Runs
 
@@ -44,6 +46,8 @@ class MeminspectApp(App[int]):
         ckpt: the checkpoint to begin with; without it, one is picked.
         captures: captures to show instead.
         folder: where new captures go; the user's data folder unless given.
+        python: what runs load in, unless the user chooses another; None for our own interpreter.
+        trust_pickle: whether they trust pickles.
     """
 
     TITLE = "meminspect"
@@ -57,7 +61,15 @@ class MeminspectApp(App[int]):
         Binding("ctrl+c", "quit", "quit", show=False, priority=True),  # in dialogs and fields as well
     ]
 
-    def __init__(self, ckpt: Path | None = None, captures: Sequence[Path] = (), folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        ckpt: Path | None = None,
+        captures: Sequence[Path] = (),
+        folder: Path | None = None,
+        *,
+        python: Interpreter | None = None,
+        trust_pickle: bool = False,
+    ) -> None:
         # Textual makes greys of colours for NO_COLOR, unless it leaves them to the terminal: then it leaves them out.
         super().__init__(ansi_color="NO_COLOR" in os.environ)
         self.console.push_theme(Theme(STYLES))
@@ -69,6 +81,8 @@ class MeminspectApp(App[int]):
         self.fault: Fault | None = None  # what ended the app, for whoever started it
         self._ckpt = ckpt
         self._captures = captures
+        self._python = python
+        self._trust_pickle = trust_pickle
 
     def on_mount(self) -> None:
         """Show the first screen, and end in order when somebody ends us."""
@@ -97,6 +111,13 @@ class MeminspectApp(App[int]):
 
         self._replace(StartScreen(ckpt))
 
+    def first_options(self) -> LoadOptions:
+        """How to load, as long as nobody has chosen."""
+        from meminspect.sampling.interpreter import OURS
+        from meminspect.strategies import LoadOptions
+
+        return LoadOptions(trust_pickle=self._trust_pickle, interpreter=self._python or OURS)
+
     def open_captures(self, captures: Sequence[Path], runs: Runs | None = None) -> None:
         """Show one run, or several beside each other, over the screen there is."""
         from meminspect.tui.screens.race import RaceScreen
@@ -118,13 +139,13 @@ class MeminspectApp(App[int]):
         self.runs.start()
         self.open_captures([spec.capture for spec in specs], self.runs)
 
-    def stand_by(self) -> None:
+    def stand_by(self, python: str) -> None:
         """Let a worker import torch while the user reads, for the run that may come."""
         from meminspect.engine.session import Standby
 
         if self.standby is None:
             try:
-                self.standby = Standby()
+                self.standby = Standby(python)
             except RunError:
                 told, self._told_why_no_standby = self._told_why_no_standby, True
                 if not told:  # and not again with every plan: a run says it too

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
+from meminspect.analysis.verdict import AIM_WORDS
 from meminspect.engine.spec import RunSpec
-from meminspect.strategies import LoadOptions
+from meminspect.strategies import QUANTISATIONS, LoadOptions
 from meminspect.units import format_bytes, format_duration
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from meminspect.analysis.verdict import Aim
 
 __all__ = ["Cache", "Choices"]
 
@@ -27,6 +30,7 @@ class Choices(NamedTuple):
     cache: Cache | None = None
     timeout_s: float | None = None
     forward: bool = False  # call the model once when it is loaded
+    aim: Aim | None = None  # what strategies are sorted by; None for what suits the device
 
     def words(self) -> str:
         """In a line."""
@@ -35,11 +39,16 @@ class Choices(NamedTuple):
             (
                 load.device,
                 load.dtype or "dtype as stored",
+                *(("read to the host",) if load.device != "cpu" and load.read_to == "host" else ()),
                 *(() if load.init_dtype == "float32" else (f"built in {load.init_dtype}",)),
+                *(() if load.quantisation == QUANTISATIONS[0] else (f"quantised to {load.quantisation}",)),
                 "no limit" if self.limit_bytes is None else f"limit {format_bytes(self.limit_bytes)}",
                 _CACHE_WORDS[self.cache or ("cold" if self.limit_bytes is not None else None)],
                 *(() if self.timeout_s is None else (f"at most {format_duration(self.timeout_s)}",)),
                 *(("then called once",) if self.forward else ()),
+                *(() if load.interpreter.python is None else (f"in {load.interpreter.words()}",)),
+                *(("PICKLES ARE TRUSTED",) if load.trust_pickle else ()),
+                *(() if self.aim is None else (f"by {AIM_WORDS[self.aim]}",)),
             )
         )
 

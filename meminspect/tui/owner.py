@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from meminspect.engine.spec import RunSpec
     from meminspect.errors import SeveralCheckpointsError
+    from meminspect.strategies import LoadOptions
     from meminspect.tui.runs import Runs
 
 __all__ = ["Owner"]
@@ -31,6 +32,9 @@ class Owner(Protocol):
     def open_checkpoint(self, ckpt: Path) -> None:
         """Show a checkpoint and its plan, in place of the screen there is."""
 
+    def first_options(self) -> LoadOptions:
+        """How to load, as long as nobody has chosen."""
+
     def open_captures(self, captures: Sequence[Path], runs: Runs | None = None) -> None:
         """Show one run, or several beside each other, over the screen there is.
 
@@ -45,8 +49,12 @@ class Owner(Protocol):
     def begin(self, specs: Sequence[RunSpec]) -> None:
         """Run these in turn, and show them."""
 
-    def stand_by(self) -> None:
-        """Let a worker import torch while the user reads, for the run that may come."""
+    def stand_by(self, python: str) -> None:
+        """Let a worker import torch while the user reads, for the run that may come.
+
+        Args:
+            python: the interpreter of that worker.
+        """
 
     def close_standby(self) -> None:
         """Give back the memory of a worker that waits, if there is one."""

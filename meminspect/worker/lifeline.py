@@ -8,10 +8,12 @@ one in the middle of a long read would not. `PR_SET_PDEATHSIG` would fire when t
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import select
 import signal
+import sys
 import threading
 from typing import Final
 
@@ -34,6 +36,8 @@ def die_with(lifeline: int) -> None:
 
 
 def _told_by_kernel(lifeline: int) -> None:
+    if sys.platform != "linux":  # where the same number is another command
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
     fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(lifeline, _F_SETSIG, signal.SIGKILL)
     fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)

@@ -12,21 +12,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from meminspect.capture.ring import RingWriter
-from meminspect.sampling.procfs import ProcessMemory
+from meminspect.sampling.own_memory import largest_rss_bytes, own_memory
+from meminspect.sampling.procfs import why_no_pools
 from meminspect.worker import allocator
 from meminspect.worker.ballast import populate
 from meminspect.worker.lifeline import die_with, prefer_as_victim
 from meminspect.worker.recorder import Recorder
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import nn
 
+    from meminspect.capture.records import Reading
     from meminspect.strategies import LoadTask, Strategy
+    from meminspect.worker.hooks.tracker import Tracker
 
 __all__ = ["main"]
 
 _MANY: Final = 5_000  # tensors: beyond it, an event for each tiny one would cost as much as the load
 _TINY_BYTES: Final = 64 << 10
+_LOOK_S: Final = 0.12  # three samples of the supervisor
 
 
 def main(spec: int, ring: int, lifeline: int) -> None:
@@ -40,7 +46,7 @@ def main(spec: int, ring: int, lifeline: int) -> None:
     die_with(lifeline)
     prefer_as_victim()
     os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_DATASETS_OFFLINE="1")
-    recorder = Recorder(RingWriter(ring), ProcessMemory("self"), allocator.free_bytes)
+    recorder = Recorder(RingWriter(ring), own_memory(), allocator.free_bytes)
     recorder.enabled = True
     try:
         _import(recorder)
@@ -61,7 +67,6 @@ def _import(recorder: Recorder) -> None:
     """All that can be done before anybody has said what to load."""
     recorder.phase("import")
     import torch
-    from safetensors import __version__ as safetensors_version
 
     import meminspect.checkpoint
     import meminspect.strategies
@@ -71,8 +76,16 @@ def _import(recorder: Recorder) -> None:
     recorder.report(
         "environment",
         {"python": sys.version.split()[0], "executable": sys.executable, "pid": os.getpid(),
-         "torch": torch.__version__, "safetensors": safetensors_version, "threads": torch.get_num_threads()},
+         "torch": torch.__version__, "safetensors": _safetensors_version(), "threads": torch.get_num_threads()},
     )  # fmt: skip
+
+
+def _safetensors_version() -> str | None:
+    try:
+        from safetensors import __version__
+    except ImportError:
+        return None
+    return __version__
 
 
 def _run(wanted: dict[str, Any], recorder: Recorder) -> None:
@@ -83,32 +96,35 @@ def _run(wanted: dict[str, Any], recorder: Recorder) -> None:
     from meminspect.worker.storage import StorageBooks
 
     strategy = find(wanted["strategy"])
-    options = LoadOptions(**wanted["options"])
+    options = LoadOptions.from_document(wanted["options"])
     task = task_for(read_checkpoint(Path(wanted["checkpoint"])), options)
     recorder.tiny_bytes = _TINY_BYTES if len(task.checkpoint.tensors) > _MANY else 0
     recorder.phase("warm-up")
     recorder.enabled = False
     tiny = task_for(read_checkpoint(Path(wanted["tiny"])), options)
-    model = _prepared(strategy, tiny, recorder)()
-    _finish(model, recorder)
+    load, tracker = _prepared(strategy, tiny, recorder)
+    model = load()
+    _finish(model, recorder, tracker)
     if wanted["forward"]:
         warm_up(model)
     del model
-    load = _prepared(strategy, task, recorder)
+    load, tracker = _prepared(strategy, task, recorder)
     populate(wanted["heap_bytes"])
     _settle()
     recorder.enabled = True
     books = StorageBooks(task, recorder)
+    _be_seen()
     baseline, resets = recorder.reading("baseline", reset=True)
-    recorder.report("baseline", {**baseline._asdict(), "resets": resets, "retained_bytes": allocator.free_bytes()})
+    recorder.report("baseline", {**_held(baseline), "resets": resets, "retained_bytes": allocator.free_bytes()})
 
     started_ns = time.monotonic_ns()
     model = load()
     recorder.report("returned", {"t_ns": time.monotonic_ns(), "started_ns": started_ns})
-    _finish(model, recorder)
+    _finish(model, recorder, tracker)
     recorder.report("resident", {"t_ns": time.monotonic_ns(), "started_ns": started_ns})
+    _be_seen()
     window, _ = recorder.reading("resident", reset=True)
-    recorder.report("window", {**window._asdict(), "retained_at_peak_bytes": recorder.retained_at_peak_bytes})
+    recorder.report("window", {**_held(window), "retained_at_peak_bytes": recorder.retained_at_peak_bytes})
     books.close()
 
     _report_steady(model, recorder)
@@ -117,14 +133,14 @@ def _run(wanted: dict[str, Any], recorder: Recorder) -> None:
     recorder.phase("verify")
     from meminspect.worker.verify import verify
 
-    recorder.report("tensors", verify(model, task))
+    recorder.report("tensors", verify(model, task, strategy))
     recorder.report("hooks", {"hooks_s": recorder.hooks_s, "events": recorder.events,
                               "event_us_median": recorder.event_us_median})  # fmt: skip
     recorder.report("finished", {})
 
 
-def _prepared(strategy: Strategy, task: LoadTask, recorder: Recorder) -> Any:
-    """Everything that is to be done before the baseline; returns what is left to do."""
+def _prepared(strategy: Strategy, task: LoadTask, recorder: Recorder) -> tuple[Callable[[], nn.Module], Tracker]:
+    """Everything that is to be done before the baseline; returns what is left to do, and what will follow it."""
     from meminspect.worker.hooks import installed
     from meminspect.worker.hooks.modules import constructed, plan_construction
     from meminspect.worker.hooks.tracker import Tracker
@@ -132,17 +148,30 @@ def _prepared(strategy: Strategy, task: LoadTask, recorder: Recorder) -> Any:
 
     tracker = Tracker(recorder, task.checkpoint)
     recipe = prepare(strategy.recipe(task), task)
-    with default_dtype(task.options.init_dtype):
+    with default_dtype(strategy.built_dtype(task)):
         construction = plan_construction(recipe.build)
 
     def load() -> nn.Module:
         with installed(tracker), default_dtype("float32"):
             return execute(recipe, lambda: constructed(tracker, recipe.build, construction))
 
-    return load
+    return load, tracker
 
 
-def _finish(model: nn.Module, recorder: Recorder) -> None:
+def _be_seen() -> None:
+    """Give the supervisor the time for a look where nobody else can see how much is in memory now."""
+    if why_no_pools():
+        time.sleep(_LOOK_S)
+
+
+def _held(reading: Reading | None) -> dict[str, int | None]:
+    """What the worker sees of its memory, as a report."""
+    if reading is not None:
+        return reading._asdict()
+    return {**dict.fromkeys(("heap_bytes", "file_bytes", "pinned_bytes")), "high_water_bytes": largest_rss_bytes()}
+
+
+def _finish(model: nn.Module, recorder: Recorder, tracker: Tracker) -> None:
     from meminspect.worker.resident import touch
 
     recorder.phase("finalise")
@@ -150,19 +179,20 @@ def _finish(model: nn.Module, recorder: Recorder) -> None:
     if left:
         more = f" and {len(left) - 3} more" if len(left) > 3 else ""
         raise RuntimeError(f"left on the meta device, since the checkpoint lacks them: {', '.join(left[:3])}{more}")
-    touch(model, recorder)
+    touch(model, recorder, tracker.is_mapped)
 
 
 def _report_steady(model: nn.Module, recorder: Recorder) -> None:
     from meminspect.worker.resident import live_bytes
 
     gc.collect()
+    _be_seen()
     steady, _ = recorder.reading("steady")
     retained_bytes = allocator.free_bytes()
     trimmed = recorder.reading("trimmed")[0] if allocator.trim() else None
     recorder.report(
         "steady",
-        {"live_bytes": live_bytes(model), "steady": steady._asdict(), "retained_bytes": retained_bytes,
+        {"live_bytes": live_bytes(model), "steady": _held(steady), "retained_bytes": retained_bytes,
          "trimmed": None if trimmed is None else trimmed._asdict(),
          "fixed_mmap_threshold": "MALLOC_MMAP_THRESHOLD_" in os.environ},
     )  # fmt: skip

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from meminspect.capture.ring import RingWriter
-    from meminspect.sampling.procfs import ProcessMemory
+    from meminspect.sampling.own_memory import OwnMemory
 
 __all__ = ["READING_GAP_NS", "SMALL_BYTES", "Recorder"]
 
@@ -58,7 +58,7 @@ class Recorder:
     """
 
     def __init__(
-        self, ring: RingWriter, memory: ProcessMemory, free_bytes: Callable[[], int | None] = lambda: None
+        self, ring: RingWriter, memory: OwnMemory, free_bytes: Callable[[], int | None] = lambda: None
     ) -> None:
         self.enabled = False
         self.tiny_bytes = 0
@@ -183,9 +183,13 @@ class Recorder:
         with self._lock:
             self._gather(started_ns, Operation.RELEASE, pool, id_, name, nbytes)
 
-    def before_fall(self) -> None:
-        """Memory is about to go: what has been done since the last reading is read, unless something is in flight."""
-        if not self.enabled or not self._begun_since_reset or self._in_flight:
+    def before_fall(self, *, grown: bool = False) -> None:
+        """Memory is about to go: what has been done since the last reading is read, unless something is in flight.
+
+        Args:
+            grown: memory has been written to for the first time, of which no event tells.
+        """
+        if not self.enabled or not (self._begun_since_reset or grown) or self._in_flight:
             return
         started_ns = time.monotonic_ns()
         with self._lock:
@@ -193,13 +197,13 @@ class Recorder:
             self._write(Event(started_ns, EventKind.READING, reading=reading, name=_FALLING))
             self._charge(started_ns)
 
-    def reading(self, name: str, *, reset: bool = False) -> tuple[Reading, bool]:
-        """Record and return the worker's memory under a name, and whether the mark has been reset after it."""
+    def reading(self, name: str, *, reset: bool = False) -> tuple[Reading | None, bool]:
+        """Record and return the worker's memory, if it sees it, under a name; and whether the mark was reset after."""
         with self._lock:
             reading = self._read(time.monotonic_ns(), reset=False)
             was_reset = reset and self._memory.reset_high_water()
             self._begun_since_reset = 0 if was_reset else 2
-            if was_reset:
+            if was_reset and reading is not None:
                 self._peak_bytes = reading.rss_bytes
             self._write(Event(time.monotonic_ns(), EventKind.READING, reading=reading, name=name))
         return reading, was_reset
@@ -228,10 +232,10 @@ class Recorder:
         self._event_ns.append(spent_ns)
         self.charged_ns += spent_ns
 
-    def _read(self, started_ns: int, *, reset: bool) -> Reading:
+    def _read(self, started_ns: int, *, reset: bool) -> Reading | None:
         self._last_reading_ns = started_ns
         reading = self._memory.reading()
-        if reading.high_water_bytes > self._peak_bytes:
+        if reading is not None and reading.high_water_bytes > self._peak_bytes:
             self._peak_bytes = reading.high_water_bytes
             self.retained_at_peak_bytes = self._free_bytes()  # at once: what is freed next was in use at the peak
         if reset:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import bisect
 import ctypes
 import mmap
+import sys
 from typing import TYPE_CHECKING, Final
 
 from meminspect.capture.records import Operation, Pool
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import torch
     from torch import nn
@@ -45,19 +46,39 @@ def live_bytes(model: nn.Module) -> int:
     return sum(storage.nbytes() for _, storage in storages(model))
 
 
-def touch(model: nn.Module, recorder: Recorder) -> None:
-    """Touch every page of every parameter and buffer; those that are mapped from a file are reported."""
+def touch(model: nn.Module, recorder: Recorder, seen_mapped: Callable[[int], bool]) -> None:
+    """Touch every page of every parameter and buffer; those that are mapped from a file are reported.
+
+    Args:
+        model: loaded.
+        recorder: what they are reported to.
+        seen_mapped: whether a storage at an address was seen to be mapped: asked where the kernel does not tell.
+    """
     recorder.phase("touch")
-    starts, ends = zip(*_mapped_ranges(), strict=True)  # never empty: the interpreter itself is mapped
+    is_mapped = _told_mapped() or seen_mapped
     for name, storage in storages(model):
         address, nbytes = storage.data_ptr(), storage.nbytes()
-        below = bisect.bisect_right(starts, address) - 1
-        if below < 0 or address >= ends[below]:
+        if not is_mapped(address):
             _populate(address, nbytes)
             continue
         id_ = recorder.begin(Operation.TOUCH, Pool.FILE, name, nbytes)
         _populate(address, nbytes)
         recorder.end(id_, Operation.TOUCH, Pool.FILE, name, nbytes)
+
+
+def _told_mapped() -> Callable[[int], bool] | None:
+    """Tells whether an address is that of a file's page; None where the kernel says it of none."""
+    try:
+        ranges = _mapped_ranges()
+    except OSError:
+        return None
+    starts, ends = zip(*ranges, strict=True)  # never empty: the interpreter itself is mapped
+
+    def is_mapped(address: int) -> bool:
+        below = bisect.bisect_right(starts, address) - 1
+        return below >= 0 and bool(address < ends[below])
+
+    return is_mapped
 
 
 def _mapped_ranges() -> list[tuple[int, int]]:
@@ -75,7 +96,8 @@ def _mapped_ranges() -> list[tuple[int, int]]:
 def _populate(address: int, nbytes: int) -> None:
     start = address & -mmap.PAGESIZE
     length = address + nbytes - start
-    if _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), _MADV_POPULATE_READ) == 0:
+    populate = (ctypes.c_void_p(start), ctypes.c_size_t(length), _MADV_POPULATE_READ)
+    if sys.platform == "linux" and not _libc.madvise(*populate):
         return
-    for page in range(start, start + length, mmap.PAGESIZE):  # an older kernel: one read a page
+    for page in range(start, start + length, mmap.PAGESIZE):  # an older kernel, or another: one read a page
         ctypes.c_char.from_address(max(page, address)).value  # noqa: B018 - the read is the point

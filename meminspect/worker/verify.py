@@ -1,6 +1,7 @@
 """Compares the loaded model with the checkpoint's bytes, without leaving a mark on memory or page cache.
 
-Each tensor is read again from its file, a few MiB at a time, and cast as the strategy was to cast it.
+Each tensor is read again from its file, a few MiB at a time, and cast as the strategy was to cast it. A quantised
+weight is dequantised likewise, and may be as far from the file's as its quantisation says.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import torch
 
 from meminspect.sampling.page_cache import cached_bytes, forget, without_read_ahead
+from meminspect.strategies.quantisation import quantised, scale_name
+from meminspect.worker.quantised import QuantisedView
 
 if TYPE_CHECKING:
     from torch import nn
 
     from meminspect.checkpoint.model import StoredTensor
+    from meminspect.strategies import Strategy
     from meminspect.strategies.task import LoadTask
 
 __all__ = ["verify"]
@@ -25,21 +29,27 @@ _CHUNK_BYTES: Final = 4 << 20
 _INTEGERS: Final = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def verify(model: nn.Module, task: LoadTask) -> dict[str, object]:
-    """Compare every tensor; returns the counts of the JSON contract's `tensors`, and the names of the wrong ones."""
-    loaded = dict((*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)))
-    mismatched = []
-    files = [os.open(file.path, os.O_RDONLY) for file in task.checkpoint.files]
-    for descriptor in files:
-        without_read_ahead(descriptor)  # it would warm what we do not drop
-    try:
-        for name, pieces in task.pieces.items():
-            tensor = loaded.get(name)
-            if tensor is not None and not _matches(tensor.detach(), task, pieces, files):
-                mismatched.append(name)
-    finally:
-        for descriptor in files:
-            os.close(descriptor)
+def verify(model: nn.Module, task: LoadTask, strategy: Strategy | None = None) -> dict[str, object]:
+    """Compare every tensor; returns the counts of the JSON contract's `tensors`, and the names of the wrong ones.
+
+    Args:
+        model: what has been loaded.
+        task: what was to be loaded.
+        strategy: how; it says what is quantised, and what the model has beyond the checkpoint. None: nothing.
+    """
+    loaded: dict[str, torch.Tensor | QuantisedView] = dict(
+        (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
+    )
+    if strategy is not None:
+        for parameter in strategy.adds(task):
+            loaded.pop(parameter.name, None)
+        if strategy.quantises:
+            _view_quantised(loaded, task, None if strategy.casts else getattr(torch, strategy.built_dtype(task)))
+    mismatched = [
+        name
+        for name, pieces in task.pieces.items()
+        if (tensor := loaded.get(name)) is not None and not _matches(tensor, task, pieces)
+    ]
     missing = [name for name in loaded if name not in task.pieces]
     unexpected = [name for name in task.pieces if name not in loaded]
     return {
@@ -61,28 +71,57 @@ def _first(names: list[str]) -> list[str]:
     return [name[:200] for name in names[:20]]
 
 
-def _matches(tensor: torch.Tensor, task: LoadTask, pieces: tuple[StoredTensor, ...], files: list[int]) -> bool:
-    if tensor.device.type == "meta":
+def _view_quantised(loaded: dict[str, torch.Tensor | QuantisedView], task: LoadTask, built: torch.dtype | None) -> None:
+    """Put a view in place of each quantised weight and its scales; where the scales are missing, none."""
+    for name, parameter in quantised(task).items():
+        values, scale = loaded.get(name), loaded.pop(scale_name(name), None)
+        if isinstance(values, torch.Tensor) and isinstance(scale, torch.Tensor):
+            loaded[name] = QuantisedView.whole(values, scale, parameter, built)
+
+
+def _matches(tensor: torch.Tensor | QuantisedView, task: LoadTask, pieces: tuple[StoredTensor, ...]) -> bool:
+    if isinstance(tensor, torch.Tensor):
+        tensor = tensor.detach()
+        if tensor.device.type == "meta":
+            return False
+    elif not tensor.is_sound():
         return False
+    if pieces[0].chunk is not None:
+        return all(_equal(_cut(tensor, piece), piece, task) for piece in pieces)
     dim = task.split_dims.get(pieces[0].name)
     if len(pieces) == 1 or dim is None:
-        return _equal(tensor, pieces[0], task, files)
+        return _equal(tensor, pieces[0], task)
     start = 0
     for piece in pieces:
         part = tensor.narrow(dim, start, piece.shape[dim])
-        if not _equal(part, piece, task, files):
+        if not _equal(part, piece, task):
             return False
         start += piece.shape[dim]
     return start == tensor.shape[dim]
 
 
-def _equal(tensor: torch.Tensor, stored: StoredTensor, task: LoadTask, files: list[int]) -> bool:
+def _cut(tensor: torch.Tensor | QuantisedView, piece: StoredTensor) -> torch.Tensor | QuantisedView:
+    """The part of a tensor that a chunk is; an empty one where the tensor has another shape."""
+    if piece.chunk is None or not isinstance(tensor, torch.Tensor) or tuple(tensor.shape) != piece.chunk.whole_shape:
+        return torch.empty(0)
+    return tensor[tuple(slice(at, at + length) for at, length in zip(piece.chunk.start, piece.shape, strict=True))]
+
+
+def _equal(tensor: torch.Tensor | QuantisedView, stored: StoredTensor, task: LoadTask) -> bool:
     if tuple(tensor.shape) != stored.shape:
         return False
+    if not stored.elements:
+        return True
     strides = stored.strides or _row_major(stored.shape)
-    big_endian = task.checkpoint.files[stored.storage.file].big_endian
-    source = _Source(files[stored.storage.file], getattr(torch, stored.dtype), big_endian)
-    return not stored.elements or _equal_part(tensor, strides, stored.file_offset, source)
+    # One at a time: a checkpoint may have more files than a process may have open.
+    file = task.checkpoint.files[stored.storage.file]
+    descriptor = os.open(file.path, os.O_RDONLY)
+    try:
+        without_read_ahead(descriptor)  # it would warm what we do not drop
+        source = _Source(descriptor, getattr(torch, stored.dtype), file.big_endian)
+        return _equal_part(tensor, strides, stored.file_offset, source)
+    finally:
+        os.close(descriptor)
 
 
 class _Source(NamedTuple):
@@ -93,18 +132,20 @@ class _Source(NamedTuple):
     big_endian: bool
 
 
-def _equal_part(tensor: torch.Tensor, strides: tuple[int, ...], offset: int, source: _Source) -> bool:
+def _equal_part(tensor: torch.Tensor | QuantisedView, strides: tuple[int, ...], offset: int, source: _Source) -> bool:
     """Compare a view of the file, cut along its widest stride until a piece fits into the buffer."""
     for dim, stride in enumerate(strides):
-        if stride == 0 and tensor.shape[dim] > 1:  # one element on disk for many: they must be equal among themselves
+        if (
+            stride == 0 and tensor.shape[dim] > 1 and isinstance(tensor, torch.Tensor)
+        ):  # one element on disk for many: they must be equal among themselves
             first = tensor.narrow(dim, 0, 1)
             rest = strides[:dim] + strides[dim + 1 :]
             return _same(tensor, first.expand_as(tensor)) and _equal_part(first.squeeze(dim), rest, offset, source)
     size = source.dtype.itemsize
     extent = 1 + sum((length - 1) * stride for length, stride in zip(tensor.shape, strides, strict=True))
     if extent * size <= _CHUNK_BYTES:
-        data = _elements(_read(source.descriptor, offset, extent * size), source)
-        return _same(tensor, data.as_strided(tensor.shape, strides).to(tensor.dtype))
+        data = _elements(_read(source.descriptor, offset, extent * size), source).as_strided(tensor.shape, strides)
+        return _same(tensor, data.to(tensor.dtype)) if isinstance(tensor, torch.Tensor) else tensor.matches(data)
     dim = max(range(tensor.dim()), key=lambda dim: strides[dim] if tensor.shape[dim] > 1 else -1)
     step = max(1, _CHUNK_BYTES // (strides[dim] * size))
     if step >= tensor.shape[dim]:  # the other dimensions overlap it: halve, and the extent shrinks in the end
@@ -149,12 +190,13 @@ def _read(descriptor: int, offset: int, nbytes: int) -> bytearray:
     """Read a range; pages that were not in the page cache before are dropped from it again."""
     cached = cached_bytes(descriptor, offset, nbytes) if nbytes else None
     buffer = bytearray(nbytes)
-    view, position = memoryview(buffer), offset
+    view = memoryview(buffer)
+    os.lseek(descriptor, offset, os.SEEK_SET)
     while view:
-        count = os.preadv(descriptor, [view], position)
+        count = os.readv(descriptor, [view])  # not every system has preadv
         if not count:
             raise OSError("the file is shorter than its header says")
-        view, position = view[count:], position + count
+        view = view[count:]
     if cached == 0:
         with contextlib.suppress(OSError):
             forget(descriptor, offset, nbytes)

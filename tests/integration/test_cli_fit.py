@@ -41,6 +41,18 @@ def test_the_smallest_limit_is_found_beside_theory_and_only_its_capture_is_kept(
     assert not list(home.folder.glob("meminspect-fit-*"))
 
 
+def test_given_sigterm_then_the_probe_is_ended_and_nothing_passing_stays(checkpoint: Path, home: Home) -> None:
+    command = home.start("fit", "--ckpt", checkpoint, "-s", "naive", "--json")
+    until(lambda: list(home.folder.glob("meminspect-fit-*/0-0.meminspect")))
+
+    command.terminate()
+    done = finished(command)
+
+    assert done.status == 128 + signal.SIGTERM, done
+    assert not list(home.folder.glob("meminspect-fit-*"))
+    assert not home.processes()
+
+
 def test_given_ctrl_c_then_what_is_known_so_far_is_told(checkpoint: Path, home: Home) -> None:
     command = home.start("fit", "--ckpt", checkpoint, "-s", "naive,meta-assign", "--json")
     until(lambda: list(home.folder.glob("meminspect-fit-*/0-0.meminspect")))

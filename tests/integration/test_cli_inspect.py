@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 CHECKPOINT = {
     "path", "layout", "architecture", "files", "shards", "tensors", "parameters", "bytes", "largest_tensor",
-    "largest_shard_bytes", "dtypes", "tied", "file_system", "file_system_reason", "warnings",
+    "largest_shard_bytes", "dtypes", "tied", "file_system", "file_system_reason", "quantisation", "warnings",
 }  # fmt: skip
 MACHINE = {
     "ram_total_bytes", "ram_available_bytes", "memory_limit_bytes", "swap_free_bytes", "gpus", "torch_version",

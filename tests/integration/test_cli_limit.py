@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 # which others pay for the pages of libraries; `mmap-assign` needs nothing that the kernel cannot take back.
 LIMIT = 400 << 20
 
+GREEDY = Path(__file__).parents[1] / "greedy"  # makes a forward pass need a gigabyte
+
 # Some kernels (DAMON with its action `pageout`) take idle pages of files again at any moment, also between the reading
 # and the load. Such a run says "mixed", as it should; once in so many the state has to be the one that was asked for.
 _TRIES = 3
@@ -114,6 +116,28 @@ def fact(capture: Path, name: str) -> object:
             return reader.fact(name)
     except CaptureError:
         return None
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("groups")
+def test_given_a_forward_pass_that_outgrows_the_limit_then_the_kill_is_not_put_on_the_load(
+    checkpoint: Path, home: Home
+) -> None:
+    done = home.meminspect(
+        "run", "--ckpt", checkpoint, "-s", "mmap-assign", "--limit", "600MiB", "--forward", "--json",
+        PYTHONPATH=f"{GREEDY}{os.pathsep}{GREEDY.parents[1]}",
+    )  # fmt: skip
+
+    run = done.run
+    assert (run["outcome"], run["died_at"]) == ("completed", None)
+    assert run["message"] == (
+        "the load was over; the first forward pass after it did not finish: "
+        "killed by the kernel's OOM killer at its limit of 600.00 MiB"
+    )
+    assert run["evidence"] is not None
+    assert (run["forward"], run["forward_reason"]) == (None, "the worker died in it")
+    assert run["tensors"]["verified"] is None
+    assert run["peak_bracket_bytes"]["rss_bytes"] == 0
 
 
 def test_given_a_limit_then_a_heap_strategy_dies_of_it_with_its_place_and_a_mapping_one_completes(

@@ -7,11 +7,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from meminspect.strategies import STRATEGIES
 from meminspect.synthesis import tiny_checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 POOLS = {"heap_bytes", "file_bytes", "pinned_bytes", "vram_allocated_bytes", "vram_reserved_bytes"}
 
@@ -46,12 +50,36 @@ def test_a_machine_gets_one_document_of_the_contract(checkpoint: Path) -> None:
     assert document.keys() == {"schema", "checkpoint", "machine", "budgets", "recommended", "why", "strategies"}
     assert document["schema"] == "meminspect.plan/1"
     assert document["budgets"] == {"ram_bytes": 16 << 30, "vram_bytes": 24 * 10**9}
-    assert [row["strategy"] for row in document["strategies"]] == list(STRATEGIES)
+    assert sorted(row["strategy"] for row in document["strategies"]) == sorted(STRATEGIES)
     for row in document["strategies"]:
         assert row.keys() == {"strategy", "available", "why_not", "verdict", "theory"}
+        if not row["available"]:
+            assert (row["verdict"], row["theory"]) == (None, None)
+            continue
         assert row["verdict"] == "fits"
         assert row["theory"].keys() >= {"floor_bytes", "peak", "steady", "bill"}
         assert row["theory"]["peak"].keys() == row["theory"]["steady"].keys() == POOLS
+
+
+@pytest.mark.parametrize(
+    ("by", "figure"),
+    [
+        ("heap", lambda theory: theory["peak"]["heap_bytes"]),
+        ("vram", lambda theory: theory["peak"]["vram_reserved_bytes"]),
+        ("resident", lambda theory: theory["moved_bytes"]),
+    ],
+)
+def test_strategies_are_sorted_by_what_is_asked_for_and_the_first_is_recommended(
+    checkpoint: Path, by: str, figure: Callable[[dict[str, Any]], int]
+) -> None:
+    done = meminspect("plan", "--ckpt", checkpoint, "--device", "cuda", "--vram", "24GB", "--by", by, "--json")
+
+    document = json.loads(done.stdout)
+    rows = [row for row in document["strategies"] if row["available"]]
+    assert {row["verdict"] for row in rows} == {"fits"}
+    figures = [figure(row["theory"]) for row in rows]
+    assert figures == sorted(figures)
+    assert document["recommended"] == rows[0]["strategy"]
 
 
 def test_what_does_not_fit_is_said_and_not_recommended(checkpoint: Path) -> None:
@@ -59,7 +87,7 @@ def test_what_does_not_fit_is_said_and_not_recommended(checkpoint: Path) -> None
         meminspect("plan", "--ckpt", checkpoint, "--ram", "10", "--dtype", "float32", "--json").stdout
     )
 
-    assert {row["verdict"] for row in document["strategies"]} == {"does_not_fit"}
+    assert {row["verdict"] for row in document["strategies"] if row["available"]} == {"does_not_fit"}
     assert document["recommended"] is None
     assert document["why"].startswith("no strategy fits: even ")
 

@@ -1,7 +1,7 @@
 """Theory's timeline against the measured one: the order of the worker's events is the order of the ledger's steps.
 
-Ten cells, so that every pair of layout and strategy, of strategy and option, and of layout and option that makes a
-difference stands in one of them.
+Every pair of layout and strategy, of strategy and option, and of layout and option that makes a difference
+stands in one of the cells.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from worker_runs import WorkerRun, event_lines, finished_bytes, ledger_lines, ru
 from meminspect.architectures import ARCHITECTURES
 from meminspect.capture.records import EventKind
 from meminspect.strategies import STRATEGIES, LoadOptions
+from meminspect.strategies.quantisation import quantised
 from meminspect.synthesis import SynthesisSpec, synthesise, tiny_checkpoint
 
 if TYPE_CHECKING:
@@ -33,27 +34,64 @@ _HF: dict[str, object] = {
 }  # fmt: skip
 
 
+_GPT2: dict[str, object] = {  # rows of more than one block that is quantised at a time
+    "n_embd": 96, "n_head": 4, "n_layer": 2, "n_positions": 32, "vocab_size": 300, "bos_token_id": 1, "eos_token_id": 1,
+}  # fmt: skip
+
+
 class Cell(NamedTuple):
     checkpoint: str
     strategy: str
     options: LoadOptions
 
     def __str__(self) -> str:
-        return f"{self.strategy} on {self.checkpoint} as {self.options.dtype}, built as {self.options.init_dtype}"
+        options = self.options
+        return (
+            f"{self.strategy} on {self.checkpoint} as {options.dtype}, built as {options.init_dtype}, "
+            f"quantised to {options.quantisation}"
+        )
 
 
 PLAIN, CAST, NARROW = LoadOptions(), LoadOptions(dtype="bfloat16"), LoadOptions(init_dtype="float16")
+NF4 = LoadOptions(quantisation="nf4")
 CELLS = [
     Cell("meta 1", "meta-assign", CAST),
-    Cell("meta 1", "sharded", PLAIN),
     Cell("meta 2", "naive", NARROW),
     Cell("meta 2", "mmap-assign", CAST),
     Cell("meta 2", "sharded", PLAIN),
     Cell("safetensors 1", "naive", PLAIN),
-    Cell("safetensors 3", "sharded", NARROW),
     Cell("safetensors 3", "mmap-assign", CAST),
     Cell("odd pth", "meta-assign", CAST),
     Cell("odd safetensors", "mmap-assign", PLAIN),
+    Cell("odd pth", "lazy", CAST),
+    Cell("safetensors 3", "lazy-quantize", CAST),
+    Cell("gpt2 1", "adapters", CAST),
+]
+MORE_CELLS = [
+    Cell("meta 1", "sharded", PLAIN),
+    Cell("safetensors 3", "sharded", NARROW),
+    Cell("meta 1", "naive-cast", PLAIN),
+    Cell("safetensors 3", "skip-init", CAST),
+    Cell("meta 2", "quantize-after", NF4),
+    Cell("meta 2", "lazy", CAST),
+    Cell("meta 2", "lazy", PLAIN),
+    Cell("safetensors 3", "lazy", PLAIN),
+    Cell("odd safetensors", "lazy", CAST),
+    Cell("odd pth", "naive-cast", CAST),
+    Cell("odd pth", "skip-init", PLAIN),
+    Cell("meta 2", "skip-init", PLAIN),
+    Cell("meta 1", "init-module", CAST),
+    Cell("odd safetensors", "init-module", PLAIN),
+    Cell("meta 2", "sequential", PLAIN),
+    Cell("safetensors 3", "direct-device", NARROW),
+    Cell("per-tensor 1", "per-tensor-files", PLAIN),
+    Cell("per-tensor 1", "per-tensor-files", CAST),
+    Cell("per-tensor 1", "lazy", CAST),
+    Cell("meta 1", "lazy-quantize", PLAIN),
+    Cell("meta 2", "lazy-quantize", NF4),
+    Cell("gpt2 1", "lazy-quantize", NF4),
+    Cell("gpt2 1", "quantize-after", NARROW),
+    Cell("meta 2", "adapters", PLAIN),
 ]
 
 
@@ -88,25 +126,31 @@ def _write(name: str, folder: Path) -> tuple[Path, Path]:
         out.mkdir()
         save_file(_odd(shared=False), out / "model.safetensors")
         return out, tiny_checkpoint("llama", "hf", "safetensors", "float16", tiny)
-    naming, config = ("meta", _META) if layout == "meta" else ("hf", _HF)
+    if layout == "gpt2":
+        architecture = ARCHITECTURES["gpt2"].architecture(_GPT2, "hf")
+        synthesise(SynthesisSpec(out, architecture, "safetensors", "float32", int(files)))
+        return out, tiny_checkpoint("gpt2", "hf", "safetensors", "float32", tiny)
+    naming, config = ("meta", _META) if layout in ("meta", "per-tensor") else ("hf", _HF)
     architecture = ARCHITECTURES["llama"].architecture(config, naming)
     synthesise(SynthesisSpec(out, architecture, layout, "float16", int(files)))
     return out, tiny_checkpoint("llama", naming, layout, "float16", tiny, shards=int(files))
 
 
 @pytest.fixture(scope="module")
-def run_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Cell], WorkerRun]:
-    """The run of a cell; all are started at once, two at a time, when the first is asked for."""
+def run_of(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Callable[[Cell], WorkerRun]:
+    """The run of a cell; all that are selected are started, two at a time, when the first is asked for."""
     folder = tmp_path_factory.mktemp("event-order")
-    written = {name: _write(name, folder) for name in {cell.checkpoint for cell in CELLS}}
+    asked = [item.callspec.params.get("run") for item in request.session.items if hasattr(item, "callspec")]
+    cells = dict.fromkeys(cell for cell in asked if isinstance(cell, Cell))
+    written = {name: _write(name, folder) for name in {cell.checkpoint for cell in cells}}
     runs: dict[Cell, Future[WorkerRun]] = {}
     with ThreadPoolExecutor(2) as executor:
-        for cell in CELLS:
+        for cell in cells:
             runs[cell] = executor.submit(run_worker, cell.strategy, *written[cell.checkpoint], cell.options)
     return lambda cell: runs[cell].result()
 
 
-@pytest.fixture(params=CELLS, ids=str)
+@pytest.fixture(params=[*CELLS, *(pytest.param(cell, marks=pytest.mark.slow) for cell in MORE_CELLS)], ids=str)
 def run(request: pytest.FixtureRequest, run_of: Callable[[Cell], WorkerRun]) -> WorkerRun:
     return run_of(request.param)
 
@@ -142,7 +186,11 @@ def test_phases_come_once_each_in_the_recipes_order_or_by_turns_where_shards_do(
     phases = [event.name for event in run.loading if event.kind is EventKind.PHASE]
     assert phases[-2:] == ["finalise", "touch"]
     assert phases[0] == "build"
-    if run.strategy == "sharded":
+    if run.strategy in ("sharded", "per-tensor-files"):
         assert phases[1:-2] == ["read", "copy"] * len(run.task.checkpoint.files)
+    elif STRATEGIES[run.strategy].quantises:
+        assert phases[1:-2].count("quantise") == len(quantised(run.task))
+    elif run.strategy in ("lazy", "adapters"):  # by turns, as tensors are cast or not
+        assert phases[1:-2].count("read") == len(run.task.checkpoint.files) or run.task.checkpoint.parallel_files
     else:
         assert len(set(phases)) == len(phases)

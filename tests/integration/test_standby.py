@@ -22,6 +22,8 @@ from meminspect.capture.store import CaptureReader
 from meminspect.engine.session import Session, Standby
 from meminspect.engine.spec import RunSpec
 from meminspect.engine.worker_process import WorkerProcess
+from meminspect.sampling.interpreter import Interpreter
+from meminspect.strategies import LoadOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -182,7 +184,10 @@ def test_given_a_waiting_worker_then_what_it_holds_is_its_memory_without_the_pag
 def test_given_an_interpreter_that_is_not_there_then_the_run_says_so(variants: Variants, home: Home) -> None:
     standby = Standby("/absent/python")
 
-    done = ended(spec_of(variants["meta"], "naive", home, python="/absent/python"), standby)
+    done = ended(
+        spec_of(variants["meta"], "naive", home, options=LoadOptions(interpreter=Interpreter("/absent/python"))),
+        standby,
+    )
 
     assert done["run"]["outcome"] == "failed"
     assert "cannot start the worker with /absent/python" in done["run"]["message"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from meminspect.checkpoint import read_checkpoint
 from meminspect.engine.worker_process import WorkerProcess
 from meminspect.strategies import STRATEGIES, LoadOptions
 from meminspect.strategies.task import LoadTask, task_for
+from meminspect.theory.ledger import Item
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -66,6 +68,8 @@ def run_worker(strategy: str, checkpoint: Path, tiny: Path, options: LoadOptions
     return WorkerRun(strategy, task, status, events, lost, log)
 
 
+_FIRST_PARTS = (Item.FLOOR, Item.QUANTISED)  # of an allocation that stands under two items
+
 # Phase, operation, pool, tensor, bytes.
 Line = tuple[str, str, str, str, int]
 
@@ -77,6 +81,7 @@ def ledger_lines(run: WorkerRun) -> list[Line]:
     implies. The parts of one allocation that stand under several items are one line.
     """
     lines: list[Line] = []
+    item = ""
     for step in STRATEGIES[run.strategy].ledger(run.task):
         if not step.nbytes or (step.operation is Operation.TOUCH and step.phase != "touch"):
             continue
@@ -86,8 +91,9 @@ def ledger_lines(run: WorkerRun) -> list[Line]:
                 lines.append(line)
             continue
         line = (step.phase, step.operation.name, step.pool.name, step.tensor, step.nbytes)
-        if step.phase == "build" and lines and lines[-1][:4] == line[:4]:
+        if lines and lines[-1][:4] == line[:4] and step.item != item and item in _FIRST_PARTS:
             line = (*line[:4], line[4] + lines.pop()[4])
+        item = step.item
         lines.append(line)
     return lines
 
@@ -99,7 +105,7 @@ def event_lines(run: WorkerRun) -> list[Line]:
     tensors of a file are one line, where the last of them is.
     """
     lines: list[Line] = []
-    mappings = _Mappings()
+    mappings = _Mappings(run.task)
     phase = ""
     for event in run.loading:
         if event.kind is EventKind.PHASE:
@@ -118,20 +124,27 @@ def event_lines(run: WorkerRun) -> list[Line]:
 class _Mappings:
     """Which tensors are mapped, and of which files any page has been looked at."""
 
-    def __init__(self) -> None:
+    def __init__(self, task: LoadTask) -> None:
+        # A file stays mapped until its last tensor has been read, one by one or all at once.
+        self._waiting = Counter(storage.file for storage in task.checkpoint.storages if storage.nbytes)
         self._mapped: dict[int, tuple[int, str]] = {}  # id → file, tensor
         self._touched: set[int] = set()
 
     def begin(self, event: Event) -> None:
         if event.operation is Operation.MATERIALISE and event.pool is Pool.FILE:
             self._mapped[event.id] = event.file, event.name
+            self._waiting[event.file] -= 1
         elif event.operation is not Operation.ASSIGN:
             self._touched.update(file for file, name in self._mapped.values() if name == event.name)
 
     def pages_go_with(self, event: Event) -> bool:
         """Whether this release is of the last tensor of a file that has pages in memory."""
         file, _ = self._mapped.pop(event.id, (-1, ""))
-        if file not in self._touched or any(other == file for other, _ in self._mapped.values()):
+        if (
+            file not in self._touched
+            or self._waiting[file] > 0
+            or any(other == file for other, _ in self._mapped.values())
+        ):
             return False
         self._touched.discard(file)
         return True

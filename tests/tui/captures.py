@@ -33,7 +33,7 @@ MACHINE = {
 }  # fmt: skip
 GPU = {"name": "NVIDIA Stub", "total_bytes": 24 * GIB, "free_bytes": 20 * GIB, "unified": False}
 NO_GPU = "no NVIDIA driver (libnvidia-ml.so.1 not found)"
-BYTES_PER_NS = {"build": 0.4, "read": 1.2, "copy": 1.6, "touch": 12.0}
+BYTES_PER_NS = {"build": 0.4, "read": 1.2, "copy": 1.6, "cast": 0.8, "quantise": 0.1, "touch": 12.0}
 SAMPLE_EVERY_NS = 20_000_000
 
 

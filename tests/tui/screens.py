@@ -13,6 +13,7 @@ from meminspect.checkpoint import read_checkpoint
 from meminspect.strategies.task import task_for
 from meminspect.tui.screens.start import StartScreen
 from meminspect.tui.screens.watch import WatchScreen
+from meminspect.tui.widgets.strategy_list import StrategyList
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from meminspect.strategies import LoadTask
 
 DEADLINE_S = 20
+TO_LIMIT = ("tab",) * 5  # from the first of the options to the memory limit
 
 
 async def until(pilot: Pilot[Any], condition: Callable[[], object]) -> None:
@@ -57,6 +59,11 @@ async def session(pilot: Pilot[Any], count: int = 1) -> FakeSession:
     return FakeSession.begun[-1]
 
 
+def listed(pilot: Pilot[Any]) -> list[str]:
+    """The ids of the strategies, in the order of the start screen."""
+    return [str(option.id) for option in pilot.app.screen.query_one(StrategyList).options]
+
+
 def told(pilot: Pilot[Any], selector: str = "Static") -> str:
     """The words of the screen in front: of all its texts, or of some."""
     return "\n".join(str(static.render()) for static in pilot.app.screen.query(selector))
@@ -71,6 +78,11 @@ def lines(pilot: Pilot[Any]) -> list[str]:
     """What the terminal shows, dialogs and all."""
     strips = pilot.app.screen._compositor.render_strips()
     return ["".join(segment.text for segment in strip) for strip in strips]
+
+
+def towards(pilot: Pilot[Any], strategy: str) -> tuple[str, ...]:
+    """The keys that lead to a strategy of the start screen's list."""
+    return "home", *["down"] * listed(pilot).index(strategy)
 
 
 async def settled(pilot: Pilot[Any]) -> None:
@@ -94,8 +106,9 @@ class FakeStandby:
 
     made: ClassVar[list[FakeStandby]] = []
 
-    def __init__(self) -> None:
+    def __init__(self, python: str) -> None:
         self.closed = False
+        self.python = python
         FakeStandby.made.append(self)
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from conftest import CHECKPOINT
-from screens import FakeSession, FakeStandby, drawn, offered, on, planned, session, told, until, watch
+from screens import FakeSession, FakeStandby, drawn, offered, on, planned, session, told, towards, until, watch
 from textual.widgets import Input, TabbedContent
 
 from meminspect.capture.store import CaptureReader
@@ -36,10 +36,10 @@ def at_start() -> MeminspectApp:
     return MeminspectApp(CHECKPOINT, folder=Path("captures"))
 
 
-async def begun(pilot: Pilot[Any], *, last: bool = False) -> FakeSession:
-    """The recommended strategy's run has begun, or the last one's, which is the naive one; nothing is recorded yet."""
+async def begun(pilot: Pilot[Any], *, naive: bool = False) -> FakeSession:
+    """The recommended strategy's run has begun, or the naive one's; nothing is recorded yet."""
     await planned(pilot)
-    await pilot.press(*["end"] * last, "enter")
+    await pilot.press(*(towards(pilot, "naive") if naive else ()), "enter")
     await on(pilot, RunScreen)
     return await session(pilot)
 
@@ -47,7 +47,9 @@ async def begun(pilot: Pilot[Any], *, last: bool = False) -> FakeSession:
 async def race_begun(pilot: Pilot[Any]) -> FakeSession:
     """The first of three has begun."""
     await planned(pilot)
-    await pilot.press("home", "space", "down", "space", "down", "space", "r")
+    for strategy in ("mmap-assign", "meta-assign", "sharded"):
+        await pilot.press(*towards(pilot, strategy), "space")
+    await pilot.press("r")
     await on(pilot, RaceScreen)
     return await session(pilot)
 
@@ -66,7 +68,7 @@ def runs_under_way() -> list[threading.Thread]:
 async def test_a_run_is_seen_to_start_to_load_and_to_end(task: LoadTask) -> None:
     async with at_start().run_test(size=SIZE) as pilot:
         # given a run of which there is no capture yet
-        run = await begun(pilot, last=True)
+        run = await begun(pilot, naive=True)
         screen = pilot.app.screen
         await until(pilot, lambda: "starting …" in told(pilot, "#headline"))
         assert not screen.query_one(RunChart).display
@@ -81,7 +83,7 @@ async def test_a_run_is_seen_to_start_to_load_and_to_end(task: LoadTask) -> None
         run.reaches(0.5)
         await until(pilot, lambda: " left" in told(pilot, "#headline"))
         headline = told(pilot, "#headline")
-        assert "naive · building the model with random weights model." in headline
+        assert "naive · building the model model." in headline
         assert "27 % of 10.0" in headline
         assert "peak 2.81 GiB of 7.5" in headline
         assert screen.query_one(RunChart).display
@@ -148,7 +150,7 @@ async def test_what_the_loading_code_prints_is_shown_as_it_comes(task: LoadTask)
 
 async def test_keys_are_offered_as_soon_as_they_make_sense_and_no_longer(task: LoadTask) -> None:
     async with at_start().run_test(size=SIZE) as pilot:
-        run = await begun(pilot, last=True)
+        run = await begun(pilot, naive=True)
         run.reaches(0.5)
         await until(pilot, lambda: "cancel" in offered(pilot))
         assert not {"export", "better recipe"} & offered(pilot)

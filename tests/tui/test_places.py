@@ -10,7 +10,7 @@ import captures
 import pytest
 from captures import Story
 from conftest import CHECKPOINT
-from screens import FakeSession, drawn, offered, on, planned, session, settled, told, until
+from screens import TO_LIMIT, FakeSession, drawn, listed, offered, on, planned, session, settled, told, towards, until
 from textual.widgets import Button, DataTable, Input, Select, TabbedContent
 from textual.widgets._footer import FooterKey
 
@@ -86,9 +86,10 @@ async def test_a_race_has_room_for_so_many(task: LoadTask, monkeypatch: pytest.M
         assert notices(pilot) == ["mark two to 2 strategies with space first"]
         await pilot.press("down", "space", "down", "space")
         assert notices(pilot)[1:] == ["a race has room for 2"]
-        assert pilot.app.screen.query_one(StrategyList).marked == ["mmap-assign", "meta-assign"]
+        first, second, third, *_ = listed(pilot)
+        assert pilot.app.screen.query_one(StrategyList).marked == [first, second]
         await pilot.press("up", "space", "down", "space")
-        assert pilot.app.screen.query_one(StrategyList).marked == ["mmap-assign", "sharded"]
+        assert pilot.app.screen.query_one(StrategyList).marked == [first, third]
 
 
 async def test_a_strategy_that_cannot_load_this_says_why_and_never_begins(
@@ -97,7 +98,7 @@ async def test_a_strategy_that_cannot_load_this_says_why_and_never_begins(
     monkeypatch.setattr("meminspect.strategies.strategy.Strategy.why_not", _not_mapped)
     async with at_start().run_test(size=SIZE) as pilot:
         await planned(pilot)
-        await pilot.press("home")
+        await pilot.press("home", *["down"] * listed(pilot).index("mmap-assign"))
         await until(pilot, lambda: "not available: it [/]cannot" in told(pilot, "#details"))
         await pilot.press("space", "enter")
         assert notices(pilot) == [
@@ -139,16 +140,18 @@ async def test_so_many_captures_are_compared_and_no_fewer_than_two(
 async def test_options_are_kept_and_offered_again(task: LoadTask) -> None:
     async with at_start().run_test(size=SIZE) as pilot:
         await planned(pilot)
-        await pilot.press("down", "space", "o", "tab", "tab", "tab", *"3GiB", "enter")  # enter in the field takes them
+        await pilot.press(*towards(pilot, "meta-assign"), "space")
+        await pilot.press("o", *TO_LIMIT, *"3GiB", "enter")  # enter in the field takes them
         await on(pilot, StartScreen)
         await until(pilot, lambda: "limit 3.00 GiB" in told(pilot, "#details"))
         strategies = pilot.app.screen.query_one(StrategyList)
-        assert (strategies.highlighted, strategies.marked) == (1, ["meta-assign"])
+        assert strategies.marked == ["meta-assign"]
+        assert listed(pilot)[strategies.highlighted or 0] == "meta-assign"
 
         await pilot.press("o")
         await on(pilot, OptionsScreen)
         assert pilot.app.screen.query_one("#limit", Input).value == "3.00GiB"
-        await pilot.press("tab", "tab", "tab", "9", "escape")
+        await pilot.press(*TO_LIMIT, "9", "escape")
 
         await on(pilot, StartScreen)
         assert "limit 3.00 GiB" in told(pilot, "#details")
@@ -164,11 +167,25 @@ async def test_a_dtype_is_chosen_with_keys(task: LoadTask) -> None:
         await until(pilot, lambda: f"options: cpu, {chosen}, " in told(pilot, "#details"))
 
 
+async def test_strategies_are_sorted_by_what_is_chosen_and_the_cursor_stays_with_its_own(task: LoadTask) -> None:
+    async with at_start().run_test(size=SIZE) as pilot:
+        await planned(pilot)
+        await pilot.press(*towards(pilot, "sharded"), "o")
+        await on(pilot, OptionsScreen)
+        pilot.app.screen.query_one("#aim", Select).value = "soonest resident"
+        await pilot.press("ctrl+s")
+        await until(pilot, lambda: "by soonest resident" in told(pilot, "#details"))
+        row = pilot.app.screen.query_one(StrategyList).row
+        assert row is not None
+        assert row.strategy.id == "sharded"
+        assert "less to move until it is resident" in told(pilot, "#answer")
+
+
 @pytest.mark.parametrize(("button", "takes"), [("#take", True), ("#leave", False)])
 async def test_the_buttons_of_the_options(task: LoadTask, button: str, *, takes: bool) -> None:
     async with at_start().run_test(size=SIZE) as pilot:
         await planned(pilot)
-        await pilot.press("o", "tab", "tab", "tab", *"3GiB")
+        await pilot.press("o", *TO_LIMIT, *"3GiB")
         await pilot.click(button)
         await on(pilot, StartScreen)
         await until(pilot, lambda: ("limit 3.00 GiB" in told(pilot, "#details")) is takes)
@@ -177,7 +194,7 @@ async def test_the_buttons_of_the_options(task: LoadTask, button: str, *, takes:
 async def test_what_is_wrong_with_a_limit_goes_when_it_is_right(task: LoadTask) -> None:
     async with at_start().run_test(size=SIZE) as pilot:
         await planned(pilot)
-        await pilot.press("o", "tab", "tab", "tab", "3")
+        await pilot.press("o", *TO_LIMIT, "3")
         await until(pilot, lambda: "3 B leaves a process no room" in told(pilot, "#error"))
         await pilot.press("enter")
         assert isinstance(pilot.app.screen, OptionsScreen)
@@ -188,7 +205,7 @@ async def test_what_is_wrong_with_a_limit_goes_when_it_is_right(task: LoadTask) 
 async def test_a_time_limit_is_checked_kept_and_offered_again(task: LoadTask) -> None:
     async with at_start().run_test(size=SIZE) as pilot:
         await planned(pilot)
-        await pilot.press("o", *["tab"] * 5, *"10x")
+        await pilot.press("o", *TO_LIMIT, "tab", "tab", *"10x")
         await until(pilot, lambda: "time limit: '10x' is not a time" in told(pilot, "#error"))
         await pilot.press("backspace", *"min", "enter")
         await until(pilot, lambda: "at most 10:00 min" in told(pilot, "#details"))
@@ -201,9 +218,9 @@ async def test_a_time_limit_is_checked_kept_and_offered_again(task: LoadTask) ->
 async def test_the_buttons_of_a_question(task: LoadTask, button: str, *, begins: bool) -> None:
     async with at_start().run_test(size=SIZE) as pilot:
         await planned(pilot)
-        await pilot.press("o", "tab", "tab", "tab", *"4GiB", "enter")
+        await pilot.press("o", *TO_LIMIT, *"4GiB", "enter")
         await until(pilot, lambda: "limit 4.00 GiB" in told(pilot, "#details"))
-        await pilot.press("end", "enter")
+        await pilot.press("home", *["down"] * listed(pilot).index("naive"), "enter")
         await on(pilot, ConfirmScreen)
         assert "predicted to need 5.0" in told(pilot)
         assert "It will be killed at the limit" in told(pilot)
@@ -384,7 +401,7 @@ async def test_a_terminal_that_shrinks_says_so_and_one_that_grows_again_shows_wh
 async def test_a_dialog_outlives_a_terminal_that_shrinks(task: LoadTask) -> None:
     async with at_start().run_test(size=SIZE) as pilot:
         await planned(pilot)
-        await pilot.press("o", "tab", "tab", "tab", "3")
+        await pilot.press("o", *TO_LIMIT, "3")
         await pilot.resize_terminal(20, 5)
         await until(pilot, lambda: pilot.app.focused is None)
         await pilot.resize_terminal(*SIZE)

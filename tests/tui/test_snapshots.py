@@ -12,7 +12,7 @@ import captures
 import pytest
 from captures import Story
 from conftest import CHECKPOINT
-from screens import Writing, drawn, planned, settled, until
+from screens import TO_LIMIT, Writing, drawn, planned, settled, until
 from textual.widgets import Input, TabbedContent
 
 from meminspect.tui.app import MeminspectApp
@@ -233,10 +233,10 @@ def test_history_of_nothing(compare: Compare, task: LoadTask) -> None:
 
 
 KEYS = {
-    "options": ("o", "tab", "tab", "tab", "6", "x"),
+    "options": ("o", *TO_LIMIT, "6", "x"),
     "recipe": ("i",),
     "help": ("question_mark",),
-    "confirm": ("o", "tab", "tab", "tab", "4", "G", "ctrl+s"),
+    "confirm": ("o", *TO_LIMIT, "4", "G", "ctrl+s"),
 }
 
 
@@ -247,7 +247,7 @@ def test_dialogs_of_start(compare: Compare, task: LoadTask, dialog: str) -> None
         await pilot.press(*KEYS[dialog])
         if dialog == "confirm":
             await until(pilot, lambda: "limit 4.00" in str(pilot.app.screen.query_one("#details").render()))
-            await pilot.press("end", "enter")
+            await pilot.press("end", "up", "enter")
 
     assert compare(MeminspectApp(CHECKPOINT), SMALL, drive)
 

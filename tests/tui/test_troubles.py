@@ -10,7 +10,7 @@ import captures
 import pytest
 from captures import Story
 from conftest import CHECKPOINT
-from screens import FakeSession, FakeStandby, drawn, on, planned, session, told, until, watch
+from screens import TO_LIMIT, FakeSession, FakeStandby, drawn, on, planned, session, told, until, watch
 from textual.widgets import Input
 
 from meminspect.errors import CheckpointError, RunError, UsageError
@@ -134,7 +134,7 @@ async def test_options_chosen_while_a_reading_is_slow_are_not_undone_when_it_end
         await pilot.press("o", "ctrl+s")
         await until(pilot, arrived.is_set)
         # when the user chooses a limit meanwhile
-        await pilot.press("o", "tab", "tab", "tab", *"4GiB", "ctrl+s")
+        await pilot.press("o", *TO_LIMIT, *"4GiB", "ctrl+s")
         await until(pilot, lambda: "limit 4.00 GiB" in told(pilot, "#details"))
         slow.set()
         await until(pilot, lambda: all(worker.is_finished for worker in pilot.app.workers))

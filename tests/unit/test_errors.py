@@ -3,11 +3,20 @@ from __future__ import annotations
 import pytest
 
 from meminspect import errors
-from meminspect.errors import CaptureError, CheckpointError, ExitCode, MeminspectError, RunError, UsageError
+from meminspect.errors import (
+    CaptureError,
+    CheckpointError,
+    ExitCode,
+    MeminspectError,
+    RunError,
+    SeveralCheckpointsError,
+    UsageError,
+)
 
 CODES = {
     UsageError: ExitCode.USAGE,
     CheckpointError: ExitCode.USAGE,
+    SeveralCheckpointsError: ExitCode.USAGE,
     CaptureError: ExitCode.USAGE,
     RunError: ExitCode.FAILED,
 }

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["LAYOUT", "is_weights"]
 
 PARAMS = "params.json"
-_OTHERS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
+_OTHERS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".distcp", ".gguf")
 _CONSOLIDATED = re.compile(r"consolidated\.(\d\d)\.pth")
 
 

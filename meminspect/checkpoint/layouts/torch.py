@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from meminspect.checkpoint.assembling import assembled
 from meminspect.checkpoint.folders import file_names, member, read_config
 from meminspect.checkpoint.index import INDEX
-from meminspect.checkpoint.layouts import litgpt, meta
+from meminspect.checkpoint.layouts import dcp, litgpt, meta, per_tensor
 from meminspect.checkpoint.layouts.base import Layout
 from meminspect.checkpoint.reading import refusal
 from meminspect.checkpoint.torch_file import looks_like_torch, read_torch_file
@@ -36,8 +36,12 @@ _NOT_WEIGHTS = re.compile(
 
 def _claims(path: Path) -> tuple[str, ...]:
     if path.is_file():
-        taken = litgpt.LAYOUT.claims(path) or meta.LAYOUT.claims(path)
+        # torch itself goes by the name of a safetensors file, whatever is in it.
+        others = (litgpt.LAYOUT, meta.LAYOUT, dcp.LAYOUT)
+        taken = path.suffix == ".safetensors" or any(layout.claims(path) for layout in others)
         return (path.name,) if not taken and (path.name.endswith(_SUFFIXES) or looks_like_torch(path)) else ()
+    if per_tensor.LAYOUT.claims(path):
+        return ()
     names = _weights(path)
     if _CONVENTIONAL in names:
         return (_CONVENTIONAL,)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import sys
 from typing import TYPE_CHECKING, Final
 
 from meminspect.engine.limits.confinement import Confinement
@@ -16,7 +17,7 @@ from meminspect.units import format_bytes, parse_bytes
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["LEAST_BYTES", "Confinement", "confined", "parse_limit"]
+__all__ = ["LEAST_BYTES", "Confinement", "confined", "parse_limit", "require_limits"]
 
 LEAST_BYTES: Final = 64 << 20
 """An interpreter alone takes about this much: less says nothing of any strategy."""
@@ -37,6 +38,16 @@ def parse_limit(text: str) -> int:
     return nbytes
 
 
+def require_limits() -> None:
+    """Return where a process's memory can be limited at all.
+
+    Raises:
+        RunError: on this system nothing does that.
+    """
+    if sys.platform != "linux":  # macOS has RLIMIT_DATA, and holds it against no mapping
+        raise RunError("no memory limit can be set: this system enforces none on a process, as Linux does")
+
+
 @contextlib.contextmanager
 def confined(nbytes: int) -> Iterator[Confinement]:
     """Prepare a limit for one worker: in a cgroup that we make, in one that systemd makes, or by RLIMIT_DATA.
@@ -49,6 +60,7 @@ def confined(nbytes: int) -> Iterator[Confinement]:
 
 
 def _first(stack: contextlib.ExitStack, nbytes: int) -> Confinement:
+    require_limits()
     reasons: list[str] = []
     for means in _MEANS:
         with _noted(reasons):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     WriterOf = Callable[[str, tuple[PlannedTensor, ...]], Callable[[Output], None]]
 
-__all__ = ["NAMINGS", "plan_shards"]
+__all__ = ["NAMINGS", "config_of", "plan_shards"]
 
 NAMINGS: Final = {"llama": ("hf",), "gpt2": ("hf", "teaching")}
 
@@ -41,7 +41,7 @@ def plan_shards(spec: SynthesisSpec, stem: str, suffix: str, writer_of: WriterOf
         PlannedFile(f"{name}{suffix}", tensors, writer_of(name, tensors))
         for name, tensors in zip(stems, groups, strict=True)
     )
-    texts = {"config.json": _config(spec)}
+    texts = {"config.json": config_of(spec)}
     if spec.shards > 1:
         texts[f"{stem}{suffix}.index.json"] = _index(spec, files, keep_ties)
     return Plan(files, texts)
@@ -57,7 +57,7 @@ def _index(spec: SynthesisSpec, files: Sequence[PlannedFile], keep_ties: bool) -
     return {"metadata": metadata, "weight_map": dict(sorted(weight_map.items()))}
 
 
-def _config(spec: SynthesisSpec) -> dict[str, object]:
+def config_of(spec: SynthesisSpec) -> dict[str, object]:
     """Add what transformers needs to recognise the model; other namings keep their config as it is."""
     architecture = spec.architecture
     if architecture.naming != "hf":

@@ -1,16 +1,20 @@
-"""How to load: device, dtypes, page cache and limits of memory and time, each checked as it is typed."""
+"""How to load: device, dtypes, page cache, limits and the Python that loads, each checked before it is taken."""
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 from typing import TYPE_CHECKING, ClassVar, Final, TypeVar, cast
 
 from textual.containers import Horizontal, VerticalScroll
 from textual.widgets import Button, Input, Label, Select, Static
 
+from meminspect.analysis.verdict import AIM_WORDS
 from meminspect.engine.limits import parse_limit
 from meminspect.errors import UsageError
 from meminspect.renderables.texts import safe
-from meminspect.strategies import CASTABLE, LoadOptions
+from meminspect.sampling.interpreter import OURS, open_interpreter
+from meminspect.strategies import CASTABLE, QUANTISATIONS, READ_TO, LoadOptions
 from meminspect.tui.choices import Cache, Choices
 from meminspect.tui.screens.base import Dialog
 from meminspect.units import format_bytes, parse_bytes, parse_duration
@@ -21,6 +25,8 @@ if TYPE_CHECKING:
     from textual.app import ComposeResult
     from textual.binding import BindingType
 
+    from meminspect.analysis.verdict import Aim
+
 __all__ = ["OptionsScreen"]
 
 Quantity = TypeVar("Quantity", int, float)
@@ -29,7 +35,8 @@ _AS_STORED: Final = "as stored"
 _AS_IT_IS: Final = "as it is"
 _CACHES: Final = (_AS_IT_IS, "cold", "warm")
 _NO, _YES = "no", "yes"
-_DEVICES: Final = ("cpu",)  # what `Strategy.why_not` takes today
+_AIMS: Final[dict[str, Aim | None]] = {"what suits the device": None, **{word: aim for aim, word in AIM_WORDS.items()}}
+_DEVICES: Final = ("cpu", "cuda")
 
 
 class OptionsScreen(Dialog[Choices]):
@@ -50,6 +57,8 @@ class OptionsScreen(Dialog[Choices]):
             yield from _row("device", _select("device", _DEVICES, load.device))
             yield from _row("dtype of the loaded model", _select("dtype", (_AS_STORED, *CASTABLE), load.dtype))
             yield from _row("dtype that a model is built in", _select("init-dtype", CASTABLE, load.init_dtype))
+            yield from _row("on cuda, read the state dict to", _select("read-to", READ_TO, load.read_to))
+            yield from _row("linear layers are quantised to", _select("quantisation", QUANTISATIONS, load.quantisation))
             field = Input(
                 "" if limit is None else _size(limit), placeholder="none, or a size like 8GiB", id="limit", compact=True
             )
@@ -64,6 +73,13 @@ class OptionsScreen(Dialog[Choices]):
             yield from _row(
                 "call the loaded model once", _select("forward", (_NO, _YES), _YES if self._before.forward else _NO)
             )
+            aim = self._before.aim
+            yield from _row("strategies sorted by", _select("aim", tuple(_AIMS), aim and AIM_WORDS[aim]))
+            executable = "" if load.interpreter.python is None else load.interpreter.executable
+            field = Input(executable, placeholder="ours, or the path of another", id="python", compact=True)
+            yield from _row("Python that loads", field)
+            trusted = _YES if load.trust_pickle else _NO
+            yield from _row("trust pickles to run any code", _select("trust-pickle", (_NO, _YES), trusted))
             yield Static("", id="error")
             with Horizontal(classes="buttons"):
                 yield Button("take (ctrl+s)", id="take", variant="primary", compact=True)
@@ -77,22 +93,28 @@ class OptionsScreen(Dialog[Choices]):
         """Say at once what cannot be taken."""
         self._choices()
 
-    def on_input_submitted(self) -> None:
+    async def on_input_submitted(self) -> None:
         """Enter in a field takes them all."""
-        self.action_take()
+        await self.action_take()
 
-    def on_button_pressed(self, event: Button.Pressed) -> None:
+    async def on_button_pressed(self, event: Button.Pressed) -> None:
         """Take or leave."""
         if event.button.id == "take":
-            self.action_take()
+            await self.action_take()
         else:
             self.action_leave()
 
-    def action_take(self) -> None:
-        """Answer with what is chosen, if it makes sense."""
-        choices = self._choices()
-        if choices is not None:
-            self.dismiss(choices)
+    async def action_take(self) -> None:
+        """Answer with what is chosen, if it makes sense; another Python is asked first what it is."""
+        choices, name = self._choices(), self.query_one("#python", Input).value.strip()
+        if choices is None:
+            return
+        try:
+            interpreter = await asyncio.to_thread(open_interpreter, name) if name else OURS
+        except UsageError as error:
+            self.query_one("#error", Static).update(safe(f"{error.message}: {error.hint}", "trouble"))
+            return
+        self.dismiss(choices._replace(load=dataclasses.replace(choices.load, interpreter=interpreter)))
 
     def _choices(self) -> Choices | None:
         told = self.query_one("#error", Static)
@@ -104,12 +126,21 @@ class OptionsScreen(Dialog[Choices]):
             return None
         told.update("")
         dtype, cache = self._chosen("dtype"), self._chosen("cache")
+        load = LoadOptions(
+            self._chosen("device"),
+            None if dtype == _AS_STORED else dtype,
+            self._chosen("init-dtype"),
+            self._chosen("read-to"),
+            self._chosen("quantisation"),
+            self._chosen("trust-pickle") == _YES,
+        )
         return Choices(
-            LoadOptions(self._chosen("device"), None if dtype == _AS_STORED else dtype, self._chosen("init-dtype")),
+            load,
             limit,
             None if cache == _AS_IT_IS else cast("Cache", cache),
             timeout_s,
             self._chosen("forward") == _YES,
+            _AIMS[self._chosen("aim")],
         )
 
     def _typed(self, name: str, label: str, parse: Callable[[str], Quantity]) -> Quantity | None:

@@ -220,7 +220,8 @@ class PickScreen(BaseScreen):
         """Offer what a folder holds."""
         from meminspect.tui.completion import Candidate
 
-        self.query_one("#error", Static).update(safe(f"{several.message}: which one?", "tight"))
+        words = f"this folder holds {len(several.choices):,} checkpoints: which one?"
+        self.query_one("#error", Static).update(safe(words, "tight"))
         self._offer([Candidate(str(path), what) for path, what in several.choices.items()])
         self.action_to_list()
 

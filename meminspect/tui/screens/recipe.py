@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from textual.app import ComposeResult
     from textual.content import Content
 
+    from meminspect.renderables.explanation import Story
+
 __all__ = ["RecipeScreen", "highlighted"]
 
 
@@ -30,18 +32,21 @@ class RecipeScreen(Dialog[None]):
     Args:
         strategy: whose it is.
         code: its text.
+        story: what it does, stage by stage; none where there is no ledger to tell it from.
     """
 
     BINDINGS: ClassVar = [("i", "leave", "close"), ("c", "copy", "copy")]
 
-    def __init__(self, strategy: str, code: str) -> None:
+    def __init__(self, strategy: str, code: str, story: Story | None = None) -> None:
         super().__init__()
-        self._strategy, self._code = strategy, code
+        self._strategy, self._code, self._story = strategy, code, story
 
     def compose(self) -> ComposeResult:
         """The box."""
         with VerticalScroll(classes="box") as box:
             box.border_title = safe(f"{self._strategy}: what is executed", limit=NAME_LIMIT).markup
+            if self._story is not None:
+                yield Static(self._story)
             yield Static(highlighted(self._code))
             yield Static("c to copy · escape to close", classes="keys")
 

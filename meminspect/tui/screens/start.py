@@ -54,7 +54,7 @@ class StartScreen(BaseScreen):
         ("░ light", "file", "pages of mapped files: can be reclaimed and read again"),
         ("│", "ceiling", "what this machine, or the limit, lets a process have"),
         ("┿ ▶", "ceiling", "beyond that; beyond the picture"),
-        ("★", "answer", "recommended: the best verdict, then the least heap"),
+        ("★", "answer", "recommended: the best verdict, then the least of what is sorted by"),
     )
 
     def __init__(self, ckpt: Path) -> None:
@@ -104,16 +104,16 @@ class StartScreen(BaseScreen):
         from meminspect.checkpoint import read_checkpoint
         from meminspect.tui.choices import Choices
 
-        choices = self._choices or Choices()
+        choices = self._choices or Choices(self.owner.first_options())
         self.owner.close_standby()  # a worker that waits would count as used memory
         checkpoint = read_checkpoint(self._ckpt)
-        prospect = prospect_of(checkpoint, choices.load, limit_bytes=choices.limit_bytes)
+        prospect = prospect_of(checkpoint, choices.load, limit_bytes=choices.limit_bytes, aim=choices.aim)
         if self.app.call_from_thread(self._show, prospect, choices):
             self.app.call_from_thread(self._stand_by)
 
     def _stand_by(self) -> None:
-        if self.is_current:
-            self.owner.stand_by()
+        if self.is_current and self._choices is not None:
+            self.owner.stand_by(self._choices.load.interpreter.executable)
 
     def failed(self, error: BaseException, doing: str) -> None:
         """A checkpoint that cannot be read is the answer of this screen, not an accident."""
@@ -268,11 +268,15 @@ class StartScreen(BaseScreen):
 
     def action_recipe(self) -> None:
         """Show the lines of PyTorch that the strategy under the cursor stands for."""
+        from meminspect.analysis.explanation import explanation_of
+        from meminspect.renderables.explanation import Story
         from meminspect.tui.screens.recipe import RecipeScreen
 
         row = self._list.row
         if row is not None and self._prospect is not None:
-            self.app.push_screen(RecipeScreen(row.strategy.id, row.strategy.recipe(self._prospect.task)))
+            task = self._prospect.task
+            story = None if row.theory is None else Story(explanation_of(row.strategy, task), row.theory)
+            self.app.push_screen(RecipeScreen(row.strategy.id, row.strategy.recipe(task), story))
 
     def action_options(self) -> None:
         """Choose device, dtypes, limit and page cache."""

@@ -32,6 +32,7 @@ class WatchScreen(BaseScreen):
     LEGEND: ClassVar = (
         ("█ solid", "heap", "heap above the baseline: cannot be taken back"),
         ("░ light", "file", "pages of mapped files: can be reclaimed and read again"),
+        ("▒", "undivided", "memory, where the system does not tell heap from file"),
         ("█ dim", "heap", "reached only for a moment within that column"),
         ("▾", "answer", "the peak"),
         ("·····", "theory", "the peak that the theory predicts from the headers"),

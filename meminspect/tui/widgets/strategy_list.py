@@ -41,12 +41,12 @@ class StrategyList(OptionList):
 
     def show(self, plan: Plan, width: int) -> PlanTable:
         """Draw a plan in so many columns, the recommended strategy under the cursor at first; returns `table`."""
-        at = _first(plan) if self.highlighted is None else self.highlighted
+        chosen = self.row.strategy.id if self.row is not None else plan.recommendation.strategy_id
         self._plan = plan
         width = max(width, LEAST_WIDTH) - len(_MARK)  # with less there is nothing to be seen of it
         self.table = table = PlanTable(plan, width=width, ascii_only=False, decimal=False)
         self.set_options([Option(self._line(row, table), id=row.strategy.id) for row in plan.rows])
-        self.highlighted = at
+        self.highlighted = _place(plan, chosen)
         return table
 
     def header(self, table: PlanTable) -> Text:
@@ -76,9 +76,9 @@ class StrategyList(OptionList):
             event.prevent_default()
 
 
-def _first(plan: Plan) -> int:
-    """Where the cursor begins: at what is recommended, or else at what can be run at all."""
+def _place(plan: Plan, strategy_id: str | None) -> int:
+    """Where a strategy is in the list; without one, where the first is that can be run at all."""
     for index, row in enumerate(plan.rows):
-        if row.strategy.id == plan.recommendation.strategy_id:
+        if row.strategy.id == strategy_id:
             return index
     return next((index for index, row in enumerate(plan.rows) if row.why_not is None), 0)

@@ -5,7 +5,17 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from meminspect.worker.hooks import casting, mappings, modules, safetensors_files, torch_files
+from meminspect.worker.hooks import (
+    casting,
+    dcp_files,
+    mappings,
+    meta_models,
+    modules,
+    numpy_files,
+    quantising,
+    safetensors_files,
+    torch_files,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,8 +27,18 @@ __all__ = ["installed"]
 
 @contextlib.contextmanager
 def installed(tracker: Tracker) -> Iterator[None]:
-    """Watch torch.load, safetensors, load_state_dict, copies and casts while the context lasts."""
+    """Watch torch.load, safetensors, load_state_dict, copies, casts and quantisation while the context lasts."""
     with contextlib.ExitStack() as stack:
-        for hook in (torch_files, mappings, safetensors_files, modules, casting):
+        for hook in (
+            torch_files,
+            dcp_files,
+            numpy_files,
+            mappings,
+            safetensors_files,
+            modules,
+            meta_models,
+            casting,
+            quantising,
+        ):
             stack.enter_context(hook.watch(tracker))
         yield

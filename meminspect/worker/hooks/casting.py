@@ -1,4 +1,4 @@
-"""Watches new tensors made out of old ones: casts by `Tensor.to` and slices joined by `torch.cat`."""
+"""Watches new tensors made out of old ones: `Tensor.to`, clones, and slices joined by `torch.cat`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from meminspect.capture.records import Operation, Pool
-from meminspect.worker.hooks.tracker import describe, replaced
-from meminspect.worker.recorder import SMALL_BYTES
+from meminspect.worker.hooks.tracker import Form, replaced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,44 +21,73 @@ __all__ = ["watch"]
 @contextlib.contextmanager
 def watch(tracker: Tracker) -> Iterator[None]:
     """Watch until the context ends."""
-
-    def materialising(
-        phase: str, name: str, dtype: torch.dtype, shape: tuple[int, ...], make: Callable[[], torch.Tensor]
-    ) -> torch.Tensor:
-        recorder = tracker.recorder
-        recorder.phase(phase)
-        nbytes = dtype.itemsize * torch.Size(shape).numel()
-        id_ = recorder.begin(Operation.MATERIALISE, Pool.HEAP, name, nbytes, detail=describe(str(dtype), shape))
-        result = make()
-        tracker.end(id_, Pool.HEAP, name, result.untyped_storage())
-        if nbytes >= SMALL_BYTES:
-            recorder.before_fall()  # its sources are dropped next
-        return result
-
-    def watched_to(to: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(to)
-        def call(self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-            wanted = (value.dtype if isinstance(value, torch.Tensor) else value for value in (*args, *kwargs.values()))
-            dtype = next((value for value in wanted if isinstance(value, torch.dtype)), self.dtype)
-            name = tracker.name_of(self) if dtype != self.dtype else ""
-            if not name:
-                return to(self, *args, **kwargs)  # type: ignore[no-any-return]
-            return materialising("cast", name, dtype, tuple(self.shape), lambda: to(self, *args, **kwargs))
-
-        return call
-
-    def watched_cat(cat: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(cat)
-        def call(tensors: Any, dim: int = 0, **kwargs: Any) -> torch.Tensor:
-            pieces = list(tensors)
-            name = tracker.name_of(pieces[0]) if pieces else ""
-            if not name:
-                return cat(tensors, dim, **kwargs)  # type: ignore[no-any-return]
-            shape = list(pieces[0].shape)
-            shape[dim] = sum(piece.shape[dim] for piece in pieces)
-            return materialising("merge", name, pieces[0].dtype, tuple(shape), lambda: cat(tensors, dim, **kwargs))
-
-        return call
-
-    with replaced(torch.Tensor, "to", watched_to), replaced(torch, "cat", watched_cat):
+    with (
+        replaced(torch.Tensor, "to", lambda to: _watched_to(tracker, to)),
+        replaced(torch.Tensor, "clone", lambda clone: _watched_clone(tracker, clone)),
+        replaced(torch, "cat", lambda cat: _watched_cat(tracker, cat)),
+    ):
         yield
+
+
+def _watched_to(tracker: Tracker, to: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(to)
+    def call(self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        form = _wanted(self, (*args, *kwargs.values()))
+        phase = _phase(self, form, copies=kwargs.get("copy", False))
+        name = tracker.name_of(self) if phase else ""
+        if not name:
+            return to(self, *args, **kwargs)  # type: ignore[no-any-return]
+        whole = self.nbytes == self.untyped_storage().nbytes()
+        return tracker.made(phase, name, form, lambda: to(self, *args, **kwargs), falls=whole)
+
+    return call
+
+
+def _watched_clone(tracker: Tracker, clone: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(clone)
+    def call(self: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        name = tracker.name_of(self)
+        if not name:
+            return clone(self, **kwargs)  # type: ignore[no-any-return]
+        return tracker.made("copy", name, Form.of(self), lambda: clone(self, **kwargs))
+
+    return call
+
+
+def _watched_cat(tracker: Tracker, cat: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(cat)
+    def call(tensors: Any, dim: int = 0, **kwargs: Any) -> torch.Tensor:
+        pieces = list(tensors)
+        name = tracker.name_of(pieces[0]) if pieces else ""
+        if not name:
+            return cat(tensors, dim, **kwargs)  # type: ignore[no-any-return]
+        shape = list(pieces[0].shape)
+        shape[dim] = sum(piece.shape[dim] for piece in pieces)
+        form = Form.of(pieces[0])._replace(shape=tuple(shape))
+        return tracker.made("merge", name, form, lambda: cat(tensors, dim, **kwargs))
+
+    return call
+
+
+def _wanted(tensor: torch.Tensor, arguments: tuple[Any, ...]) -> Form:
+    """What `Tensor.to` makes with these arguments, by position or by name."""
+    dtype, device = tensor.dtype, tensor.device
+    for value in arguments:
+        if isinstance(value, torch.Tensor):
+            dtype, device = value.dtype, value.device
+        elif isinstance(value, torch.dtype):
+            dtype = value
+        elif isinstance(value, (str, torch.device)):
+            device = torch.device(value)
+    return Form(dtype, device, tuple(tensor.shape))
+
+
+def _phase(tensor: torch.Tensor, form: Form, *, copies: bool) -> str:
+    """What is done to a tensor that takes a form; nothing where it has it already, or none with memory."""
+    if form.device.type == "meta":
+        return ""
+    if form.device.type != tensor.device.type:
+        return "move"
+    if form.dtype != tensor.dtype:
+        return "cast"
+    return "copy" if copies else ""

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._device import _device_constructors
 
 from meminspect.capture.records import Operation, Pool
-from meminspect.worker.hooks.tracker import describe, replaced
+from meminspect.worker.hooks.tracker import describe, pool_of, replaced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -82,9 +82,10 @@ def plan_construction(build: Callable[[], nn.Module]) -> ConstructionPlan:
 class _Construction(TorchFunctionMode):
     """Reports each parameter from its factory's call to the next one's: the random numbers come in between."""
 
-    def __init__(self, tracker: Tracker, plan: ConstructionPlan) -> None:
+    def __init__(self, tracker: Tracker, plan: ConstructionPlan, pool: Pool) -> None:
         super().__init__()
         self._tracker = tracker
+        self._pool = pool
         self._plan = plan
         self._calls: Counter[Any] = Counter()
         self._open: tuple[int, str, torch.Tensor] | None = None
@@ -99,7 +100,7 @@ class _Construction(TorchFunctionMode):
         if planned is None:
             return func(*args, **(kwargs or {}))
         id_ = self._tracker.recorder.begin(
-            Operation.MATERIALISE, Pool.HEAP, planned.name, planned.nbytes, detail=planned.detail
+            Operation.MATERIALISE, self._pool, planned.name, planned.nbytes, detail=planned.detail
         )
         result = func(*args, **(kwargs or {}))
         self._open = (id_, planned.name, result)
@@ -110,15 +111,17 @@ class _Construction(TorchFunctionMode):
         if self._open is not None:
             id_, name, tensor = self._open
             self._open = None
-            self._tracker.end(id_, Pool.HEAP, name, tensor.untyped_storage())
+            self._tracker.end(id_, self._pool, name, tensor.untyped_storage())
 
 
 def constructed(tracker: Tracker, build: Callable[[], nn.Module], plan: ConstructionPlan) -> nn.Module:
     """Build the model, reporting each parameter that takes memory."""
     tracker.recorder.phase("build")
-    if torch.empty(0).device.type == "meta":
-        return build()
-    construction = _Construction(tracker, plan)
+    device = torch.empty(0).device
+    if device.type == "meta":
+        tracker.model = build()
+        return tracker.model
+    construction = _Construction(tracker, plan, pool_of(device))
     try:
         with construction:
             model = build()
@@ -155,9 +158,12 @@ def watch(tracker: Tracker) -> Iterator[None]:
     def watched_copy(copy_: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(copy_)
         def call(self: torch.Tensor, source: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-            name = tracker.name_of(self)
+            name = "" if tracker.filling else tracker.name_of(self)
             if not name:
-                return copy_(self, source, *args, **kwargs)  # type: ignore[no-any-return]
+                filled: torch.Tensor = copy_(self, source, *args, **kwargs)
+                if tracker.is_filling(self):
+                    tracker.recorder.before_fall(grown=True)  # what the part was made of is dropped next
+                return filled
             recorder = tracker.recorder
             recorder.phase("copy")
             detail = describe(f"{source.dtype} → {str(self.dtype).removeprefix('torch.')}", tuple(self.shape))

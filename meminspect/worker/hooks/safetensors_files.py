@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-import safetensors.torch
 import torch
 
 from meminspect.capture.records import Pool
@@ -66,6 +65,7 @@ class _WatchedFile:
 
     def get_tensor(self, name: str) -> Any:
         stored = self._tracker.at_key(self._index, name)
+        self._tracker.recorder.phase("read")
         with self._reading([] if stored is None else [stored]):
             return self._file.get_tensor(name)
 
@@ -85,6 +85,11 @@ class _WatchedFile:
 @contextlib.contextmanager
 def watch(tracker: Tracker) -> Iterator[None]:
     """Watch until the context ends."""
+    try:
+        import safetensors.torch
+    except ImportError:  # an environment of the user's, for pickles
+        yield
+        return
     calls: list[_Reads] = []
 
     def watched_open(safe_open: Callable[..., Any]) -> Callable[..., Any]:

@@ -14,6 +14,7 @@ from meminspect.worker.hooks.tracker import replaced
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from meminspect.checkpoint.model import StoredTensor
     from meminspect.worker.hooks.tracker import Tracker
 
 __all__ = ["watch"]
@@ -35,11 +36,14 @@ class _WatchedReader:
         self._tracker = tracker
         self._root = tensors[0].storage.key.rpartition("data/")[0] if tensors else ""
 
+    def _stored(self, record: str) -> StoredTensor | None:
+        return self._tracker.at_key(self._file, self._root + record)
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._reader, name)
 
     def get_storage_from_record(self, record: str, nbytes: int, dtype: Any) -> torch.Tensor:
-        stored = self._tracker.at_key(self._file, self._root + record)
+        stored = self._stored(record)
         if stored is None:
             unknown: torch.Tensor = self._reader.get_storage_from_record(record, nbytes, dtype)
             return unknown
@@ -47,6 +51,17 @@ class _WatchedReader:
         tensor: torch.Tensor = self._reader.get_storage_from_record(record, nbytes, dtype)
         self._tracker.end(id_, Pool.HEAP, stored.name, tensor.untyped_storage())
         return tensor
+
+
+class _WatchedSlice(_WatchedReader):
+    """The same for a part of a file that is an archive of one tensor."""
+
+    def __init__(self, reader: Any, stored: StoredTensor, tracker: Tracker) -> None:
+        super().__init__(reader, stored.storage.file, tracker)
+        self._tensor = stored
+
+    def _stored(self, record: str) -> StoredTensor | None:
+        return self._tensor
 
 
 def _watched_fill(tracker: Tracker) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -74,6 +89,8 @@ def watch(tracker: Tracker) -> Iterator[None]:
 
     def watched_reader(reader: Callable[..., Any]) -> Callable[..., Any]:
         def open_watched(source: Any) -> Any:
+            if tracker.slice is not None and tracker.slice[0] is source:
+                return _WatchedSlice(reader(source), tracker.slice[1], tracker)
             file = tracker.file_index(source)
             return reader(source) if file < 0 else _WatchedReader(reader(source), file, tracker)
 

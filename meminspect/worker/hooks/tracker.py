@@ -4,29 +4,50 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import time
 import weakref
-from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from collections import Counter, defaultdict
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from meminspect.capture.records import Operation, Pool
+from meminspect.worker.recorder import SMALL_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     import torch
+    from torch import nn
 
     from meminspect.checkpoint.model import Checkpoint, StoredTensor
     from meminspect.worker.recorder import Recorder
 
-__all__ = ["Tracker", "describe", "replaced"]
+__all__ = ["Form", "Tracker", "describe", "pool_of", "replaced"]
 
 
 @functools.lru_cache(maxsize=4096)  # a model has few shapes, and many tensors of each
 def describe(dtype: str, shape: tuple[int, ...]) -> str:
     """A tensor's type and shape as events carry it: ``float16 [4096, 4096]``."""
     return f"{dtype.removeprefix('torch.')} {list(shape)}"
+
+
+def pool_of(device: torch.device) -> Pool:
+    """Where a tensor's memory is that is made on a device."""
+    return Pool.HEAP if device.type == "cpu" else Pool.VRAM
+
+
+class Form(NamedTuple):
+    """What a tensor is to be."""
+
+    dtype: torch.dtype
+    device: torch.device
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, tensor: torch.Tensor) -> Form:
+        """What a tensor is."""
+        return cls(tensor.dtype, tensor.device, tuple(tensor.shape))
 
 
 @contextlib.contextmanager
@@ -51,23 +72,35 @@ def replaced(owner: Any, name: str, make: Callable[[Any], Any]) -> Iterator[None
 class _Live(weakref.ref["torch.UntypedStorage"]):
     """What is in memory at an address, until it is gone."""
 
-    __slots__ = ("address", "id", "name", "nbytes", "pool")
+    __slots__ = ("address", "file", "id", "name", "nbytes", "pool")
 
     id: int
     pool: Pool
     name: str
     nbytes: int
     address: int
+    file: int  # that it is mapped from; -1: none
 
 
 class Tracker:
-    """Names memory by its address and reports when it comes and goes."""
+    """Names memory by its address and reports when it comes and goes.
+
+    Attributes:
+        model: the one that has been built on meta, if any.
+    """
 
     def __init__(self, recorder: Recorder, checkpoint: Checkpoint) -> None:
         self.recorder = recorder
+        self.model: nn.Module | None = None
+        self.slice: tuple[Any, StoredTensor] | None = None  # the part of a file that is read next, and what it holds
+        self.filling = False  # a copy under way makes its target resident, and is reported as that
+        self._on_meta: dict[int, str] = {}  # the names of its tensors that have no memory yet, by `id`
+        self._once_on_meta: set[str] = set()
         self._names: dict[int, str] = {}  # address of a storage → tensor
+        self._filling: dict[int, int] = {}  # address of a storage that is filled part by part → event id
         self._owner: dict[int, int] = {}  # the same address → event id of what has it now
         self._live: dict[int, _Live] = {}  # by event id: a dead ref calls nobody
+        self._mapped: Counter[int] = Counter()  # how many tensors of each file are mapped
         self._by_inode: dict[tuple[int, int], int] = {}
         self._by_key: dict[tuple[int, str], StoredTensor] = {}
         self._by_offset: dict[tuple[int, int], StoredTensor] = {}
@@ -81,6 +114,16 @@ class Tracker:
             if storage.nbytes:  # an empty one begins where the next one does
                 self._by_offset.setdefault((storage.file, storage.offset), tensor)
             self._by_file[storage.file].append(tensor)
+
+    def take_over(self, tensor: torch.Tensor) -> str:
+        """The name of a tensor of the model that has no memory yet and is about to get it; empty for any other."""
+        if tensor.is_meta and id(tensor) not in self._on_meta and self.model is not None:
+            # The model's first tensors, and what has been added to it since.
+            for name, found in (*self.model.named_parameters(), *self.model.named_buffers()):
+                if found.is_meta and name not in self._once_on_meta:
+                    self._on_meta[id(found)] = name
+                    self._once_on_meta.add(name)
+        return self._on_meta.pop(id(tensor), "")
 
     def file_index(self, file: Any) -> int:
         """Which of the checkpoint's files this is; -1 for another one."""
@@ -115,6 +158,37 @@ class Tracker:
         self.recorder.end(id_, Operation.MATERIALISE, pool, name, storage.nbytes())
         self._follow(id_, pool, name, storage)
 
+    def made(
+        self,
+        phase: str,
+        name: str,
+        form: Form,
+        make: Callable[[], torch.Tensor],
+        *,
+        filled: bool = True,
+        falls: bool = True,
+    ) -> torch.Tensor:
+        """Report a tensor that is made of one that we know, under its name.
+
+        Args:
+            phase: in which this happens.
+            name: the tensor that it is made of.
+            form: what is made.
+            make: makes it.
+            filled: False for memory that is yet to be written; writing it is no event of its own.
+            falls: whether what it is made of may be dropped next.
+        """
+        pool, nbytes = pool_of(form.device), form.dtype.itemsize * math.prod(form.shape)
+        self.recorder.phase(phase)
+        detail = describe(str(form.dtype), form.shape)
+        id_ = self.recorder.begin(Operation.MATERIALISE, pool, name, nbytes, detail=detail)
+        result = make()
+        self.recorder.end(id_, Operation.MATERIALISE, pool, name, nbytes)
+        self._follow(id_, pool, name, result.untyped_storage(), named=filled)
+        if filled and falls and nbytes >= SMALL_BYTES:
+            self.recorder.before_fall()
+        return result
+
     def mapped(self, tensor: StoredTensor, storage: torch.UntypedStorage) -> None:
         """A stored tensor has been mapped, which takes no time and no memory yet."""
         id_ = self.recorder.done(
@@ -122,16 +196,26 @@ class Tracker:
             detail=describe(tensor.dtype, tensor.shape), file=tensor.storage.file, offset=tensor.file_offset,
         )  # fmt: skip
         self._follow(id_, Pool.FILE, tensor.name, storage)
+        if id_ in self._live:
+            self._live[id_].file = tensor.storage.file
+            self._mapped[tensor.storage.file] += 1
 
-    def _follow(self, id_: int, pool: Pool, name: str, storage: torch.UntypedStorage) -> None:
+    def name(self, storage: torch.UntypedStorage, name: str) -> None:
+        """From now on the storage has a name; its end is not reported."""
+        self._names[storage.data_ptr()] = name
+
+    def _follow(self, id_: int, pool: Pool, name: str, storage: torch.UntypedStorage, *, named: bool = True) -> None:
         started_ns = time.monotonic_ns()
         address = storage.data_ptr()
-        if address:
+        if address and not named:
+            self._filling[address] = id_
+        elif address:
             self._names[address] = name
             self._owner[address] = id_
         if self.recorder.enabled:
             live = self._live[id_] = _Live(storage, self._released)
             live.id, live.pool, live.name, live.nbytes, live.address = id_, pool, name, storage.nbytes(), address
+            live.file = -1
             self.recorder.charge_since(started_ns)
 
     def _released(self, gone: _Live) -> None:
@@ -139,8 +223,23 @@ class Tracker:
         del self._live[gone.id]
         if self._owner.get(gone.address) == gone.id:  # whatever comes to this address next is not this tensor
             del self._owner[gone.address], self._names[gone.address]
+        if self._filling.get(gone.address) == gone.id:
+            del self._filling[gone.address]
         self.recorder.charge_since(started_ns)
+        if gone.file >= 0:
+            self._mapped[gone.file] -= 1
+            if not self._mapped[gone.file]:
+                self.recorder.before_fall()  # the pages of a file go with its last tensor
         self.recorder.release(gone.id, gone.pool, gone.name, gone.nbytes)
+
+    def is_filling(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor is part of one that is filled part by part."""
+        return bool(self._filling) and tensor.untyped_storage().data_ptr() in self._filling
+
+    def is_mapped(self, address: int) -> bool:
+        """Whether a tensor's memory that begins at an address is a file's."""
+        live = self._live.get(self._owner.get(address, 0))
+        return live is not None and live.pool is Pool.FILE
 
     def name_of(self, tensor: torch.Tensor) -> str:
         """The name of the tensor that this memory belongs to; empty when it is none we know."""

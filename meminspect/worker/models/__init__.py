@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from meminspect.worker.models import gpt2, llama, skeleton
+from meminspect.worker.models import gpt2, litgpt, llama, skeleton
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -18,6 +18,7 @@ __all__ = ["BUILDERS", "build"]
 BUILDERS: Mapping[str, Callable[[Architecture], nn.Module]] = {
     "llama": llama.build,
     "gpt2": gpt2.build,
+    "litgpt": litgpt.build,
     "skeleton": skeleton.build,
 }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  # torch's own convention
 
@@ -35,6 +36,19 @@ def build(architecture: Architecture) -> nn.Module:
     shape = read_shape(architecture.config, architecture.naming)
     names = declared(architecture)
     return MetaLlama(shape, names) if architecture.naming == "meta" else HFLlama(shape, names)
+
+
+class RMSNorm(nn.Module):
+    """As torch's own, which came with 2.4."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        full = x.float()
+        return (full * torch.rsqrt(full.square().mean(-1, keepdim=True) + self.eps)).type_as(x) * self.weight
 
 
 class MetaAttention(nn.Module):
@@ -78,8 +92,8 @@ class MetaBlock(nn.Module):
         if rope_freqs is not None:  # LLaMA 1 saved them in each layer
             _register_frequencies(self.attention, "inner_attention.rope.freqs", shape, rope_freqs)
         self.feed_forward = MetaFeedForward(shape)
-        self.attention_norm = nn.RMSNorm(shape.dim, shape.norm_eps)
-        self.ffn_norm = nn.RMSNorm(shape.dim, shape.norm_eps)
+        self.attention_norm = RMSNorm(shape.dim, shape.norm_eps)
+        self.ffn_norm = RMSNorm(shape.dim, shape.norm_eps)
 
     def forward(self, x: Tensor, angles: Angles) -> Tensor:
         x = x + self.attention(self.attention_norm(x), angles)
@@ -98,7 +112,7 @@ class MetaLlama(nn.Module):
             MetaBlock(shape, names.get(f"layers.{index}.attention.inner_attention.rope.freqs"))
             for index in range(shape.layers)
         )
-        self.norm = nn.RMSNorm(shape.dim, shape.norm_eps)
+        self.norm = RMSNorm(shape.dim, shape.norm_eps)
         self.output = output_head(names["output.weight"], self.tok_embeddings)
         if "rope.freqs" in names:  # LLaMA 2 saved them once
             _register_frequencies(self, "rope.freqs", shape, names["rope.freqs"])
@@ -153,8 +167,8 @@ class HFBlock(nn.Module):
         if inv_freq is not None:  # older versions of transformers saved them
             _register_frequencies(self.self_attn, "rotary_emb.inv_freq", shape, inv_freq)
         self.mlp = HFFeedForward(shape)
-        self.input_layernorm = nn.RMSNorm(shape.dim, shape.norm_eps)
-        self.post_attention_layernorm = nn.RMSNorm(shape.dim, shape.norm_eps)
+        self.input_layernorm = RMSNorm(shape.dim, shape.norm_eps)
+        self.post_attention_layernorm = RMSNorm(shape.dim, shape.norm_eps)
 
     def forward(self, x: Tensor, angles: Angles) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x), angles)
@@ -173,7 +187,7 @@ class HFBody(nn.Module):
             HFBlock(shape, names.get(f"model.layers.{index}.self_attn.rotary_emb.inv_freq"))
             for index in range(shape.layers)
         )
-        self.norm = nn.RMSNorm(shape.dim, shape.norm_eps)
+        self.norm = RMSNorm(shape.dim, shape.norm_eps)
 
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.embed_tokens(tokens)

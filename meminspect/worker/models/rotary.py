@@ -75,5 +75,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, shape: LlamaShape, angles: Angles, r
         for x, heads in ((q, shape.heads), (k, shape.kv_heads), (v, shape.kv_heads))
     )
     q, k = (rotate(x.float(), angles).type_as(x) for x in (q, k))
-    mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=shape.kv_heads != shape.heads)
+    group = shape.heads // shape.kv_heads
+    if group > 1:  # torch shares heads by itself since 2.5
+        k, v = (x.repeat_interleave(group, dim=1) for x in (k, v))
+    mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
     return mixed.transpose(1, 2).flatten(-2)

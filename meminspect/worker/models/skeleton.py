@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,21 @@ if TYPE_CHECKING:
 __all__ = ["build"]
 
 
-class Skeleton(nn.Module):
+class _Node(nn.Module):
+    """A module in which a tensor and a child may have one name, as bitsandbytes' `weight` and `weight.absmax` do.
+
+    `load_state_dict(assign=True)` sets what is there, and torch would drop the child or refuse the tensor.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        for own in (self.__dict__.get("_parameters", {}), self.__dict__.get("_buffers", {})):
+            if name in own and name in self._modules:
+                own[name] = value
+                return
+        super().__setattr__(name, value)
+
+
+class Skeleton(_Node):
     """The root of the tree."""
 
     def forward(self, *_: object) -> Tensor:
@@ -57,7 +71,7 @@ def _child(owner: nn.Module, name: str) -> nn.Module:
     known = owner._modules.get(name)
     if known is not None:
         return known
-    child = nn.Module()
+    child = _Node()
     if _is_free(owner, name):
         owner.add_module(name, child)
     else:

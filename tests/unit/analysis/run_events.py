@@ -57,5 +57,10 @@ def sample(t_ms: float, at: Reading, **more: int) -> Sample:
     return Sample(int(t_ms * MS), at.heap_bytes, at.file_bytes, at.pinned_bytes, 0, at.high_water_bytes, **more)
 
 
+def total(t_ms: float, nbytes: int) -> Sample:
+    """What is seen where the system tells no pools."""
+    return Sample(int(t_ms * MS), None, None, None, None, total_bytes=nbytes)
+
+
 def report(t_ms: float, name: str, detail: str) -> Event:
     return Event(int(t_ms * MS), EventKind.REPORT, name=name, detail=detail)

@@ -4,10 +4,12 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import pytest
+from header_checkpoints import checkpoint_of, headers_of
 
 from meminspect.analysis.advice import better_than
 from meminspect.analysis.plan import make_plan
 from meminspect.analysis.verdict import PROCESS_BYTES
+from meminspect.architectures import ARCHITECTURES
 from meminspect.checkpoint import read_checkpoint
 from meminspect.strategies import STRATEGIES, LoadOptions
 from meminspect.strategies.task import LoadTask, task_for
@@ -55,7 +57,7 @@ def test_given_a_strategy_that_ends_like_the_recommended_one_then_it_is_not_told
 
 
 def test_given_options_that_no_strategy_takes_then_nothing_is_better(task: LoadTask) -> None:
-    elsewhere = replace(task, options=LoadOptions(device="cuda"))
+    elsewhere = replace(task, options=LoadOptions(device="abacus"))
     assert better_than("naive", elsewhere, GIB) is None
 
 
@@ -65,3 +67,33 @@ def test_given_a_budget_that_changes_the_choice_then_the_advice_follows_it(task:
     assert told is not None
     assert not STRATEGIES[told["strategy"]].maps(task)
     assert better_than("naive", task, PROCESS_BYTES, largest_mapping_bytes=1) is None, "nothing fits"
+
+
+def test_given_a_strategy_that_loads_another_model_then_only_those_that_load_the_same_are_better(
+    task: LoadTask,
+) -> None:
+    told = better_than("quantize-after", task, GIB)
+    assert told is not None
+    assert told["strategy"] == "lazy-quantize"
+    assert "as it is stored" not in told["why"]
+    assert better_than("lazy-quantize", task, GIB) is None
+    assert better_than("adapters", task, GIB) is None
+
+
+def test_another_model_than_the_checkpoints_is_recommended_only_where_nothing_else_fits() -> None:
+    # given devices with room for the model, for the quantised one only, and for neither
+    family = ARCHITECTURES["gpt2"]
+    gpt2 = family.architecture(family.for_parameters(300_000_000, "teaching"), "teaching")
+    there = task_for(checkpoint_of([headers_of(gpt2, "float16")], "torch"), LoadOptions(device="cuda"))
+    needs = {id_: STRATEGIES[id_].theory(there).peak.vram_allocated_bytes or 0 for id_ in ("lazy", "lazy-quantize")}
+    assert needs["lazy-quantize"] < needs["lazy"]
+    chosen = [make_plan(there, GIB, vram).recommendation for vram in (GIB, needs["lazy"] - 1, 1)]
+
+    assert [one.strategy_id is not None and STRATEGIES[one.strategy_id].changes for one in chosen] == [
+        False,
+        True,
+        False,
+    ]
+    assert chosen[1].strategy_id == "lazy-quantize"
+    assert chosen[1].why.endswith("; nothing fits that loads the model as it is stored")
+    assert chosen[2].strategy_id is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +17,8 @@ from meminspect.analysis.confinement import (
 )  # fmt: skip
 from meminspect.analysis.describe import theory_document
 from meminspect.capture.records import Operation, Pool
-from meminspect.theory.ledger import BillLine, Pools, Step, Theory, evaluate
+from meminspect.theory.evaluation import evaluate
+from meminspect.theory.ledger import BillLine, Pools, Step, Theory
 
 SIZES = st.integers(0, 1 << 40)
 
@@ -49,8 +52,11 @@ def test_a_mapping_holds_what_heap_leaves_of_the_room(
 
 
 def test_a_document_is_confined_as_its_theory_is_and_keeps_what_others_added() -> None:
-    whole = {**theory_document(theory(20, 100)), "more": 1}
-    assert confined_document(whole, 50) == {**theory_document(confined_theory(theory(20, 100), 50)), "more": 1}
+    whole = {**theory_document(replace(theory(20, 100), moved_bytes=3)), "more": 1}
+    assert confined_document(whole, 50) == {
+        **theory_document(confined_theory(replace(theory(20, 100), moved_bytes=3), 50)),
+        "more": 1,
+    }
     assert confined_document(whole, None) == whole
     assert confined_document(None, 50) is None
 
@@ -72,6 +78,11 @@ def test_lines_of_files_share_what_is_left_and_no_byte_is_lost(
     assert sum(line.nbytes for line in confined if line.pool == "file") == held_bytes(sum(files), sum(heaps), room)
     before = {(line.item, line.pool): line.nbytes for line in lines}
     assert all(0 <= line.nbytes <= before[line.item, line.pool] for line in confined)
+
+
+def test_what_is_on_a_device_leaves_files_their_room() -> None:
+    lines = (BillLine("floor", "file", 100), BillLine("floor", "vram", 1000))
+    assert confined_lines(lines, 30) == (BillLine("floor", "file", 30), lines[1])
 
 
 STEPS = st.lists(

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
-from run_events import BASE, MIB, MS, baseline, begin, end, named, phase, reading, report, resident, sample
+from run_events import BASE, MIB, MS, baseline, begin, end, named, phase, reading, report, resident, sample, total
 
 from meminspect.analysis.follow import Held, RunFollower, RunView
 from meminspect.analysis.verdict import PROCESS_BYTES
-from meminspect.capture.records import Event, LogLine, Operation, Pool, Reading, Sample
+from meminspect.capture.records import Event, EventKind, LogLine, Operation, Pool, Reading, Sample
 from meminspect.capture.store import CaptureReader, CaptureWriter
 from meminspect.errors import CaptureError
 
@@ -109,7 +109,7 @@ def test_given_samples_from_before_the_baseline_then_they_do_not_count_however_l
     run.adds(sample(5, reading(heap=900 * MIB)))
     view = run.adds(sample(9, reading(heap=800 * MIB)), baseline(10), sample(11, reading(heap=3)))
     assert (view.held, view.peaks, view.peak_bytes) == (Held(3, 0, 0), Held(3, 0, 0), 3)
-    assert (view.load_began_ns, view.load_ns, view.baseline) == (10 * MS, 1 * MS, baseline().reading)
+    assert (view.load_began_ns, view.load_ns, view.baseline) == (10 * MS, 1 * MS, BASE.resident)
 
 
 # --- the load
@@ -311,3 +311,31 @@ def test_a_document_says_whether_a_run_waits_is_not_to_be_or_goes_on(run: Run) -
 
     view = run.knows(outcome=COMPLETED)
     assert view.document("?", waits=True) is view.result
+
+
+# --- where the system tells only the total
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_given_totals_only_then_they_are_followed_and_no_pool_is_claimed(run: Run, together: bool) -> None:
+    untold = Event(10 * MS, EventKind.READING, name="baseline")
+    if not together:
+        run.adds(total(8, 900), total(9, 1000))
+        run.adds(untold)
+    view = run.adds(*([total(8, 900), total(9, 1000), untold] if together else []), total(12, 4000), total(14, 3000))
+    assert view.baseline is not None
+    assert (view.baseline.rss_bytes, view.tells_pools) == (1000, False)
+    assert (view.held, view.peak_bytes) == (Held(undivided_bytes=2000), 3000)
+    assert view.document("naive", waits=False)["peak"] == {
+        "heap_bytes": None, "file_bytes": None, "pinned_bytes": None, "rss_bytes": 3000,
+    }  # fmt: skip
+    (column,) = view.series.columns(1, view.series.end_ns)
+    assert column is not None
+    assert (column.undivided_bytes, column.total_bytes) == (3000, 3000)
+
+
+def test_given_no_sample_before_the_baseline_then_the_first_one_stands_for_it(run: Run) -> None:
+    run.adds(Event(10 * MS, EventKind.READING, name="baseline"))
+    view = run.adds(total(12, 4000), total(14, 5000))
+    assert view.baseline is not None
+    assert (view.baseline.rss_bytes, view.held.total_bytes) == (4000, 1000)

@@ -147,6 +147,26 @@ def test_a_mapping_is_on_the_bill_from_its_first_touch_until_its_files_last_tens
     assert [shard_at(t) for t in (14.5, 15.5, 25, 35)] == [0, 100, 100, 0]
 
 
+def test_memory_that_is_only_reserved_is_on_the_bill_when_it_is_written_to() -> None:
+    # given `to_empty`, which reserves 50, and a copy of what has been read
+    reserved = begin(11, Operation.MATERIALISE, Pool.NONE, 1, "w", 50)
+    read = begin(13, Operation.MATERIALISE, Pool.HEAP, 2, "w", 30)
+    copied = begin(15, Operation.COPY, Pool.NONE, 3, "w", 30)
+    events = [
+        baseline(), phase(11, "build"), reserved, end(11.5, reserved), phase(12, "read"), read, end(14, read),
+        phase(14.5, "copy"), copied, end(16, copied),
+    ]  # fmt: skip
+    ledger = [
+        ("build", "materialise", "none", "", "w", 50), ("read", "materialise", "heap", "duplicate", "w", 30),
+        ("copy", "touch", "heap", "floor", "w", 50),
+    ]  # fmt: skip
+
+    before, after = (lines(bill(events, ledger, int(t_ms * MS), 10 * MS, 80)) for t_ms in (14.2, 17))
+
+    assert before == {("duplicate", "heap"): 30, ("unexplained", ""): 50}
+    assert after == {("duplicate", "heap"): 30, ("floor", "heap"): 50, ("unexplained", ""): 0}
+
+
 def test_a_bill_of_a_mark_that_was_read_after_a_release_has_what_was_released() -> None:
     """Small tensors get no reading of their own: the mark of a shard is read when the next phase begins."""
     model = begin(12, MATERIALISE, HEAP, 1, "a", 400)

@@ -114,7 +114,7 @@ def test_given_a_limit_then_theory_is_what_can_be_resident_and_the_verdict_that_
 @pytest.mark.usefixtures("machine")
 def test_given_a_limit_below_what_a_process_takes_then_nothing_fits(checkpoint: Checkpoint) -> None:
     plan = prospect_of(checkpoint, LoadOptions(), limit_bytes=PROCESS_BYTES - 1).plan
-    assert {row.verdict for row in plan.rows} == {"does_not_fit"}
+    assert {row.verdict for row in plan.rows if row.theory is not None} == {"does_not_fit"}
     assert plan.recommendation.strategy_id is None
 
 
@@ -129,10 +129,9 @@ def test_another_machines_memory_is_not_bound_by_this_ones_kernel(
 
     def unavailable(ram_bytes: int | None) -> list[str]:
         plan = prospect_of(checkpoint, LoadOptions(), ram_bytes=ram_bytes, vram_bytes=5).plan
-        return [row.strategy.id for row in plan.rows if row.theory is None]
+        return [row.strategy.id for row in plan.rows if "maps a file" in (row.why_not or "")]
 
-    assert unavailable(None) == mapping
-    assert unavailable(8 * GIB) == []
+    assert set(unavailable(None)) - set(unavailable(8 * GIB)) == set(mapping)
 
 
 def test_given_no_gpu_then_its_memory_is_unknown_unless_it_is_named(

@@ -42,6 +42,7 @@ KEYS: dict[str, set[str] | None] = {
     "repeat": {"index", "of"},
     "capture": None,
     "better": None,
+    "environment": None,
 }  # fmt: skip
 
 SPEC = {"strategy": "naive", "repeat_index": 2, "repeat_of": 3}

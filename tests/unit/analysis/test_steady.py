@@ -3,10 +3,10 @@ from __future__ import annotations
 from typing import Any
 
 from meminspect.analysis.steady import retained, steady_document
-from meminspect.capture.records import Reading
+from meminspect.capture.records import Resident
 
 MIB = 1 << 20
-BASELINE = Reading(100 * MIB, 50 * MIB, 32 * MIB, 190 * MIB)
+BASELINE = Resident(182 * MIB, 100 * MIB, 50 * MIB, 32 * MIB)
 
 
 def report(*, heap: int, trimmed: int | None, live: int = 800 * MIB, fixed: bool = False) -> dict[str, Any]:
@@ -46,6 +46,14 @@ def test_without_a_trim_nobody_knows_and_the_reason_says_so() -> None:
     assert (found["retained_heap_bytes"], found["trimmed_heap_bytes"]) == (None, None)
     assert "malloc_trim" in found["retained_reason"]
     assert retained({"steady": found}, decimal=False) == ""
+
+
+def test_where_the_system_tells_no_pools_only_the_total_is_known_and_only_if_somebody_saw_it() -> None:
+    untold = {**report(heap=1, trimmed=None), "steady": dict.fromkeys(("heap_bytes", "file_bytes", "pinned_bytes"))}
+    found = steady_document(untold, Resident(100), Resident(700))
+    assert found["rss_bytes"] == 600
+    assert found["heap_bytes"] is found["file_bytes"] is found["pinned_bytes"] is None
+    assert steady_document(untold, Resident(100))["rss_bytes"] is None
 
 
 def test_without_a_report_everything_is_unknown() -> None:

@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
 import pytest
 
 from meminspect.analysis.verdict import PROCESS_BYTES, Candidate, recommend, unreclaimable_bytes, verdict
 from meminspect.theory.ledger import Pools, Theory
+
+if TYPE_CHECKING:
+    from meminspect.analysis.verdict import Aim
 
 GIB = 1 << 30
 
@@ -82,18 +88,18 @@ def test_the_reason_says_what_it_needs_and_saves() -> None:
     naive = Candidate("naive", theory(3 * GIB), "fits")
 
     assert recommend([naive, Candidate("mmap-assign", theory(0, GIB), "fits")]).why == (
-        "it needs no heap and 1.00 GiB of file pages that can be reclaimed, 3.00 GiB of heap less than naive"
+        "no heap, 3.00 GiB of heap less than naive; the 1.00 GiB mapping can be dropped under pressure"
     )
     assert recommend([naive, Candidate("meta-assign", theory(GIB), "tight")]).strategy_id == "naive"
-    assert recommend([naive]).why == "it needs 3.00 GiB of heap"
-    assert recommend([naive], decimal=True).why == "it needs 3.22 GB of heap"
+    assert recommend([naive]).why == "3.00 GiB of heap"
+    assert recommend([naive], decimal=True).why == "3.22 GB of heap"
 
 
 def test_the_reason_compares_totals_where_the_heap_is_the_same() -> None:
     naive = Candidate("naive", theory(GIB, GIB), "fits")
 
     assert recommend([Candidate("x", theory(GIB), "fits"), naive]).why.endswith("1.00 GiB less than naive in total")
-    assert recommend([Candidate("x", theory(GIB, GIB), "fits"), naive]).why.endswith("as much as naive")
+    assert "1.00 GiB of heap, as much as naive;" in recommend([Candidate("x", theory(GIB, GIB), "fits"), naive]).why
 
 
 def test_a_tight_one_is_recommended_with_a_warning() -> None:
@@ -101,7 +107,7 @@ def test_a_tight_one_is_recommended_with_a_warning() -> None:
 
     assert recommendation == (
         "x",
-        "it needs 95 B of heap, 205 B of heap less than naive, and nothing fits with room to spare",
+        "95 B of heap, 205 B of heap less than naive; but nothing fits with room to spare",
     )
 
 
@@ -122,6 +128,29 @@ def test_what_does_not_fit_is_never_recommended() -> None:
 
 def test_without_verdicts_the_lightest_is_recommended() -> None:
     assert recommend([Candidate("x", theory(2), None), Candidate("y", theory(1), None)]).strategy_id == "y"
+
+
+@pytest.mark.parametrize(("aim", "expected"), [("heap", "a"), ("vram", "b"), ("resident", "c")])
+def test_among_what_fits_the_aim_decides(aim: Aim, expected: str) -> None:
+    moved = {"a": 300, "b": 200, "c": 100}
+    theories = {"a": theory(1, vram=30), "b": theory(2, vram=10), "c": theory(3, vram=20)}
+    candidates = [Candidate(id_, replace(theories[id_], moved_bytes=moved[id_]), "fits") for id_ in "abc"]
+    assert recommend(candidates, aim).strategy_id == expected
+    # and a better verdict goes before it
+    worse = [one._replace(verdict="tight" if one.strategy_id == expected else "fits") for one in candidates]
+    assert recommend(worse, aim).strategy_id != expected
+
+
+def test_on_a_device_its_memory_is_told_first_and_what_is_saved_of_it() -> None:
+    naive = Candidate("naive", theory(GIB, vram=12 * GIB), "fits")
+    found = recommend([naive, Candidate("x", theory(GIB, vram=6 * GIB), "fits")], "vram")
+    assert found == ("x", "6.00 GiB of device memory and 1.00 GiB of heap, 6.00 GiB of device memory less than naive")
+
+
+def test_for_the_soonest_resident_it_is_told_how_much_less_is_moved() -> None:
+    naive = Candidate("naive", replace(theory(GIB), moved_bytes=3 * GIB), "fits")
+    found = recommend([naive, Candidate("x", replace(theory(GIB), moved_bytes=GIB), "fits")], "resident")
+    assert found.why == "1.00 GiB of heap, 2.00 GiB less to move until it is resident than naive"
 
 
 def test_without_candidates_nothing_is_recommended() -> None:

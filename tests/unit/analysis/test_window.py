@@ -2,10 +2,10 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from run_events import BASE, MIB, MS, baseline, named, phase, reading, resident, sample
+from run_events import BASE, MIB, MS, baseline, named, phase, reading, resident, sample, total
 
 from meminspect.analysis.window import Window, samples_between, window
-from meminspect.capture.records import Event, Reading, Sample
+from meminspect.capture.records import Event, EventKind, Sample
 
 
 def cut(events: list[Event], samples: list[Sample] | None = None) -> Window:
@@ -176,8 +176,50 @@ def test_the_total_is_exact_however_seldom_one_reads_and_resets(trace: list[tupl
 
 
 def test_the_baselines_own_mark_is_its_rss() -> None:
-    assert cut([baseline(mark_before=5000)]).baseline.reading == BASE
-    assert Reading(*BASE).rss_bytes == 1510
+    start = cut([baseline(mark_before=5000)]).baseline
+    assert (start.held, start.mark_bytes) == (BASE.resident, 1510)
+
+
+# --- where the system tells only the total, and that only from outside
+
+UNSEEN = [Event(10 * MS, EventKind.READING, name="baseline"), Event(20 * MS, EventKind.READING, name="resident")]
+TOTALS = [total(t_ms, mib * MIB) for t_ms, mib in ((5, 900), (9, 1000), (12, 4000), (18, 3000), (25, 9000))]
+
+
+def test_a_worker_that_cannot_see_itself_has_its_window_from_the_samples() -> None:
+    window = cut(UNSEEN, TOTALS)
+    assert window.baseline.held.rss_bytes == 1000 * MIB
+    assert (window.peak_rss_bytes, window.peak.t_ns) == (3000 * MIB, 12 * MS)
+    assert window.peaks() == window.brackets() == (None, None, None)
+    assert not window.exact
+    assert window.total_bracket() is None
+
+
+def test_a_mark_of_its_life_that_the_load_did_not_pass_bounds_the_peak_from_above() -> None:
+    found = window(UNSEEN, TOTALS, own_marks=(4700 * MIB, 4700 * MIB))
+    assert found is not None
+    assert (found.peak_rss_bytes, found.total_bracket()) == (3000 * MIB, 700 * MIB)
+
+
+def test_a_mark_that_rose_in_the_load_is_its_peak_whenever_that_was() -> None:
+    high = 4002 * MIB
+    found = window(UNSEEN, TOTALS, own_marks=(1000 * MIB, high))
+    assert found is not None
+    assert found.peak_rss_bytes == high - 1000 * MIB
+    assert not found.peak.dated
+    assert found.total_bracket() is None  # 0 would call it exact
+
+
+def test_without_a_sample_there_is_no_such_window_and_without_an_early_one_it_begins_with_the_first() -> None:
+    assert window(UNSEEN, []) is None
+    assert window(UNSEEN, TOTALS[-1:]) is None
+    assert cut(UNSEEN, TOTALS[2:]).baseline.held.rss_bytes == 4000 * MIB
+
+
+def test_of_a_worker_that_died_nobody_knows_how_high_it_went() -> None:
+    found = window(UNSEEN[:1], TOTALS, own_marks=(4700 * MIB, None))
+    assert found is not None
+    assert (found.peak_rss_bytes, found.total_bracket()) == (8000 * MIB, None)
 
 
 def test_samples_between_two_times_include_both_ends() -> None:

@@ -163,10 +163,15 @@ def test_skeleton_keeps_order_dtypes_and_ties() -> None:
     ]
 
 
-@pytest.mark.parametrize("names", [("a", "a.b"), ("a.b.c", "a.b"), ("x" + ".x" * 5000,)])
-def test_names_that_make_no_tree_are_refused(names: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("names", [("a", "a.b"), ("a.b.c", "a.b")])
+def test_a_name_that_others_begin_with_is_a_tensor_like_any_other(names: tuple[str, ...]) -> None:
+    found = detect(None, dict.fromkeys(names, ((1,), "float32"))).architecture
+    assert [parameter.name for parameter in found.parameters] == list(names)
+
+
+def test_a_name_of_thousands_of_dots_is_refused() -> None:
     with pytest.raises(CheckpointError) as raised:
-        detect(None, dict.fromkeys(names, ((1,), "float32")))
+        detect(None, {"x" + ".x" * 5000: ((1,), "float32")})
     assert len(raised.value.message) < 400
 
 
@@ -187,3 +192,12 @@ def test_no_config_breaks_detection_otherwise_than_with_one_line(data: st.DataOb
     except CheckpointError as error:
         complaint = error.message
     assert "\n" not in complaint
+
+
+def test_litgpts_names_without_its_config_or_with_what_is_not_computed_make_a_skeleton() -> None:
+    config = ARCHITECTURES["litgpt"].for_parameters(10**6, "litgpt")
+    tensors = tensors_of("litgpt", config, "litgpt")
+    assert "no model_config.yaml" in detect(None, tensors).note
+    assert "sliding_window_size is not supported" in detect({**config, "sliding_window_size": 4096}, tensors).note
+    with pytest.raises(CheckpointError, match="mlp_class_name"):
+        detect({**config, "mlp_class_name": "Other"}, tensors)

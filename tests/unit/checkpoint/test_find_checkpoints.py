@@ -32,7 +32,6 @@ FOREIGN: dict[str, tuple[bytes, str]] = {
     "web page": (b"\n<!DOCTYPE html><title>404</title>", "a web page"),
     "error": (b'{"error": "not found"}', "JSON document"),
     "xml": (b"<?xml version='1.0'?><Error/>", "XML"),
-    "gguf": (b"GGUF\3\0\0\0" + bytes(64), "GGUF"),
     "pickle": (b"\x80\x04\x95" + bytes(20), "is a pickle"),
     "hdf5": (b"\x89HDF\r\n\x1a\n" + bytes(20), "HDF5"),
     "gzip": (b"\x1f\x8b\x08" + bytes(20), "gzip"),
@@ -57,7 +56,9 @@ def test_given_noise_then_it_is_refused(tmp_path: Path, content: bytes) -> None:
 
 
 def test_given_a_torch_archive_under_a_safetensors_name_then_it_is_named(tmp_path: Path) -> None:
-    refused(write(tmp_path, **{"model.safetensors": TORCH}), "is a zip archive")
+    folder = write(tmp_path, **{"model.safetensors": TORCH})
+    for path in (folder, folder / "model.safetensors"):
+        assert "model.pth" in refused(path, "is a zip archive").hint
 
 
 @pytest.mark.parametrize(
@@ -66,8 +67,6 @@ def test_given_a_torch_archive_under_a_safetensors_name_then_it_is_named(tmp_pat
         ((), "is empty"),
         (("README.md",), "holds no checkpoint"),
         (("pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"), "but not their index"),
-        (("model.gguf",), "GGUF"),
-        (("__0_0.distcp", ".metadata"), "distributed checkpoint"),
         (("checkpoint.pth",), "not a file that torch.save wrote"),
         (("optimizer.pt", "rng_state_0.pth", "training_args.bin"), "holds no checkpoint"),
         (("tf_model.h5",), "another framework"),

@@ -296,7 +296,8 @@ quoted: 'a b'
             assert (checkpoint.layout, checkpoint.entry) == ("litgpt", ("model",))
             assert checkpoint.config == {
                 "attn_bias": False, "bias": False, "name": "open_llama_3b", "n_embd": 3200, "norm_eps": 1e-6,
-                "rotary_percentage": 1.0, "intermediate_size": None, "rope_adjustments": {}, "quoted": "a b",
+                "hf_config": {"name": "open_llama_3b", "org": "openlm-research"}, "rotary_percentage": 1.0,
+                "intermediate_size": None, "rope_adjustments": {}, "quoted": "a b",
             }  # fmt: skip
 
     def test_given_the_older_config_or_none_then_the_weights_are_read(self, tmp_path: Path) -> None:
@@ -343,6 +344,12 @@ class TestHuggingFaceCache:
         link.unlink()
         link.symlink_to(target)
         refused(repository / "snapshots" / "1111", "is a link out of the checkpoint's folder")
+
+    def test_given_a_snapshot_that_is_a_link_then_it_is_none(self, repository: Path, tmp_path: Path) -> None:
+        save({"w": torch.ones(2)}, tmp_path / "elsewhere" / "pytorch_model.bin")
+        (repository / "snapshots" / "3333").symlink_to(tmp_path / "elsewhere")
+        (repository / "refs" / "main").write_text("3333")
+        refused(repository, "holds 2 checkpoints: snapshots/1111")
 
     def test_given_no_snapshot_then_it_says_so(self, tmp_path: Path) -> None:
         (tmp_path / "blobs").mkdir()

@@ -105,3 +105,9 @@ def test_a_path_on_a_pipe_is_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None
     output.print_path(Path("/a\udcff\x1b[31m"))
 
     assert raw.getvalue() == b"/a\xff\x1b[31m\n"
+
+
+def test_what_charts_are_drawn_with_has_a_stand_in_everywhere() -> None:
+    output.prepare_streams()
+
+    assert "█▍░│─┌┼▾✗".encode("latin-1", "meminspect-ascii") == b"##:|-++vx"

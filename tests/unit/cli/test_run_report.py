@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from meminspect.cli import results
+from meminspect.cli.run import _turns
 
 if TYPE_CHECKING:
     import pytest
@@ -67,3 +68,9 @@ def test_several_rounds_are_a_sentence_a_strategy_and_what_can_be_told_of_their_
     assert [line.split()[0] for line in lines[table + 1 : table + 3]] == ["naive", "sharded"]
     assert "sharded: 1.15 s (1.10–1.20), a difference of 5 %, which is within the noise (±25 %)" in text
     assert "1/2" not in text, "no run is on its own"
+
+
+def test_over_the_rounds_every_strategy_takes_every_place() -> None:
+    rounds = [_turns(("a", "b", "c"), index) for index in range(1, 5)]
+    assert rounds == [["a", "b", "c"], ["b", "c", "a"], ["c", "a", "b"], ["a", "b", "c"]]
+    assert _turns(("alone",), 7) == ["alone"]

@@ -50,6 +50,8 @@ def a_failure(kind: str, type_: str, message: str) -> dict[str, dict[str, str]]:
     return {"failure": {"kind": kind, "type": type_, "message": message}}
 
 
+IN_USE = InUse(GIB + 5 * MIB, GIB, 5 * MIB, 0, 2 * MIB)
+
 DEATHS: dict[str, tuple[int, Mapping[str, Any], Circumstances, str, str]] = {
     "OOM kill, by the log": (
         -signal.SIGKILL, {}, Circumstances(evidence=NAMED, ceiling=LIMIT),
@@ -120,7 +122,7 @@ def test_every_death_names_cause_place_use_and_limit(death: str) -> None:
 
     assert (told["outcome"], told["message"]) == (outcome, message)
     assert told["died_at"] == {"phase": "read", "tensor": "layers.1.wq.weight"}
-    assert told["in_use"] == {"heap_bytes": GIB, "file_bytes": 5 * MIB, "pinned_bytes": 0, "swap_bytes": 2 * MIB}
+    assert told["in_use"] == IN_USE._asdict()
     assert told["ceiling"] == (None if known.ceiling is None else known.ceiling.document())
     assert told["evidence"] == (None if known.evidence is None else known.evidence.text)
     assert told["exit_status"] == status
@@ -172,7 +174,7 @@ def test_given_a_worker_that_nothing_was_heard_of_then_the_signal_is_all_that_is
 
 
 def test_given_what_the_kernel_saw_at_the_end_then_it_stands_for_the_last_sample() -> None:
-    held = Reading(2 * GIB + 200 * MIB, 0, 30 * MIB, 0)
+    held = Reading(2 * GIB + 200 * MIB, 0, 30 * MIB, 0).resident
     told = explain(-9, a_state(), Circumstances(evidence=NAMED, ceiling=LIMIT, held=held))
     assert told["message"].endswith("with 2.00 GiB heap and 0 B file in use above the baseline")
     assert told["in_use"]["file_bytes"] == -80 * MIB
@@ -193,8 +195,20 @@ def test_given_a_supervisor_that_is_gone_then_place_use_and_limit_are_those_of_t
         "failed", f"the supervisor was killed {PLACE}, {USE}, under its limit of 1.50 GiB",
     )  # fmt: skip
     assert told["died_at"] == {"phase": "read", "tensor": "layers.1.wq.weight"}
-    assert told["in_use"] == InUse(GIB, 5 * MIB, 0, 2 * MIB)._asdict()
+    assert told["in_use"] == IN_USE._asdict()
 
     over = explain_lost("the supervisor was killed", a_state(resident={}), LIMIT)
     assert over["outcome"] == "completed"
     assert over["message"].endswith("did not finish: the supervisor was killed")
+
+
+def test_where_the_system_tells_no_pools_what_was_in_use_is_one_figure() -> None:
+    state = WorkerState()
+    state.sampled(Sample(1, None, None, None, None, total_bytes=100 * MIB))
+    state.apply(Event(2, EventKind.READING, name="baseline"))
+    state.sampled(Sample(3, None, None, None, None, total_bytes=100 * MIB + GIB))
+
+    told = explain(-signal.SIGKILL, state, Circumstances(can_tell=False))
+
+    assert told["in_use"] == InUse(GIB, None, None, None, None)._asdict()
+    assert ", with 1.00 GiB in use above the baseline" in told["message"]

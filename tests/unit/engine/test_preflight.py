@@ -9,6 +9,7 @@ from meminspect.analysis.verdict import PROCESS_BYTES
 from meminspect.checkpoint import read_checkpoint
 from meminspect.engine.preflight import refusal
 from meminspect.sampling.machine import Machine
+from meminspect.sampling.nvml import Gpu
 from meminspect.strategies import STRATEGIES, LoadOptions
 from meminspect.strategies.task import LoadTask, task_for
 from meminspect.synthesis import tiny_checkpoint
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NAIVE = STRATEGIES["naive"]
+A_GPU = Gpu(0, "A GPU", "GPU-1", 8 << 30, 8 << 30, 0, unified=False)
 
 
 @pytest.fixture
@@ -51,5 +53,25 @@ def test_given_a_limit_beyond_what_the_machine_has_then_it_protects_nobody(task:
 
 
 def test_given_a_limit_then_what_no_memory_helps_against_is_refused_all_the_same(task: LoadTask) -> None:
-    elsewhere = replace(task, options=LoadOptions(device="cuda"))
+    elsewhere = replace(task, options=LoadOptions(device="abacus"))
     assert refused(elsewhere, 2 * PROCESS_BYTES, PROCESS_BYTES)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "torch_version", "why_not"),
+    [
+        ((), "2.13.0", "this machine has no CUDA device that could be used"),
+        ((A_GPU,), "2.13.0+cpu", "the torch that is installed, 2.13.0+cpu, is built without CUDA"),
+        ((A_GPU,), "2.13.0", None),
+    ],
+)
+def test_given_nothing_to_load_to_then_a_run_on_a_device_is_refused_and_the_plan_recommended(
+    task: LoadTask, gpus: tuple[Gpu, ...], torch_version: str, why_not: str | None
+) -> None:
+    here = replace(machine(1 << 40), gpus=gpus, torch_version=torch_version)
+    on_device = replace(task, options=LoadOptions(device="cuda"))
+
+    said = refusal(NAIVE, on_device, NAIVE.theory(on_device), here, force=True)
+
+    expected = None if why_not is None else f"{why_not}: meminspect plan --device cuda says what it would take"
+    assert said == expected

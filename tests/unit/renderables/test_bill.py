@@ -48,6 +48,11 @@ def test_at_100_columns_items_are_explained_and_drawn_to_scale() -> None:
     ]
 
 
+def test_what_theory_has_on_a_device_is_no_part_of_the_hosts_bill() -> None:
+    on_device = dict(NAIVE["theory"], bill=[*NAIVE["theory"]["bill"], line("floor", "vram", 99)])
+    assert drawn({**NAIVE, "theory": on_device}, 100) == drawn(NAIVE, 100)
+
+
 def test_at_60_columns_the_bars_take_the_room_of_the_explanations() -> None:
     assert drawn(NAIVE, 60) == [
         "floor                 12.55  █████████████████  theory 12.55",

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meminspect.analysis.follow import Held, RunView
-from meminspect.capture.records import Reading
+from meminspect.capture.records import Reading, Resident
 from meminspect.renderables.headline import headline, provenance, starting, title
 from meminspect.renderables.palette import STYLES
 
@@ -318,3 +318,9 @@ def test_runs_of_one_strategy_are_told_apart_by_what_they_loaded_when_and_from_w
     assert provenance(loading(facts=facts, result=result(cache={"state": "cold"}))).plain.endswith(" · cold")
     hostile = {**FACTS, "checkpoint": {"path": "\x1b[2J"}, "started": {"wall": "\x1b[2J"}}
     assert provenance(loading(facts=hostile)).plain.isprintable()
+
+
+def test_where_the_system_tells_no_pools_none_is_shown() -> None:
+    view = loading(baseline=Resident(300 * MIB), held=Held(undivided_bytes=GIB), peak_bytes=2 * GIB)
+    line = headline(view, 100)[-1].plain
+    assert line == "▒ in memory 1.00 GiB, of no known pool · peak 2.00 GiB of 5.00 GiB predicted"

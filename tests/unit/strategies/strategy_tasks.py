@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from meminspect.architectures import ARCHITECTURES
 from meminspect.checkpoint import read_checkpoint
 from meminspect.dtypes import bytes_of
-from meminspect.strategies import LoadOptions
+from meminspect.strategies import STRATEGIES, LoadOptions
 from meminspect.strategies.task import LoadTask, task_for
 from meminspect.synthesis import SynthesisSpec, synthesise
 
@@ -42,6 +42,18 @@ _SYNTHESISED: dict[str, tuple[str, str, dict[str, object], str, int]] = {
     "gpt2": ("gpt2", "hf", _GPT2, "safetensors", 1),
 }
 NAMES = (*_SYNTHESISED, "odd pth", "odd safetensors")
+
+
+def cells(*options: dict[str, str]) -> list[tuple[str, str, dict[str, str]]]:
+    """Strategy, checkpoint and options, for each checkpoint of a known architecture and others that suit."""
+    quantised = {"quantisation": "nf4"}
+    return [
+        (id_, name, chosen)
+        for id_, strategy in STRATEGIES.items()
+        for name in NAMES
+        for chosen in (*options, *([quantised] if strategy.quantises else []))
+        if not (strategy.changes and name.startswith("odd"))  # which have no linear layers that anybody knows of
+    ]
 
 
 def odd_tensors(*, shared: bool) -> dict[str, torch.Tensor]:

@@ -2,12 +2,11 @@ from __future__ import annotations
 
 import ast
 import builtins
-import itertools
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from strategy_tasks import NAMES
+from strategy_tasks import NAMES, cells
 
 from meminspect.strategies import STRATEGIES, recipes
 
@@ -20,7 +19,8 @@ if TYPE_CHECKING:
 
 GIVEN = {"Model", "config", "split_dims"}  # what the first lines say that the reader has to bring
 OPTIONS: list[dict[str, str]] = [{}, {"dtype": "bfloat16"}, {"init_dtype": "float16"}]
-COMBINATIONS = list(itertools.product(STRATEGIES, NAMES, OPTIONS))
+COMBINATIONS = cells(*OPTIONS)
+LINES, LINES_WITH_A_LAYER = 50, 85
 
 
 @pytest.fixture(params=COMBINATIONS, ids=str)
@@ -38,6 +38,10 @@ def undefined_names(text: str) -> set[str]:
             (used if isinstance(node.ctx, (ast.Load, ast.Del)) else made).add(node.id)
         elif isinstance(node, (ast.Import, ast.ImportFrom)):
             made.update((alias.asname or alias.name).split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ClassDef):
+            made.add(node.name)
+        elif isinstance(node, ast.FunctionDef):
+            made.update((node.name, *(argument.arg for argument in node.args.args)))
     return used - made
 
 
@@ -48,7 +52,7 @@ def test_a_recipe_is_plain_pytorch_that_compiles(recipe: str) -> None:
         for node in ast.walk(ast.parse(recipe))
         if isinstance(node, (ast.Import, ast.ImportFrom))
     }
-    assert imported <= {"torch", "pathlib", "safetensors.torch"}
+    assert imported <= {"torch", "pathlib", "safetensors", "safetensors.torch"}
     assert "meminspect" not in recipe.replace("pytest-of", "").split("\n\n")[-1]
 
 
@@ -62,10 +66,10 @@ def test_a_recipe_defines_every_name_but_those_that_it_announces(recipe: str) ->
 def test_a_recipe_reads_like_a_page_of_a_book(recipe: str) -> None:
     assert recipe.endswith("\n")
     assert not recipe.endswith("\n\n")
-    assert "\n\n\n" not in recipe
+    assert "\n\n\n\n" not in recipe  # two empty lines are around a function
     lines = [line for line in recipe.splitlines() if "Path(" not in line]  # the user's path is as long as it is
     assert all(line == line.rstrip() and len(line) <= 120 for line in lines)
-    assert len(lines) < 40
+    assert len(lines) < (LINES_WITH_A_LAYER if any(line.startswith("class ") for line in lines) else LINES)
 
 
 @pytest.mark.parametrize("id_", ["meta-assign", "mmap-assign"])

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from strategy_tasks import Tasks
 
 # What is in the folder beside the strategies themselves.
-SHARED = {"__init__", "recipes", "steps", "strategy", "task"}
+SHARED = {
+    "__init__", "dcp_lines", "grouping", "materialising", "own_readers", "quantisation", "recipes", "sources", "steps",
+    "strategy", "task",
+}  # fmt: skip
 FILES = {path.stem for path in Path(strategies.__file__).parent.glob("*.py")} - SHARED
 
 
@@ -46,10 +49,11 @@ def test_an_unknown_strategy_is_refused_with_the_choice() -> None:
 
 @pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
 def test_what_cannot_be_loaded_is_said_in_a_sentence(strategy: Strategy, tasks: Tasks) -> None:
-    assert strategy.why_not(tasks("meta 2")) is None
-    assert strategy.why_not(tasks("odd pth", dtype="bfloat16")) is None
+    for task in (tasks("meta 2"), tasks("odd pth", dtype="bfloat16"), tasks("meta", device="cuda:1")):
+        known = not strategy.changes or task.architecture.id != "skeleton"
+        assert (strategy.why_not(task) is None) == (known and strategy.id != "per-tensor-files")
     for task, word in [
-        (tasks("meta", device="cuda"), "cuda"),
+        (tasks("meta", device="abacus"), "abacus"),
         (tasks("meta", dtype="int8"), "int8"),
         (tasks("meta", init_dtype="float8_e4m3fn"), "float8_e4m3fn"),
         (replace(tasks("meta 2"), architecture=Architecture("skeleton", "checkpoint", {}, ())), "slices"),
@@ -58,6 +62,12 @@ def test_what_cannot_be_loaded_is_said_in_a_sentence(strategy: Strategy, tasks: 
         assert why_not is not None
         assert word in why_not
         assert why_not.isprintable()
+
+
+def test_files_for_each_tensor_are_what_their_strategy_takes_and_nothing_else(tasks: Tasks) -> None:
+    strategy, task = STRATEGIES["per-tensor-files"], tasks("meta")
+    assert "a file for each tensor" in (strategy.why_not(task) or "")
+    assert strategy.why_not(replace(task, checkpoint=replace(task.checkpoint, layout="per-tensor"))) is None
 
 
 def test_nothing_that_the_front_ends_import_of_strategies_needs_torch() -> None:

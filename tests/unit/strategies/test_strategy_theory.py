@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from strategy_tasks import NAMES, initial_bytes
+from strategy_tasks import cells, initial_bytes
 
 from meminspect.capture.records import Operation, Pool
 from meminspect.dtypes import bytes_of
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from meminspect.theory.ledger import Theory
 
 OPTIONS: list[dict[str, str]] = [{}, {"dtype": "bfloat16"}, {"dtype": "float32"}, {"init_dtype": "float16"}]
-CELLS = list(itertools.product(STRATEGIES, NAMES, OPTIONS))
+CELLS = cells(*OPTIONS)
 
 
 def theory(strategy: str, task: LoadTask) -> Theory:
@@ -163,6 +163,102 @@ def test_naive_on_slices_holds_the_model_and_every_slice_and_the_joined_tensor(t
     assert theory("naive", task).steady.heap_bytes == initial_bytes(task)
 
 
+@pytest.mark.parametrize("name", ["meta", "safetensors"])
+@pytest.mark.parametrize("id_", ["sequential", "direct-device"])
+def test_on_the_cpu_it_makes_no_difference_how_a_random_model_is_filled(id_: str, name: str, tasks: Tasks) -> None:
+    assert pools(theory(id_, tasks(name))) == pools(theory("naive", tasks(name)))
+
+
+def test_naive_cast_peaks_like_naive_and_ends_at_the_floor(tasks: Tasks) -> None:
+    task = tasks("meta")
+    found = theory("naive-cast", task)
+    assert pools(found) == pools(theory("naive", task))
+    assert found.steady.heap_bytes == task.floor_bytes == task.checkpoint.nbytes
+
+
+def test_a_cast_at_the_end_holds_a_tensor_twice(tasks: Tasks) -> None:
+    task = tasks("meta", dtype="float64", init_dtype="float16")  # grows so much that it ends higher than it loads
+    found = theory("naive-cast", task)
+    largest = max(tensor.elements for tensor in task.checkpoint.tensors)
+    assert found.steady.heap_bytes == task.floor_bytes
+    assert task.floor_bytes < (found.peak.heap_bytes or 0) <= task.floor_bytes + 2 * largest
+
+
+@pytest.mark.parametrize("id_", ["init-module", "skip-init"])
+@pytest.mark.parametrize(("name", "file"), [("meta", 0), ("safetensors 3", 1)])
+@pytest.mark.parametrize("dtype", [None, "bfloat16", "float32"])
+def test_a_model_in_its_final_dtype_and_the_checkpoint_are_there_at_once(
+    id_: str, name: str, file: int, dtype: str | None, tasks: Tasks
+) -> None:
+    task = tasks(name, dtype=dtype)
+    t, c = task.floor_bytes, task.checkpoint.nbytes
+    found = theory(id_, task)
+    assert pools(found) == ((t, c) if file else (t + c, 0))
+    assert found.steady.heap_bytes == t
+
+
+def test_memory_that_is_only_reserved_takes_nothing_while_the_checkpoint_is_read(tasks: Tasks) -> None:
+    steps = list(STRATEGIES["skip-init"].ledger(tasks("meta")))
+    read = max(index for index, step in enumerate(steps) if step.phase == "read")
+    assert sum(step.delta_bytes for step in steps[: read + 1]) == tasks("meta").checkpoint.nbytes
+
+
+@pytest.mark.parametrize("dtype", [None, "bfloat16", "float32"])
+def test_lazy_holds_the_model_and_the_pages_of_a_single_file(dtype: str | None, tasks: Tasks) -> None:
+    for name in ("meta", "safetensors"):
+        task = tasks(name, dtype=dtype)
+        found = theory("lazy", task)
+        assert pools(found) == (task.floor_bytes, task.checkpoint.nbytes)
+        assert (found.steady.heap_bytes, found.steady.file_bytes) == (task.floor_bytes, 0)
+
+
+def test_lazy_holds_the_pages_of_one_shard_at_a_time(tasks: Tasks) -> None:
+    task = tasks("safetensors 3")
+    assert pools(theory("lazy", task)) == (task.floor_bytes, max(task.checkpoint.shard_nbytes))
+
+
+@pytest.mark.parametrize("dtype", [None, "float32"])
+def test_lazy_on_slices_makes_each_whole_tensor_once_and_twice_for_a_cast(dtype: str | None, tasks: Tasks) -> None:
+    task = tasks("meta 2", dtype=dtype)
+    found = theory("lazy", task)
+    joined = max(sum(piece.nbytes for piece in pieces) for pieces in task.pieces.values())
+    assert found.steady.heap_bytes == task.floor_bytes
+    assert 0 <= (found.peak.heap_bytes or 0) - task.floor_bytes <= (joined if dtype else 0)
+
+
+def test_lazy_counts_tied_weights_once_in_every_dtype(tasks: Tasks) -> None:
+    for dtype in (None, "bfloat16"):
+        task = tasks("odd pth", dtype=dtype)
+        made = [step.tensor for step in STRATEGIES["lazy"].ledger(task) if step.operation is Operation.ASSIGN]
+        assert "first.weight" in made
+        assert "tied.weight" not in made
+        assert theory("lazy", task).steady.heap_bytes == task.floor_bytes
+
+
+def per_tensor(task: LoadTask) -> LoadTask:
+    """The same tensors, each in a file of its own."""
+    tensors = tuple(
+        replace(tensor, storage=tensor.storage._replace(file=index, key=f"{tensor.name}/data/0"))
+        for index, tensor in enumerate(task.checkpoint.tensors)
+    )
+    files = tuple(
+        replace(task.checkpoint.files[0], name=f"{tensor.name}.pt", path=task.checkpoint.path / f"{tensor.name}.pt")
+        for tensor in tensors
+    )
+    return replace(task, checkpoint=replace(task.checkpoint, layout="per-tensor", files=files, tensors=tensors))
+
+
+@pytest.mark.parametrize("dtype", [None, "float32"])
+def test_per_tensor_files_holds_the_model_as_it_fills_and_one_tensor(dtype: str | None, tasks: Tasks) -> None:
+    task = per_tensor(tasks("meta", dtype=dtype))
+    largest = max(tensor.nbytes for tensor in task.checkpoint.tensors)
+    found = theory("per-tensor-files", task)
+    assert task.floor_bytes < (found.peak.heap_bytes or 0) <= task.floor_bytes + largest
+    assert found.steady.heap_bytes == task.floor_bytes
+    on_device = theory("per-tensor-files", per_tensor(tasks("meta", device="cuda")))
+    assert on_device.peak.heap_bytes == largest
+
+
 def test_memory_that_several_tensors_share_is_counted_once(tasks: Tasks) -> None:
     task = tasks("odd pth")
     names = [tensor.name for tensor in task.checkpoint.tensors]
@@ -201,7 +297,7 @@ def test_tied_sources_of_a_cast_go_with_the_last_of_them_in_the_state_dicts_orde
 
 def test_tensors_without_elements_or_dimensions_cost_what_they_have(tasks: Tasks) -> None:
     for name in ("odd pth", "odd safetensors"):
-        for strategy in STRATEGIES.values():
+        for strategy in (strategy for strategy in STRATEGIES.values() if not strategy.changes):
             sums = {
                 step.tensor: step.nbytes for step in strategy.ledger(tasks(name)) if step.tensor in ("empty", "scalar")
             }
@@ -222,7 +318,9 @@ def test_every_cell_of_the_matrix_balances(id_: str, name: str, options: dict[st
     assert sum(line.nbytes for line in found.bill) == found.peak_rss_bytes
     steady = (found.steady.heap_bytes or 0) + (found.steady.file_bytes or 0)
     assert steady <= found.peak_rss_bytes
-    assert found.floor_bytes == task.floor_bytes <= max(steady, found.peak_rss_bytes)
+    assert found.floor_bytes == STRATEGIES[id_].floor_bytes(task) <= max(steady, found.peak_rss_bytes)
+    added = {parameter.name for parameter in STRATEGIES[id_].adds(task)}
     untied = {parameter.name for parameter in task.architecture.parameters if parameter.tied_to is None}
-    assert untied <= {step.tensor for step in steps} <= {parameter.name for parameter in task.architecture.parameters}
+    declared = {parameter.name for parameter in task.architecture.parameters}
+    assert untied | added <= {step.tensor for step in steps} <= declared | added
     assert all(bool(step.item) == (step.pool is not Pool.NONE) for step in steps)

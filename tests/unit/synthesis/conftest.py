@@ -23,6 +23,9 @@ CONFIGS: dict[tuple[str, str], dict[str, object]] = {
         "n_embd": 64, "n_head": 4, "n_layer": 2, "n_positions": 32, "vocab_size": 300,
         "bos_token_id": 1, "eos_token_id": 1,
     },
+    ("litgpt", "litgpt"): {
+        "n_embd": 64, "n_head": 4, "n_layer": 2, "padded_vocab_size": 300, "n_query_groups": 2,
+    },
     ("gpt2", "teaching"): {
         "emb_dim": 64, "n_heads": 4, "n_layers": 2, "context_length": 32, "vocab_size": 300, "qkv_bias": True,
     },

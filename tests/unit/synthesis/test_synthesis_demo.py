@@ -100,11 +100,11 @@ def test_without_a_cache_folder_the_error_says_so(tmp_path: Path, monkeypatch: p
 def test_tiny_checkpoint_of_every_kind(
     tmp_path: Path, architecture: str, naming: str, layout: str, shards: int
 ) -> None:
-    shards = 1 if layout == "per-tensor" else shards
+    shards = 1 if layout in ("per-tensor", "litgpt", "gguf") else shards
     folder = tiny_checkpoint(architecture, naming, layout, "bfloat16", tmp_path / "tiny", shards=shards)
     files = [file for file in folder.iterdir() if file.suffix != ".json"]
-    assert len(files) == min(shards, 2) or layout == "per-tensor"
-    assert sum(file.stat().st_size for file in files) < 150_000
+    assert len(files) == min(shards, 2) or layout in ("per-tensor", "dcp")
+    assert sum(file.stat().st_size for file in files) < 250_000
 
 
 def test_tiny_checkpoint_is_sharded_where_the_readers_layout_is(tmp_path: Path) -> None:

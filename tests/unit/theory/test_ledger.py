@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meminspect.capture.records import Operation, Pool
-from meminspect.theory.ledger import BillLine, Item, Step, Theory, evaluate
+from meminspect.theory.evaluation import evaluate
+from meminspect.theory.ledger import BillLine, Item, Step, Theory
 
 HOST_POOLS = (Pool.HEAP, Pool.FILE, Pool.PINNED)
 ITEMS = (Item.FLOOR, Item.SHARD, Item.STAGING)
@@ -42,9 +43,9 @@ def ledgers(draw: st.DrawFn) -> list[Step]:
 def grows_by(one: Step) -> int:
     if one.operation is Operation.RELEASE:
         return -one.nbytes
-    if one.pool is Pool.FILE:
-        return one.nbytes if one.operation is Operation.TOUCH else 0
-    return one.nbytes if one.operation is Operation.MATERIALISE else 0
+    if one.operation is Operation.TOUCH:
+        return one.nbytes
+    return one.nbytes if one.operation is Operation.MATERIALISE and one.pool is not Pool.FILE else 0
 
 
 def states(steps: list[Step]) -> list[Counter[tuple[str, Pool]]]:
@@ -98,6 +99,13 @@ def test_work_is_every_step_but_releases_and_what_a_copy_reads_of_a_mapping(step
 
 
 @given(ledgers())
+def test_what_is_moved_is_what_is_written_copied_or_touched(steps: list[Step]) -> None:
+    """Neither a mapping, nor handing memory over, nor giving it back moves a byte."""
+    moved = [one.nbytes for one in steps if one.operation is Operation.COPY or grows_by(one) > 0]
+    assert evaluate(steps, 0).moved_bytes == sum(moved)
+
+
+@given(ledgers())
 def test_the_peak_is_never_below_any_pools_and_never_above_their_sum(steps: list[Step]) -> None:
     theory = evaluate(steps, 0)
     pools = [theory.peak.heap_bytes or 0, theory.peak.file_bytes or 0, theory.peak.pinned_bytes or 0]
@@ -136,7 +144,8 @@ def test_device_pools_are_unknown_rather_than_zero() -> None:
         (Operation.MATERIALISE, Pool.PINNED, 8),
         (Operation.MATERIALISE, Pool.FILE, 0),
         (Operation.TOUCH, Pool.FILE, 8),
-        (Operation.TOUCH, Pool.HEAP, 0),
+        (Operation.MATERIALISE, Pool.NONE, 0),
+        (Operation.TOUCH, Pool.HEAP, 8),
         (Operation.RELEASE, Pool.HEAP, -8),
         (Operation.RELEASE, Pool.FILE, -8),
         (Operation.COPY, Pool.NONE, 0),

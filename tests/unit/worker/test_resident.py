@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 import torch
@@ -59,8 +59,25 @@ def test_storages_come_in_the_order_in_which_a_state_dict_is_loaded() -> None:
     assert [name for name, _ in storages(model)] == ["own", "tied", "mask", "child.weight"]
 
 
+def nowhere(_: int) -> bool:
+    """What was seen of mappings; the kernel knows better."""
+    return False
+
+
+def test_where_the_kernel_tells_no_mappings_those_that_were_seen_are_reported(
+    mapped: Model, recording: Recording, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> NoReturn:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(resident, "_mapped_ranges", refuse)
+    (seen,) = {storage.data_ptr() for name, storage in storages(mapped) if name == "own"}
+    touch(mapped, recording.recorder, lambda address: address == seen)
+    assert [event.name for event in recording.events(EventKind.BEGIN)] == ["own"]
+
+
 def test_what_is_on_the_heap_is_touched_without_a_word(recording: Recording) -> None:
-    touch(Model(), recording.recorder)
+    touch(Model(), recording.recorder, nowhere)
     assert recording.events(EventKind.BEGIN, EventKind.END) == []
 
 
@@ -70,7 +87,7 @@ def test_what_is_mapped_is_touched_and_reported(
 ) -> None:
     if kernel == "old":  # it does not know MADV_POPULATE_READ
         monkeypatch.setattr(resident, "_MADV_POPULATE_READ", 12345)
-    touch(mapped, recording.recorder)
+    touch(mapped, recording.recorder, nowhere)
     begun = recording.events(EventKind.BEGIN)
     assert {(event.operation, event.pool) for event in begun} == {(Operation.TOUCH, Pool.FILE)}
     # a file has each tensor by itself: its tie is gone

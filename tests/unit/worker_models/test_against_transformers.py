@@ -78,3 +78,40 @@ def test_gpt2(change: dict[str, Any]) -> None:
     torch.manual_seed(0)
     config = transformers.GPT2Config(**{**GPT2, **change})
     assert_same_logits(transformers.GPT2LMHeadModel(config))
+
+
+@pytest.mark.parametrize("parallel", [True, False])
+def test_pythia_under_litgpts_names_is_gpt_neox(parallel: bool) -> None:
+    neox = transformers.GPTNeoXForCausalLM(
+        transformers.GPTNeoXConfig(
+            vocab_size=128, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=256,
+            max_position_embeddings=64, use_parallel_residual=parallel,
+        )
+    ).eval()  # fmt: skip
+    with torch.no_grad():
+        for parameter in neox.parameters():
+            parameter.normal_(std=0.2)
+    # As litgpt/scripts/convert_hf_checkpoint.py renames them; both keep query, key and value of a head together.
+    names = {
+        "gpt_neox.embed_in": "transformer.wte", "gpt_neox.layers": "transformer.h", "embed_out": "lm_head",
+        "input_layernorm": "norm_1", "post_attention_layernorm": "norm_2", "attention.query_key_value": "attn.attn",
+        "attention.dense": "attn.proj", "mlp.dense_h_to_4h": "mlp.fc", "mlp.dense_4h_to_h": "mlp.proj",
+        "gpt_neox.final_layer_norm": "transformer.ln_f",
+    }  # fmt: skip
+    state = {}
+    for name, value in neox.state_dict().items():
+        for theirs, ours in names.items():
+            name = name.replace(theirs, ours)
+        state[name] = value
+    config = {
+        "name": "pythia", "n_embd": 64, "n_head": 4, "n_layer": 2, "vocab_size": 128, "padding_multiple": 128,
+        "parallel_residual": parallel,
+    }  # fmt: skip
+    headers = {name: (tuple(value.shape), "float32") for name, value in state.items()}
+    found = detect(config, headers)
+    assert (found.note, found.architecture.id) == ("", "litgpt")
+    model = build(found.architecture).eval()
+    model.load_state_dict(state)
+    tokens = torch.randint(128, (2, 24))
+    with torch.no_grad():
+        assert torch.allclose(model(tokens), neox(tokens).logits, atol=1e-4)

@@ -21,6 +21,13 @@ HF: dict[str, object] = {
 }
 GPT2_HF: dict[str, object] = {"vocab_size": 100, "n_positions": 16, "n_embd": 64, "n_layer": 2, "n_head": 4}
 TEACHING: dict[str, object] = {"vocab_size": 100, "context_length": 16, "emb_dim": 64, "n_heads": 4, "n_layers": 2}
+LITGPT: dict[str, object] = {
+    "n_embd": 64, "n_head": 4, "n_layer": 2, "padded_vocab_size": 100, "intermediate_size": 96, "bias": False,
+    "norm_class_name": "RMSNorm", "mlp_class_name": "LLaMAMLP", "parallel_residual": False, "rotary_percentage": 1.0,
+    "n_query_groups": 2,
+}  # fmt: skip
+PYTHIA: dict[str, object] = {"n_embd": 64, "n_head": 4, "n_layer": 2, "padded_vocab_size": 100}
+FUSED_BEFORE = {"transformer.h.0.attn.attn.weight": ((192, 64), "float32")}
 MASKS = {f"h.{i}.attn.{name}": (shape, "bool") for i in range(2) for name, shape in [("bias", (1, 1, 16, 16))]}
 VALUES = {f"h.{i}.attn.masked_bias": ((), "float32") for i in range(2)}
 
@@ -62,6 +69,10 @@ CASES: dict[str, tuple[str, str, dict[str, object], dict[str, Any]]] = {
         {"wte.weight": ((100, 64), "float32"), "lm_head.weight": ((100, 64), "float32")},
     ),
     "teaching": ("gpt2", "teaching", TEACHING, {}),
+    "litgpt": ("litgpt", "litgpt", LITGPT, {}),
+    "litgpt pythia": ("litgpt", "litgpt", PYTHIA, {}),
+    "litgpt interleaved": ("litgpt", "litgpt", PYTHIA, FUSED_BEFORE),
+    "litgpt shared norm": ("litgpt", "litgpt", {**PYTHIA, "shared_attention_norm": True, "lm_head_bias": True}, {}),
     "teaching, no bias": ("gpt2", "teaching", {**TEACHING, "qkv_bias": False}, {}),
 }
 
@@ -172,6 +183,33 @@ def test_the_largest_models_build_on_meta(family: str, naming: str, count: int) 
     assert sum(value.numel() for value in [*model.parameters(), *model.buffers()]) == architecture.elements
 
 
+def test_litgpt_computes_what_llama_does_under_hugging_faces_names() -> None:
+    torch.manual_seed(0)
+    theta = {"rope_base": 500, "norm_eps": 1e-6}
+    lit = build(ARCHITECTURES["litgpt"].architecture({**LITGPT, **theta}, "litgpt")).eval()
+    config = {**HF, "num_key_value_heads": 2, "intermediate_size": 96, "rope_theta": 500.0}
+    hf = build(ARCHITECTURES["llama"].architecture(config, "hf")).eval()
+    theirs = hf.state_dict()
+    ours = {"lm_head.weight": theirs["lm_head.weight"], "transformer.wte.weight": theirs["model.embed_tokens.weight"],
+            "transformer.ln_f.weight": theirs["model.norm.weight"]}  # fmt: skip
+    for index in range(2):
+        layer, here = f"model.layers.{index}", f"transformer.h.{index}"
+        fused = [theirs[f"{layer}.self_attn.{name}_proj.weight"] for name in "qkv"]
+        ours |= {
+            f"{here}.norm_1.weight": theirs[f"{layer}.input_layernorm.weight"],
+            f"{here}.norm_2.weight": theirs[f"{layer}.post_attention_layernorm.weight"],
+            f"{here}.attn.qkv.weight": torch.cat(fused),
+            f"{here}.attn.proj.weight": theirs[f"{layer}.self_attn.o_proj.weight"],
+            f"{here}.mlp.fc_1.weight": theirs[f"{layer}.mlp.gate_proj.weight"],
+            f"{here}.mlp.fc_2.weight": theirs[f"{layer}.mlp.up_proj.weight"],
+            f"{here}.mlp.proj.weight": theirs[f"{layer}.mlp.down_proj.weight"],
+        }
+    lit.load_state_dict(ours)
+    tokens = torch.randint(100, (2, 12))
+    with torch.no_grad():
+        assert torch.allclose(lit(tokens), hf(tokens), atol=1e-5)
+
+
 def test_builders_cover_the_registry() -> None:
     assert set(BUILDERS) == {*ARCHITECTURES, "skeleton"}
 
@@ -248,3 +286,24 @@ def test_skeleton_computes_nothing() -> None:
 def test_skeleton_refuses_what_torch_cannot_hold(name: str, dtype: str) -> None:
     with pytest.raises(CheckpointError):
         build(detect(None, {name: ((1,), dtype)}).architecture)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_architecture_tells_which_weights_are_those_of_linear_layers_and_which_of_heads(case: str) -> None:
+    architecture = architecture_of(case)
+    with torch.device("meta"):
+        model = build(architecture)
+
+    told = {parameter.name: parameter for parameter in architecture.parameters if parameter.linear}
+
+    built = {
+        f"{name}.weight": module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+    }
+    assert told.keys() == built.keys()
+    for name, module in built.items():
+        head = name.rpartition(".")[0] in ("output", "lm_head", "out_head")
+        within = "attention" if any(part in name for part in ("attention", "attn", "att.")) else "feed-forward"
+        assert told[name].linear == ("head" if head else within)
+        assert told[name].transposed != isinstance(module, nn.Linear)

@@ -1,0 +1,49 @@
+"""The options that say where a worker runs and what it may do there; the root command has them too, for the app."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from meminspect.sampling.interpreter import Interpreter
+
+__all__ = ["environment_options"]
+
+Verb = TypeVar("Verb", bound="Callable[..., Any]")
+
+
+def environment_options(verb: Verb) -> Verb:
+    """Add --python, handed over as an Interpreter or None, and --trust-pickle."""
+    verb = click.option(
+        "--trust-pickle",
+        is_flag=True,
+        callback=_warned,
+        help="Load pickles with weights_only=False: whoever wrote one can run any code as you.",
+    )(verb)
+    return click.option(
+        "--python",
+        metavar="PATH",
+        callback=_opened,
+        help="Load in this Python's environment: 3.10 or newer, with torch 2.1 or newer.  [default: meminspect's own]",
+    )(verb)
+
+
+def _opened(ctx: click.Context, _: click.Parameter, name: str | None) -> Interpreter | None:
+    if name is None or ctx.resilient_parsing:
+        return None
+    from meminspect.sampling.interpreter import open_interpreter
+
+    return open_interpreter(name)
+
+
+def _warned(ctx: click.Context, _: click.Parameter, trusted: bool) -> bool:
+    if trusted and not ctx.resilient_parsing:
+        from meminspect.cli import output
+        from meminspect.strategies.task import TRUSTS
+
+        output.status(f"warning: {TRUSTS}")
+    return trusted

@@ -1,0 +1,149 @@
+"""The Python that a worker runs in: which one, and what is installed beside it. It is asked, and imports nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from meminspect.errors import UsageError
+from meminspect.text import shown
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["OURS", "Interpreter", "open_interpreter"]
+
+_ASKED: Final = ("torch", "safetensors", "gguf")
+_OLDEST: Final = {"python": (3, 10), "torch": (2, 1)}  # load_state_dict(assign=True) and torch.load(mmap=True)
+_PATIENCE_S: Final = 30.0
+
+# Written for any Python, so that an old one can say how old it is. The folder that Python puts first on the path for
+# `-c` is the current one, whose modules are nobody's environment.
+_QUESTION: Final = """
+import sys
+sys.path[:] = [entry for entry in sys.path if entry]
+import json
+packages = {}
+try:
+    from importlib.metadata import version
+except ImportError:
+    version = None
+for name in sys.argv[1:]:
+    try:
+        packages[name] = version(name)
+    except Exception:
+        pass
+sys.stdout.write("\\n" + json.dumps({"python": sys.version.split()[0], "packages": packages}))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Interpreter:
+    """A Python and its environment.
+
+    Args:
+        executable: an absolute path, links kept: a virtual environment is told by where its link lies.
+        python: its version; None for our own, which is as meminspect's requirements say.
+        packages: versions by name of what a recipe may need; what is absent is not installed.
+    """
+
+    executable: str = sys.executable
+    python: str | None = None
+    packages: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    def lacks(self, package: str, oldest: tuple[int, ...] = ()) -> str | None:
+        """In words, to follow 'this environment', that a package is not there or too old; None when it will do."""
+        if self.python is None:
+            return None
+        found = self.packages.get(package)
+        if found is None:
+            return f"has no {package}"
+        return f"has {package} {shown(found)}" if _numbers(found) < oldest else None
+
+    def words(self) -> str:
+        """Which Python this is, and what it has."""
+        packages = " and ".join(f"{name} {shown(version)}" for name, version in self.packages.items())
+        return f"Python {shown(self.python or '')} with {packages} ({shown(self.executable, 160, keep_end=True)})"
+
+    @staticmethod
+    def from_document(fields: Mapping[str, Any]) -> Interpreter:
+        """The inverse of `dataclasses.asdict`."""
+        return Interpreter(**fields)
+
+
+OURS: Final = Interpreter()
+"""The one that meminspect itself runs in."""
+
+
+def open_interpreter(name: str) -> Interpreter:
+    """Find an interpreter and ask it what it is; torch is not imported.
+
+    Args:
+        name: a path, or a command as a shell finds it.
+
+    Raises:
+        UsageError: there is none, it does not run, it is too old, or no torch that will do is installed beside it.
+    """
+    executable = _executable(name)
+    if executable == sys.executable:
+        return OURS
+    said = shown(executable, 160, keep_end=True)
+    answer = _answer(executable, said)
+    packages = {str(package): str(version) for package, version in answer["packages"].items()}
+    found = Interpreter(executable, str(answer["python"]), packages)
+    if _numbers(found.python or "") < _OLDEST["python"]:
+        raise UsageError(
+            f"{said} is Python {found.python}, and a worker needs 3.10 or newer", "name another with --python"
+        )
+    torch = found.lacks("torch", _OLDEST["torch"])
+    if torch is not None:
+        hint = "install torch into that environment, or name another with --python"
+        raise UsageError(f"the environment of {said} {torch}, and a worker needs 2.1 or newer", hint)
+    return found
+
+
+def _executable(name: str) -> str:
+    path = Path(name).expanduser()
+    said = shown(name, 160, keep_end=True)
+    if path.is_dir():
+        inside = path / "bin" / "python"
+        hint = f"name {shown(str(inside), 160, keep_end=True)}" if inside.exists() else "name the interpreter in it"
+        raise UsageError(f"{said} is a folder, not a Python interpreter", hint)
+    found = shutil.which(path)
+    if found is None:
+        why = "may not be executed" if path.exists() else "is not there"
+        raise UsageError(f"the Python interpreter {said} {why}", "name one with --python, as ./venv/bin/python")
+    return os.path.abspath(found)  # noqa: PTH100 - `resolve` would follow a virtual environment's link out of it
+
+
+def _answer(executable: str, said: str) -> dict[str, Any]:
+    hint = "name a Python interpreter with --python, as ./venv/bin/python"
+    try:
+        done = subprocess.run(  # noqa: S603 - the interpreter that the user names
+            [executable, "-c", _QUESTION, *_ASKED], stdin=subprocess.DEVNULL, capture_output=True, timeout=_PATIENCE_S
+        )
+    except OSError as error:
+        raise UsageError(f"{said} cannot be run: {error.strerror}", hint) from error
+    except subprocess.TimeoutExpired as error:
+        raise UsageError(f"{said} has not answered within {_PATIENCE_S:.0f} s", hint) from error
+    try:
+        answer = json.loads(done.stdout.decode().rpartition("\n")[2])
+        if answer["python"] and dict(answer["packages"]) is not None:
+            return dict(answer)
+    except (ValueError, KeyError, TypeError):
+        pass
+    words = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
+    raise UsageError(f"{said} is no working Python" + (f": {shown(words, 200)}" if words else ""), hint)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """(2, 1) of "2.1.2+cu121": what versions are compared by."""
+    found = re.match(r"(\d+)\.(\d+)", version)
+    return (int(found[1]), int(found[2])) if found else (0, 0)

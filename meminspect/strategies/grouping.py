@@ -1,0 +1,135 @@
+"""Tensors that come over and over, as the layers and experts of a model do, for theories that need not name each.
+
+A run of equal blocks of tensors is reduced to its first block, its second one, which stands for all between, and its
+last. Every pass of a ledger meets the blocks of a run one after the other, so its sums rise or fall from block to block
+by the same bytes, and are highest within the first block or the last: `evaluate` finds the same peaks and the same bill
+as with every tensor named. A run that some order of the task meets in any other way is left as it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from array import array
+from collections import Counter
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import TYPE_CHECKING, Final
+
+from meminspect.architectures.model import Parameter
+from meminspect.capture.records import Pool
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from meminspect.strategies.task import LoadTask
+
+__all__ = ["Grouped", "grouped"]
+
+_RUN: Final = re.compile(r"(.{1,128}?)\1{3,}", re.DOTALL)  # a block of up to 128 tensors, four times or more
+_DIGITS: Final = b"0123456789"
+_of_parameter: Final = attrgetter(*(field.name for field in dataclasses.fields(Parameter) if field.name != "name"))
+_of_tensor: Final = attrgetter("dtype", "shape", "storage.file", "storage.nbytes", "offset", "strides")
+_MOST_KINDS: Final = 100_000  # of tensors, each a letter in the text that runs are looked for in; more are no groups
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """A task with fewer tensors that has the same theory, if those in `copies` count as often as that says."""
+
+    task: LoadTask
+    copies: Mapping[str, int]  # by name
+
+
+class _Run:
+    """Equal blocks of tensors one after the other: places in the model's order."""
+
+    def __init__(self, match: re.Match[str]) -> None:
+        self.start = match.start()
+        self.period = len(match[1])
+        self.blocks = len(match[0]) // self.period
+
+    def kept(self) -> Iterator[range]:
+        """The places of the first block, of the second and of the last."""
+        for block in (0, 1, self.blocks - 1):
+            first = self.start + block * self.period
+            yield range(first, first + self.period)
+
+
+def grouped(task: LoadTask) -> Grouped:
+    """The task with every run of equal blocks reduced; the task itself where there is none."""
+    if task.checkpoint.parallel_files:  # of architectures that we know, which have no more than thousands of tensors
+        return Grouped(task, {})
+    names = [parameter.name for parameter in task.loading_order]
+    places = {name: place for place, name in enumerate(names)}
+    runs = [_Run(match) for match in _RUN.finditer(_kinds(task))]
+    for order in _other_orders(task):
+        runs = _met_alike(runs, [places[name] for name in order if name in places])
+    if not runs:
+        return Grouped(task, {})
+    gone = {names[place] for run in runs for place in range(run.start, run.start + run.period * run.blocks)}
+    gone -= {names[place] for run in runs for block in run.kept() for place in block}
+    copies = {names[place]: run.blocks - 2 for run in runs for place in list(run.kept())[1]}
+    checkpoint, architecture = task.checkpoint, task.architecture
+    tensors = tuple(tensor for tensor in checkpoint.tensors if tensor.name not in gone)
+    parameters = tuple(parameter for parameter in architecture.parameters if parameter.name not in gone)
+    reduced = dataclasses.replace(
+        task,
+        checkpoint=dataclasses.replace(checkpoint, tensors=tensors),
+        architecture=dataclasses.replace(architecture, parameters=parameters),
+    )
+    return Grouped(reduced, copies)
+
+
+def _kinds(task: LoadTask) -> str:
+    """A letter for every parameter in the model's order: alike if they differ in nothing but numbers in their names."""
+    tensors = {tensor.name: tensor for tensor in task.checkpoint.tensors}
+    users = Counter(tensor.storage for tensor in task.checkpoint.tensors)
+    letters: dict[object, int] = {}
+    codes = array("L")
+    for parameter in task.loading_order:
+        tensor = tensors.get(parameter.name)
+        if tensor is None or parameter.tied_to is not None or users[tensor.storage] > 1:
+            kind: object = parameter.name  # not stored, or not alone with its memory: like no other
+        else:
+            kind = (
+                parameter.name.encode("utf-8", "surrogatepass").translate(None, _DIGITS),
+                *_of_parameter(parameter),
+                *_of_tensor(tensor),
+            )
+        codes.append(letters.setdefault(kind, len(letters)))
+    return "".join(map(chr, codes)) if len(letters) <= _MOST_KINDS else ""
+
+
+def _other_orders(task: LoadTask) -> Iterator[list[str]]:
+    """The names in every other order that a ledger may go by."""
+    yield [tensor.name for tensor in task.checkpoint.tensors]
+    yield [parameter.name for parameter in task.architecture.parameters]
+    if task.pool is Pool.VRAM:
+        yield [parameter.name for parameter in task.conversion_order]
+
+
+def _met_alike(runs: Sequence[_Run], order: Sequence[int]) -> list[_Run]:
+    """The runs that an order of places meets block by block too, be it in several stretches of a part of each block."""
+    run_at = array("l", [-1]) * (max(order, default=-1) + 1)
+    for index, run in enumerate(runs):
+        end = run.start + run.period * run.blocks
+        run_at[run.start : end] = array("l", [index]) * (end - run.start)
+    otherwise: set[int] = set()
+    at = 0
+    while at < len(order):
+        index = run_at[order[at]]
+        if index < 0 or index in otherwise:
+            at += 1
+            continue
+        run, first = runs[index], at
+        while at < len(order) and run.start <= order[at] < run.start + run.period:
+            at += 1
+        part = order[first:at]  # of the first block
+        stretch = [place + block * run.period for block in range(run.blocks) for place in part]
+        if not part or order[first : first + len(stretch)] != stretch:
+            otherwise.add(index)
+            at = first + 1
+        else:
+            at = first + len(stretch)
+    return [run for index, run in enumerate(runs) if index not in otherwise]

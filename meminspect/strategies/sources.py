@@ -1,0 +1,116 @@
+"""The memory that reading files brings in, and when it goes away again."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter, defaultdict
+from typing import TYPE_CHECKING
+
+from meminspect.capture.records import Operation, Pool
+from meminspect.strategies.recipes import always_maps
+from meminspect.theory.ledger import Item, Step
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from meminspect.checkpoint.model import Storage, StoredTensor
+    from meminspect.strategies.task import LoadTask
+
+__all__ = ["Sources", "sources_for"]
+
+
+class Sources:
+    """What is read from files.
+
+    A storage read into memory of its own goes with its last tensor. A mapping's pages come as they are touched and
+    all go together, with the last tensor of their file.
+
+    Args:
+        pool: where the tensors are once they are read.
+        item: what they are on a bill.
+        via: the host's pool through which tensors of a device come: one by one through the heap, or through a mapping.
+    """
+
+    def __init__(self, pool: Pool, item: str, via: Pool = Pool.NONE) -> None:
+        self.pool = pool
+        self.item = item
+        self._via = via
+        self._users: Counter[object] = Counter()
+        self._names: dict[Storage, str] = {}
+        self._resident: dict[object, dict[Storage, Step]] = defaultdict(dict)
+
+    @property
+    def made_pool(self) -> Pool:
+        """Where tensors that are made of these come to be."""
+        return Pool.VRAM if self.pool is Pool.VRAM else Pool.HEAP
+
+    def read(self, tensors: Iterable[StoredTensor], phase: str = "read", item: str = "") -> Iterator[Step]:
+        """Read or map tensors in file order.
+
+        Args:
+            tensors: which.
+            phase: when.
+            item: what they are on a bill, where it is something else than usual.
+        """
+        for _, of_file in itertools.groupby(tensors, key=lambda tensor: tensor.storage.file):
+            touched: list[Step] = []
+            for tensor in of_file:
+                if not self._users[tensor.storage]:
+                    yield from self._come(phase, tensor, item or self.item, touched)
+                self._names.setdefault(tensor.storage, tensor.name)
+                self._users[tensor.storage] += 1
+                self._users[tensor.storage.file] += 1
+            for step in touched:
+                yield step._replace(operation=Operation.RELEASE)
+
+    def _come(self, phase: str, tensor: StoredTensor, item: str, touched: list[Step]) -> Iterator[Step]:
+        """A storage comes into memory; the pages of a mapping that it passes through are added to `touched`."""
+        passing = Step(phase, Operation.MATERIALISE, self._via, Item.STAGING, tensor.name, tensor.storage.nbytes)
+        if self._via is not Pool.NONE:
+            yield passing
+        if self._via is Pool.FILE:
+            touched.append(passing._replace(operation=Operation.TOUCH))
+            yield touched[-1]
+        step = self._step(phase, Operation.MATERIALISE, tensor, item)
+        yield step
+        if self._via is Pool.HEAP:
+            yield passing._replace(operation=Operation.RELEASE)
+        if self.pool is not Pool.FILE:
+            self._resident[tensor.storage][tensor.storage] = step
+
+    def name_of(self, tensor: StoredTensor) -> str:
+        """The first tensor of a storage, whose name the storage goes by."""
+        return self._names[tensor.storage]
+
+    def use(self, phase: str, tensor: StoredTensor, item: str = "") -> Iterator[Step]:
+        """Look at a tensor's bytes, which makes a mapping's pages resident."""
+        resident = self._resident[tensor.storage.file]
+        if self.pool is Pool.FILE and tensor.storage not in resident:
+            resident[tensor.storage] = self._step(phase, Operation.TOUCH, tensor, item or self.item)
+            yield resident[tensor.storage]
+
+    def drop(self, phase: str, tensor: StoredTensor) -> Iterator[Step]:
+        """Let go of a tensor."""
+        self._users[tensor.storage] -= 1
+        self._users[tensor.storage.file] -= 1
+        owner = tensor.storage.file if self.pool is Pool.FILE else tensor.storage
+        if not self._users[owner]:
+            for step in self._resident.pop(owner, {}).values():
+                yield step._replace(phase=phase, operation=Operation.RELEASE)
+
+    def _step(self, phase: str, operation: Operation, tensor: StoredTensor, item: str) -> Step:
+        return Step(phase, operation, self.pool, item, tensor.name, tensor.storage.nbytes)
+
+
+def sources_for(task: LoadTask, item: str, *, to_device: bool = False) -> Sources:
+    """What `recipes.read_one` brings in: pickles are read into the heap, safetensors are mapped.
+
+    Args:
+        task: what to load.
+        item: what it is on a bill.
+        to_device: whether it is read to the task's device rather than to the host.
+    """
+    host = Pool.FILE if always_maps(task) else Pool.HEAP
+    if to_device and task.pool is Pool.VRAM:
+        return Sources(Pool.VRAM, item, via=host)
+    return Sources(host, item)

@@ -1,0 +1,197 @@
+"""What a ledger comes to: peaks, steady state and bill, in one pass over its steps."""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict, deque
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from meminspect.capture.records import Operation, Pool
+from meminspect.theory.cuda_allocator import CachingAllocator
+from meminspect.theory.ledger import BillLine, Item, Pools, Theory
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from meminspect.theory.cuda_allocator import DeviceBlock
+    from meminspect.theory.ledger import Step
+
+__all__ = ["evaluate"]
+
+
+def evaluate(steps: Iterable[Step], floor_bytes: int, copies: Mapping[str, int] = MappingProxyType({})) -> Theory:
+    """Run through a ledger once.
+
+    The device's pools are None where no step is on it.
+
+    Args:
+        steps: the ledger.
+        floor_bytes: what the loaded model must occupy.
+        copies: how many tensors those that are named here stand for. Their steps, one after the other, are gone through
+            that often; the same steps of tensors that stand for themselves come before and after them, and hold the
+            host's peaks (see `strategies.grouping`).
+    """
+    host, device = _Host(), _Device()
+    work = moved = 0
+    for times, block in _blocks(steps, copies):
+        for step in block:
+            operation, pool, nbytes = step.operation, step.pool, step.nbytes
+            if operation is not Operation.RELEASE and (operation is not Operation.TOUCH or step.phase == "touch"):
+                work += times * nbytes
+            if operation is Operation.COPY or step.delta_bytes > 0:
+                moved += times * nbytes
+            if pool is not Pool.VRAM and pool is not Pool.NONE:
+                host.apply(step, times)
+        device.apply([step for step in block if step.pool is Pool.VRAM], times)
+    host.look()
+    device.look()
+    reserved = device.known(device.reserved_bytes)  # what it has once taken from the driver it keeps
+    return Theory(
+        floor_bytes,
+        _pools(host.peaks, device.known(device.peak_bytes), reserved),
+        host.peak_bytes,
+        _pools(host.pools, device.known(device.allocated_bytes), reserved),
+        (*host.bill(), *device.bill()),
+        work,
+        moved,
+    )
+
+
+def _blocks(steps: Iterable[Step], copies: Mapping[str, int]) -> Iterator[tuple[int, Sequence[Step]]]:
+    """Steps, each on its own, or together with its neighbours if they are to be gone through more than once."""
+    if not copies:
+        yield from ((1, (step,)) for step in steps)
+        return
+    for times, block in itertools.groupby(steps, key=lambda step: copies.get(step.tensor, 1)):
+        if times == 1:
+            yield from ((1, (step,)) for step in block)
+        else:
+            yield times, list(block)
+
+
+def _pools(host: list[int], allocated: int | None, reserved: int | None) -> Pools:
+    return Pools(host[Pool.HEAP], host[Pool.FILE], host[Pool.PINNED], allocated, reserved)
+
+
+class _Host:
+    """The running sums of the host's pools, and what was live when they were highest together."""
+
+    def __init__(self) -> None:
+        self.pools = [0] * (Pool.PINNED + 1)  # by Pool
+        self.peaks = list(self.pools)
+        self.peak_bytes = 0
+        self._live: dict[tuple[str, Pool], int] = defaultdict(int)
+        self._live_at_peak: dict[tuple[str, Pool], int] = {}
+        self._rising = False
+
+    def apply(self, step: Step, times: int) -> None:
+        """Take a step; of one that is taken more than once only the sum."""
+        delta, pool = step.delta_bytes, step.pool
+        if times > 1:
+            self.pools[pool] += times * delta
+            self._live[step.item, pool] += times * delta
+            return
+        if delta < 0:
+            self.look()
+        elif delta > 0:
+            self._rising = True
+        nbytes = self.pools[pool] = self.pools[pool] + delta
+        self.peaks[pool] = max(self.peaks[pool], nbytes)
+        self._live[step.item, pool] += delta
+
+    def look(self) -> None:
+        """Before something goes, and at the end: the only moments at which a maximum can be."""
+        if self._rising and (total := sum(self.pools)) > self.peak_bytes:
+            self.peak_bytes, self._live_at_peak = total, dict(self._live)
+        self._rising = False
+
+    def bill(self) -> list[BillLine]:
+        """What the highest sum was made of."""
+        return [
+            BillLine(item, pool.name.lower(), nbytes) for (item, pool), nbytes in self._live_at_peak.items() if nbytes
+        ]
+
+
+class _Request:
+    """One allocation on the device; a ledger names its parts, as floor and upcast, in steps of their own."""
+
+    __slots__ = ("block", "nbytes", "parts")
+
+    def __init__(self) -> None:
+        self.nbytes = 0
+        self.parts = 0
+        self.block: DeviceBlock | None = None
+
+
+class _Device:
+    """Steps on the device as the caching allocator counts them."""
+
+    def __init__(self) -> None:
+        self.peak_bytes = 0
+        self._allocator = CachingAllocator()
+        self._live: dict[str, int] = defaultdict(int)
+        self._live_at_peak: dict[str, int] = {}
+        self._requests: dict[tuple[str, str], deque[_Request]] = defaultdict(deque)  # by item and tensor
+        self._open: _Request | None = None  # not asked for yet: the next step may name another part of it
+        self._last: Step | None = None  # the latest part of it
+
+    @property
+    def allocated_bytes(self) -> int:
+        """What is allocated now."""
+        return self._allocator.allocated_bytes
+
+    @property
+    def reserved_bytes(self) -> int:
+        """What is reserved now; since that never falls, it is the peak too."""
+        return self._allocator.reserved_bytes
+
+    def known(self, nbytes: int) -> int | None:
+        """A figure of the device; None where no step was on it."""
+        return nbytes if self._requests else None
+
+    def apply(self, steps: Sequence[Step], times: int) -> None:
+        """Take steps as often as that says: what the allocator does depends on their order."""
+        for step in itertools.chain.from_iterable(itertools.repeat(steps, times)):
+            if step.operation is Operation.MATERIALISE:
+                self._take(step)
+            elif step.operation is Operation.RELEASE:
+                self._give_back(step)
+
+    def look(self) -> None:
+        """Before something goes, and at the end: the only moments at which a maximum can be."""
+        self._ask()
+        if self.allocated_bytes > self.peak_bytes:
+            self.peak_bytes, self._live_at_peak = self.allocated_bytes, dict(self._live)
+
+    def bill(self) -> list[BillLine]:
+        """What the most that was allocated was made of."""
+        rounding = self.peak_bytes - sum(self._live_at_peak.values())
+        lines = {**self._live_at_peak, Item.ALLOCATOR: rounding}
+        return [BillLine(item, "vram", nbytes) for item, nbytes in lines.items() if nbytes]
+
+    def _take(self, step: Step) -> None:
+        last = self._last
+        # What the initial dtype takes beyond the floor lies in the same tensor.
+        if step.item != Item.UPCAST or last is None or (last.phase, last.tensor) != (step.phase, step.tensor):
+            self._ask()
+        self._last = step
+        request = self._open = self._open or _Request()
+        request.nbytes += step.nbytes
+        request.parts += 1
+        self._requests[step.item, step.tensor].append(request)
+        self._live[step.item] += step.nbytes
+
+    def _ask(self) -> None:
+        """Ask the allocator for the request that is complete by now."""
+        if self._open is not None:
+            self._open.block = self._allocator.allocate(self._open.nbytes)
+        self._open = self._last = None
+
+    def _give_back(self, step: Step) -> None:
+        self.look()
+        request = self._requests[step.item, step.tensor].popleft()
+        self._live[step.item] -= step.nbytes
+        request.parts -= 1
+        if not request.parts:
+            self._allocator.free(request.block)
