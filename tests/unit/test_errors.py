@@ -10,6 +10,7 @@ from meminspect.errors import (
     MeminspectError,
     RunError,
     SeveralCheckpointsError,
+    StreamError,
     UsageError,
 )
 
@@ -19,6 +20,7 @@ CODES = {
     SeveralCheckpointsError: ExitCode.USAGE,
     CaptureError: ExitCode.USAGE,
     RunError: ExitCode.FAILED,
+    StreamError: ExitCode.FAILED,
 }
 
 
