@@ -72,7 +72,7 @@ WRITERS: Final[dict[str, tuple[str, int, tuple[str, ...]]]] = {
     "gguf": ("gguf", 1, ()),
 }
 # One run for each layout that this file is the only one to load.
-FAST: Final = {("per-tensor", "llama", "sharded"), ("dcp", "gpt2", "meta-assign"), ("gguf", SKELETON, "mmap-assign")}
+FAST: Final = {("dcp", "gpt2", "meta-assign"), ("gguf", SKELETON, "mmap-assign")}
 
 
 class Cell(NamedTuple):

@@ -1,6 +1,6 @@
 """Every way in which torch.save lays a checkpoint out × every strategy: events in the order of theory, and verified.
 
-Three cells are quick, of the layouts that are least like the others; the rest of the table is slow.
+Two cells are quick, of the layouts that are least like the others; the rest of the table is slow.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ UNMAPPABLE = {
 MAPPING = {"mmap-assign", "lazy"}
 # None of these has a file for each tensor, and none is of an architecture whose linear layers are known.
 NEVER = {"per-tensor-files", "adapters", "lazy-quantize", "quantize-after"}
-QUICK = {("lightning ckpt", "naive"), ("legacy bin", "sharded"), ("litgpt", "mmap-assign")}
+QUICK = {("lightning ckpt", "naive"), ("legacy bin", "sharded")}
 RUN = [
     pytest.param(layout, strategy, marks=() if (layout, strategy) in QUICK else pytest.mark.slow)
     for layout in LAYOUTS
