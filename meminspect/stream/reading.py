@@ -23,6 +23,7 @@ __all__ = ["CHUNK_BYTES", "Read", "default_threads", "read_all"]
 CHUNK_BYTES: Final = 8 << 20
 """The most that is read at once, and so what one thread's staging takes; whole huge pages."""
 
+_PATH_LIMIT: Final = 160  # characters of it in an error; its end tells most
 _MOST_THREADS: Final = 8  # copying out of the page cache is bound by memory from there on
 
 
@@ -84,17 +85,24 @@ def read_all(
             future.result()
         for path, descriptor, identity in zip(paths, descriptors, before, strict=True):
             if _identity(descriptor) != identity:
-                raise StreamError(f"{shown(str(path))} has changed while it was being read", "load it again")
+                raise StreamError(
+                    f"{shown(str(path), _PATH_LIMIT, keep_end=True)} has changed while it was being read",
+                    "load it again",
+                )
 
 
 def _opened(path: Path, size: int, stack: contextlib.ExitStack) -> int:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise StreamError(f"{shown(str(path))} cannot be opened: {error.strerror}") from error
+        raise StreamError(
+            f"{shown(str(path), _PATH_LIMIT, keep_end=True)} cannot be opened: {error.strerror}"
+        ) from error
     stack.callback(os.close, descriptor)
     if os.fstat(descriptor).st_size != size:
-        raise StreamError(f"{shown(str(path))} has changed since its header was read", "load it again")
+        raise StreamError(
+            f"{shown(str(path), _PATH_LIMIT, keep_end=True)} has changed since its header was read", "load it again"
+        )
     return descriptor
 
 
@@ -110,8 +118,10 @@ def _read_into(descriptor: int, path: Path, read: Read, target: memoryview) -> N
             count = os.preadv(descriptor, [target[offset - read.offset :]], offset)
         except OSError as error:
             raise StreamError(
-                f"{shown(str(path))} cannot be read at {offset:,}, in '{shown(read.name)}': {error.strerror}"
+                f"{shown(str(path), _PATH_LIMIT, keep_end=True)} cannot be read at {offset:,}, in '{shown(read.name)}': {error.strerror}"
             ) from error
         if not count:
-            raise StreamError(f"{shown(str(path))} ends at {offset:,}, in the middle of '{shown(read.name)}'")
+            raise StreamError(
+                f"{shown(str(path), _PATH_LIMIT, keep_end=True)} ends at {offset:,}, in the middle of '{shown(read.name)}'"
+            )
         offset += count
