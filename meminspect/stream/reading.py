@@ -86,7 +86,7 @@ def read_all(
         for path, descriptor, identity in zip(paths, descriptors, before, strict=True):
             if _identity(descriptor) != identity:
                 raise StreamError(
-                    f"{shown(str(path), _PATH_LIMIT, keep_end=True)} has changed while it was being read",
+                    f"{_words(path)} has changed while it was being read",
                     "load it again",
                 )
 
@@ -95,15 +95,15 @@ def _opened(path: Path, size: int, stack: contextlib.ExitStack) -> int:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise StreamError(
-            f"{shown(str(path), _PATH_LIMIT, keep_end=True)} cannot be opened: {error.strerror}"
-        ) from error
+        raise StreamError(f"{_words(path)} cannot be opened: {error.strerror}") from error
     stack.callback(os.close, descriptor)
     if os.fstat(descriptor).st_size != size:
-        raise StreamError(
-            f"{shown(str(path), _PATH_LIMIT, keep_end=True)} has changed since its header was read", "load it again"
-        )
+        raise StreamError(f"{_words(path)} has changed since its header was read", "load it again")
     return descriptor
+
+
+def _words(path: Path) -> str:
+    return shown(str(path), _PATH_LIMIT, keep_end=True)
 
 
 def _identity(descriptor: int) -> tuple[int, int]:
@@ -118,10 +118,8 @@ def _read_into(descriptor: int, path: Path, read: Read, target: memoryview) -> N
             count = os.preadv(descriptor, [target[offset - read.offset :]], offset)
         except OSError as error:
             raise StreamError(
-                f"{shown(str(path), _PATH_LIMIT, keep_end=True)} cannot be read at {offset:,}, in '{shown(read.name)}': {error.strerror}"
+                f"{_words(path)} cannot be read at {offset:,}, in '{shown(read.name)}': {error.strerror}"
             ) from error
         if not count:
-            raise StreamError(
-                f"{shown(str(path), _PATH_LIMIT, keep_end=True)} ends at {offset:,}, in the middle of '{shown(read.name)}'"
-            )
+            raise StreamError(f"{_words(path)} ends at {offset:,}, in the middle of '{shown(read.name)}'")
         offset += count
