@@ -29,9 +29,7 @@ class Stage:
     phases: tuple[str, ...]  # in the order of their first turn
     turns: int  # how often the first of them comes
     begin_bytes: int  # the work that was done before
-    peak: dict[
-        Pool, int
-    ]  # bytes above the baseline when all pools together were highest; pools that held nothing left out
+    peak: dict[Pool, int]  # above the baseline, when all together were highest; those that held nothing left out
 
 
 @dataclass(frozen=True, slots=True)

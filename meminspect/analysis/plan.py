@@ -63,26 +63,25 @@ def make_plan(
     wanted: Aim = aim or ("vram" if task.pool is Pool.VRAM else "heap")
     rows = [
         _row(strategy, task, ram_bytes, vram_bytes, largest_mapping_bytes)
-        for strategy in strategies or STRATEGIES.values()
+        for strategy in (STRATEGIES.values() if strategies is None else strategies)
     ]
-    known = [(row.strategy, Candidate(row.strategy.id, row.theory, row.verdict)) for row in rows if row.theory]
-    known.sort(key=lambda pair: rank(pair[1], wanted))
-    by_id = {row.strategy.id: row for row in rows}
+    able = [(row, Candidate(row.strategy.id, row.theory, row.verdict)) for row in rows if row.theory is not None]
+    able.sort(key=lambda pair: rank(pair[1], wanted))
     return Plan(
-        (*(by_id[strategy.id] for strategy, _ in known), *(row for row in rows if row.theory is None)),
-        _recommended(known, wanted, decimal=decimal),
+        (*(row for row, _ in able), *(row for row in rows if row.theory is None)),
+        _recommended(able, wanted, decimal=decimal),
         ram_bytes,
         vram_bytes,
     )
 
 
-def _recommended(known: Sequence[tuple[Strategy, Candidate]], aim: Aim, *, decimal: bool) -> Recommendation:
+def _recommended(able: Sequence[tuple[PlanRow, Candidate]], aim: Aim, *, decimal: bool) -> Recommendation:
     """Who has not asked for another model is given one only where nothing else fits."""
     plain, changed = (
-        recommend([candidate for strategy, candidate in known if strategy.changes == changes], aim, decimal=decimal)
+        recommend([candidate for row, candidate in able if row.strategy.changes == changes], aim, decimal=decimal)
         for changes in (False, True)
     )
-    if all(strategy.changes for strategy, _ in known):
+    if all(row.strategy.changes for row, _ in able):
         return changed
     if plain.strategy_id is not None or changed.strategy_id is None:
         return plain

@@ -81,5 +81,5 @@ def _describe_file(path: Path) -> CheckpointError:
     with open_header(path) as file:
         foreign = recognise(file)
     if foreign is None:
-        return refusal(path, "is not a checkpoint that is read", "name a *.safetensors, its index or its folder")
+        return refusal(path, "is not a checkpoint that is read", "name its weights, their index or their folder")
     return refusal(path, f"is {foreign.what}", foreign.hint)

@@ -29,10 +29,9 @@ _SOMEBODY: Final = (
 )
 _NOBODY_KNOWS: Final = "neither the kernel's log nor a counter of OOM kills can be read here, so who sent it is unknown"
 
-# torch's CPU allocator (c10/core/impl/alloc_cpu.cpp), its mappings (aten/src/ATen/MapAllocator.cpp), numpy's arrays.
 # What torch's safe unpickler says of a class or function that it does not know (torch/_weights_only_unpickler.py).
 _UNTRUSTED: Final = re.compile(r"(?:GLOBAL|Unsupported class) ([\w.]+)")
-
+# torch's CPU allocator (c10/core/impl/alloc_cpu.cpp), its mappings (aten/src/ATen/MapAllocator.cpp), numpy's arrays.
 _ASKED: Final = re.compile(r"(?:tried to allocate|unable to mmap) (\d+) bytes")
 
 

@@ -97,8 +97,8 @@ def open_interpreter(name: str) -> Interpreter:
     said = shown(executable, 160, keep_end=True)
     answer = _answer(executable, said)
     packages = {str(package): str(version) for package, version in answer["packages"].items()}
-    found = Interpreter(executable, str(answer["python"]), packages)
-    if _numbers(found.python or "") < _OLDEST["python"]:
+    found = Interpreter(executable, answer["python"], packages)
+    if _numbers(answer["python"]) < _OLDEST["python"]:
         raise UsageError(
             f"{said} is Python {found.python}, and a worker needs 3.10 or newer", "name another with --python"
         )
@@ -135,8 +135,7 @@ def _answer(executable: str, said: str) -> dict[str, Any]:
         raise UsageError(f"{said} has not answered within {_PATIENCE_S:.0f} s", hint) from error
     try:
         answer = json.loads(done.stdout.decode().rpartition("\n")[2])
-        if answer["python"] and dict(answer["packages"]) is not None:
-            return dict(answer)
+        return {"python": str(answer["python"]), "packages": dict(answer["packages"])}
     except (ValueError, KeyError, TypeError):
         pass
     words = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
