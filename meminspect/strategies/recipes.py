@@ -22,6 +22,7 @@ __all__ = [
     "read_all",
     "read_one",
     "recipe",
+    "torch_load",
     "unmet",
 ]
 
@@ -134,16 +135,20 @@ def read_one(task: LoadTask, *, mapped: bool = False, owned: bool = False, to_de
         return f"load_file(file{more})"
     if task.checkpoint.layout == GGUF:
         return '{stored.name: tensor_of(stored) for stored in gguf.GGUFReader(file, "c").tensors}'
-    mmap = ", mmap=True" if mapped else ""
-    text = mapped and task.options.interpreter.lacks("torch", _PATHS_MAPPED) is not None
-    file, safe = "str(file)" if text else "file", not task.options.trust_pickle
-    entry = "".join(f"[{key!r}]" for key in task.checkpoint.entry)
-    loaded = f'torch.load({file}, map_location="{device}", weights_only={safe}{mmap}){entry}'
+    loaded = torch_load(task, device=device, mapped=mapped) + "".join(f"[{key!r}]" for key in task.checkpoint.entry)
     if task.checkpoint.layout == "per-tensor":
         return f"{{file.stem: {loaded}}}"
     if not task.checkpoint.mixed:
         return loaded
     return f"{{name: value for name, value in {loaded}.items() if isinstance(value, torch.Tensor)}}"
+
+
+def torch_load(task: LoadTask, *, device: str = "cpu", mapped: bool = False) -> str:
+    """The call that reads one file of torch.save, whatever is in it."""
+    mmap = ", mmap=True" if mapped else ""
+    text = mapped and task.options.interpreter.lacks("torch", _PATHS_MAPPED) is not None
+    file, safe = "str(file)" if text else "file", not task.options.trust_pickle
+    return f'torch.load({file}, map_location="{device}", weights_only={safe}{mmap})'
 
 
 def read_all(task: LoadTask, expression: str) -> str:
