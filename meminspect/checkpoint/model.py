@@ -47,6 +47,7 @@ class StoredTensor:
     offset: int = 0  # bytes from the start of the storage to the first element
     strides: tuple[int, ...] | None = None  # in elements; None for row-major without gaps
     chunk: Chunk | None = None  # None: it is the whole tensor
+    lazy: tuple[str, ...] = ()  # what makes values of the bytes: "conj", "neg"
 
     @property
     def is_first(self) -> bool:

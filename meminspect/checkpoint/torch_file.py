@@ -108,7 +108,7 @@ def read_torch_tensor(file: HeaderFile, name: str, index: int) -> StoredTensor:
     if container.big_endian:
         raise file.refuse("is big-endian", "save it again on a little-endian machine")
     storage = container.storage(name, root.storage)
-    return StoredTensor(name, root.dtype, root.shape, storage, root.offset, root.strides)
+    return StoredTensor(name, root.dtype, root.shape, storage, root.offset, root.strides, lazy=root.lazy)
 
 
 def _magic(file: HeaderFile) -> type[TorchArchive | LegacyFile] | None:
@@ -160,7 +160,9 @@ def _model_tensors(
         if type(name) is str and isinstance(value, PickledTensor):
             _check_order(container, name, value)
             storage = container.storage(name, value.storage)
-            tensors.append(StoredTensor(name, value.dtype, value.shape, storage, value.offset, value.strides))
+            tensors.append(
+                StoredTensor(name, value.dtype, value.shape, storage, value.offset, value.strides, lazy=value.lazy)
+            )
         elif isinstance(value, OddTensor):
             raise container.file.refuse(
                 f"has a tensor '{shown(str(name))}' {value.kind}; only plain dense tensors are read",

@@ -37,6 +37,7 @@ __all__ = [
 
 PLAIN_SAVE = "save model.state_dict() with torch.save, or as safetensors"
 BITS_IN_TORCH: Final = {name: bits for name, bits in BITS.items() if bits % 8 == 0}
+_LAZY = ("conj", "neg")  # torch/_utils.py, `get_tensor_metadata`
 MAX_DIMS = 64
 MAX_ELEMENTS = 1 << 63
 PACKED_FLOAT4 = "float4_e2m1fn_x2"  # torch's name for bytes of two F4 elements each
@@ -111,7 +112,7 @@ class PickledTensor(NamedTuple):
     offset: int  # bytes
     shape: tuple[int, ...]
     strides: tuple[int, ...] | None  # elements; None for row-major without gaps
-    lazy: bool  # conjugated or negated on reading
+    lazy: tuple[str, ...]  # what is yet to be done to the bytes: "conj", "neg"
 
 
 def _rebuild_tensor(args: tuple[object, ...]) -> PickledTensor:
@@ -154,7 +155,8 @@ def _view(storage: StorageRef, dtype: str, layout: tuple[object, ...], metadata:
     order = None if _row_major(shape, strides) else strides
     if dtype == PACKED_FLOAT4:
         dtype, shape = "float4_e2m1", _unpacked(shape, order)
-    return PickledTensor(storage, dtype, offset * item_bytes, shape, order, bool(metadata))
+    lazy = tuple(kind for kind in _LAZY if type(metadata) is dict and metadata.get(kind))
+    return PickledTensor(storage, dtype, offset * item_bytes, shape, order, lazy)
 
 
 def _naturals(value: object) -> tuple[int, ...] | None:

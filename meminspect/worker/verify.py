@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["verify"]
 
 _CHUNK_BYTES: Final = 4 << 20
+_LAZY: Final = {"conj": torch.conj, "neg": torch.neg}  # as `StoredTensor.lazy` names them
 _INTEGERS: Final = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -118,7 +119,7 @@ def _equal(tensor: torch.Tensor | QuantisedView, stored: StoredTensor, task: Loa
     descriptor = os.open(file.path, os.O_RDONLY)
     try:
         without_read_ahead(descriptor)  # it would warm what we do not drop
-        source = _Source(descriptor, getattr(torch, stored.dtype), file.big_endian)
+        source = _Source(descriptor, getattr(torch, stored.dtype), file.big_endian, stored.lazy)
         return _equal_part(tensor, strides, stored.file_offset, source)
     finally:
         os.close(descriptor)
@@ -130,14 +131,14 @@ class _Source(NamedTuple):
     descriptor: int
     dtype: torch.dtype
     big_endian: bool
+    lazy: tuple[str, ...]
 
 
 def _equal_part(tensor: torch.Tensor | QuantisedView, strides: tuple[int, ...], offset: int, source: _Source) -> bool:
     """Compare a view of the file, cut along its widest stride until a piece fits into the buffer."""
     for dim, stride in enumerate(strides):
-        if (
-            stride == 0 and tensor.shape[dim] > 1 and isinstance(tensor, torch.Tensor)
-        ):  # one element on disk for many: they must be equal among themselves
+        # One element on disk for many: they must be equal among themselves.
+        if stride == 0 and tensor.shape[dim] > 1 and isinstance(tensor, torch.Tensor):
             first = tensor.narrow(dim, 0, 1)
             rest = strides[:dim] + strides[dim + 1 :]
             return _same(tensor, first.expand_as(tensor)) and _equal_part(first.squeeze(dim), rest, offset, source)
@@ -145,6 +146,8 @@ def _equal_part(tensor: torch.Tensor | QuantisedView, strides: tuple[int, ...], 
     extent = 1 + sum((length - 1) * stride for length, stride in zip(tensor.shape, strides, strict=True))
     if extent * size <= _CHUNK_BYTES:
         data = _elements(_read(source.descriptor, offset, extent * size), source).as_strided(tensor.shape, strides)
+        for kind in source.lazy:
+            data = _LAZY[kind](data)
         return _same(tensor, data.to(tensor.dtype)) if isinstance(tensor, torch.Tensor) else tensor.matches(data)
     dim = max(range(tensor.dim()), key=lambda dim: strides[dim] if tensor.shape[dim] > 1 else -1)
     step = max(1, _CHUNK_BYTES // (strides[dim] * size))
@@ -181,6 +184,7 @@ def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    tensor = tensor.resolve_conj().resolve_neg()  # itself, unless something is yet to be done to it
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor)
     return tensor.view(_INTEGERS[tensor.dtype.itemsize])

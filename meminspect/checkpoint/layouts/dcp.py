@@ -7,12 +7,13 @@ it, at an offset of a file) and planner_helpers.py; default_planner.py for `plan
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from meminspect.checkpoint.dcp_metadata import Item, read_items
 from meminspect.checkpoint.folders import file_names, member, read_config
 from meminspect.checkpoint.layouts.base import Layout
-from meminspect.checkpoint.model import Checkpoint, CheckpointFile, Chunk, StoredTensor
+from meminspect.checkpoint.model import Checkpoint, CheckpointFile, Chunk
 from meminspect.checkpoint.reading import open_header, refusal
 from meminspect.checkpoint.torch_file import read_torch_tensor
 from meminspect.text import listed, shown
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from meminspect.checkpoint.model import StoredTensor
     from meminspect.checkpoint.reading import HeaderFile
 
 __all__ = ["LAYOUT"]
@@ -119,7 +121,7 @@ def _read_item(file: HeaderFile, item: Item, name: str, index: int) -> StoredTen
         )
     storage = tensor.storage._replace(offset=tensor.storage.offset + item.offset, key=str(item.offset))
     chunk = None if item.sizes == item.whole else Chunk(item.whole, item.start)
-    return StoredTensor(name, tensor.dtype, tensor.shape, storage, tensor.offset, tensor.strides, chunk)
+    return replace(tensor, storage=storage, chunk=chunk)
 
 
 def _check_whole(folder: Path, tensors: Sequence[StoredTensor]) -> None:

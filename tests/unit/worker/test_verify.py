@@ -75,6 +75,18 @@ def test_a_cast_model_is_compared_with_the_cast_checkpoint(task: LoadTask) -> No
     assert verify(loaded(task, cast), task)["mismatched"] == 1
 
 
+def test_what_is_stored_conjugated_or_negated_is_compared_by_its_values(tmp_path: Path) -> None:
+    numbers = torch.randn(5, 3, dtype=torch.complex64)
+    lazy = {"conj": numbers.conj(), "neg": torch._neg_view(torch.randn(7)), "half": numbers.clone().conj().imag}
+    torch.save(lazy, tmp_path / "w.pth")
+    task = task_for(read_checkpoint(tmp_path), LoadOptions())
+    resolved = {name: tensor.resolve_conj().resolve_neg() for name, tensor in lazy.items()}
+
+    assert verify(loaded(task, lazy), task)["verified"] == 3
+    assert verify(loaded(task, resolved), task)["verified"] == 3
+    assert verify(loaded(task, {**resolved, "conj": numbers}), task)["mismatched"] == 1
+
+
 def test_what_only_one_side_has_is_named(task: LoadTask) -> None:
     model = loaded(task, TENSORS)
     del model._parameters["matrix"]
