@@ -13,6 +13,7 @@ from meminspect.errors import StreamError
 from meminspect.stream.arrange import arrange, arrange_slices
 from meminspect.stream.models import assign, check_complete, places
 from meminspect.stream.reading import default_threads, read_all
+from meminspect.text import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -85,6 +86,7 @@ def load(
     """
     device = torch.device(device)
     checkpoint = read_checkpoint(path)
+    _require_plain_bytes(checkpoint)
     built = _built(model)
     wanted = None if built is None else places(built)
     if wanted is None:
@@ -116,6 +118,23 @@ def load(
     return built
 
 
+def _require_plain_bytes(checkpoint: Checkpoint) -> None:
+    """Refuse what is not the bytes of whole tensors, as memory has them."""
+    turned = next((file for file in checkpoint.files if file.big_endian), None)
+    if turned is not None:
+        raise StreamError(f"{shown(turned.name)} is big-endian", "save it again on a little-endian machine")
+    for tensor in checkpoint.tensors:
+        if tensor.chunk is not None:
+            raise StreamError(
+                f"'{shown(tensor.name)}' is stored in chunks", "torch.distributed.checkpoint.load joins them"
+            )
+        if tensor.lazy:
+            raise StreamError(
+                f"'{shown(tensor.name)}' is stored conjugated or negated, so that its bytes are not its values",
+                "save tensor.resolve_conj().resolve_neg()",
+            )
+
+
 def _built(model: nn.Module | Callable[[], nn.Module] | None) -> nn.Module | None:
     if model is None or isinstance(model, nn.Module):
         return model
@@ -124,8 +143,8 @@ def _built(model: nn.Module | Callable[[], nn.Module] | None) -> nn.Module | Non
 
 
 @contextlib.contextmanager
-def _bar(checkpoint: Checkpoint, shown: bool) -> Iterator[Callable[[int], Any]]:
-    if not shown:
+def _bar(checkpoint: Checkpoint, visible: bool) -> Iterator[Callable[[int], Any]]:
+    if not visible:
         yield lambda nbytes: None
         return
     from rich.console import Console

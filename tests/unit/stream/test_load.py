@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import dataclasses
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,6 +12,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
+from meminspect.checkpoint import read_checkpoint
+from meminspect.checkpoint.model import Chunk
 from meminspect.errors import CheckpointError, StreamError
 from meminspect.stream import load, reading
 
@@ -274,6 +278,25 @@ def test_an_interrupt_in_the_middle_ends_all_threads(tmp_path: Path, monkeypatch
     with pytest.raises(KeyboardInterrupt):
         load(None, tmp_path, threads=3)
     assert [thread.name for thread in threading.enumerate() if thread.name.startswith("stream")] == []
+
+
+def test_what_is_not_the_bytes_of_whole_tensors_is_refused_by_name(tmp_path: Path) -> None:
+    torch.save({"plain": torch.zeros(2), "c": torch.ones(2, dtype=torch.complex64).conj()}, tmp_path / "lazy.pth")
+    with pytest.raises(StreamError, match="'c' is stored conjugated or negated"):
+        load(None, tmp_path / "lazy.pth")
+
+    torch.save({"w": torch.zeros(2)}, tmp_path / "big.pth")
+    turned = read_checkpoint(tmp_path / "big.pth")
+    file = dataclasses.replace(turned.files[0], big_endian=True)
+    chunk = dataclasses.replace(turned.tensors[0], chunk=Chunk((4,), (0,)))
+    for odd, words in (
+        (dataclasses.replace(turned, files=(file,)), "big.pth is big-endian"),
+        (dataclasses.replace(turned, tensors=(chunk,)), "'w' is stored in chunks"),
+    ):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys.modules["meminspect.stream.load"], "read_checkpoint", lambda _, odd=odd: odd)
+            with pytest.raises(StreamError, match=words):
+                load(None, tmp_path)
 
 
 def test_no_checkpoint_is_a_checkpoint_error(tmp_path: Path) -> None:
