@@ -16,10 +16,10 @@ __all__ = ["Candidate", "complete", "recent_checkpoints"]
 
 _MOST: Final = 200  # entries of a folder that are offered
 _LOOKED_THROUGH: Final = 40  # captures, of the newest ones
-_ENDS: Final = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".json")
+_ENDS: Final = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".gguf", ".json")
 _MARKERS: Final = (
     "params.json", "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",
-    "pytorch_model.bin.index.json", "lit_model.pth",
+    "pytorch_model.bin.index.json", "lit_model.pth", ".metadata",
 )  # fmt: skip
 
 

@@ -99,10 +99,8 @@ class HistoryScreen(BaseScreen):
 
     def _sort(self) -> None:
         """By the time that they began: of those that were planned together, as a race's, names do not tell."""
-        in_time = sorted(self._captures, key=lambda capture: self._rows[capture].started, reverse=True)
-        if in_time != self._captures:
-            self._captures = in_time
-            self._draw()
+        self._captures = sorted(self._captures, key=lambda capture: self._rows[capture].started, reverse=True)
+        self._draw()  # also where the order is right: columns filled cell by cell may be as narrow as their heads
 
     def on_resize(self) -> None:
         """More columns find room, or fewer."""
