@@ -77,7 +77,7 @@ def test_any_events_are_read_as_they_were_written(written: list[Event]) -> None:
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.builds(Sample, st.integers(0, 2**62), *[_counts] * 5, *[st.none() | _counts] * 4))
+@given(st.builds(Sample, st.integers(0, 2**62), *[st.none() | _counts] * 10))
 def test_any_sample_is_read_as_it_was_written(sample: Sample) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "run.meminspect"
