@@ -74,14 +74,11 @@ class Cell(NamedTuple):
 
 # Every kind of memory and every kind of file: pickles and safetensors, one file, slices and shards.
 CELLS = [
-    *(Cell("meta", strategy) for strategy in ("mmap-assign", "meta-assign", "naive")),
-    Cell("slices", "mmap-assign"),
+    *(Cell("meta", strategy) for strategy in ("mmap-assign", "meta-assign")),
     Cell("slices", "naive"),
     Cell("shards", "mmap-assign"),
     Cell("shards", "sharded"),
     Cell("shards", "lazy"),
-    Cell("gpt2", "meta-assign"),
-    Cell("skeleton", "mmap-assign"),
 ]
 # Every strategy on every kind of file that it takes, with and without a cast.
 MORE_CELLS = [

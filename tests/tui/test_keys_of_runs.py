@@ -186,6 +186,7 @@ async def test_cancelling_a_race_ends_this_one_and_begins_no_other(task: LoadTas
         await until(pilot, lambda: "not run" in str(panel.border_title))
 
 
+@pytest.mark.slow
 async def test_leaving_one_run_of_a_race_that_goes_on_does_not_ask(task: LoadTask) -> None:
     async with at_start().run_test() as pilot:
         await planned(pilot)
@@ -204,6 +205,7 @@ async def test_leaving_one_run_of_a_race_that_goes_on_does_not_ask(task: LoadTas
 
 
 @presses("_Captures.enter", "HistoryScreen.space", "HistoryScreen.c")
+@pytest.mark.slow
 async def test_captures_are_opened_and_compared(task: LoadTask) -> None:
     for day, name in enumerate(("naive", "sharded")):
         captures.write(Path(f"captures/2026112{day}-120000-{name}.meminspect"), task, Story(name))

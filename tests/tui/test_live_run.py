@@ -239,6 +239,7 @@ async def test_three_run_in_turn_and_each_panel_tells_how_far_it_is(task: LoadTa
         assert [run.spec.strategy for run in FakeSession.begun] == ["mmap-assign", "meta-assign", "sharded"]
 
 
+@pytest.mark.slow
 async def test_only_a_run_that_has_ended_can_be_exported_and_only_one_that_has_begun_be_opened(task: LoadTask) -> None:
     async with at_start().run_test(size=SIZE) as pilot:
         first = await race_begun(pilot)
@@ -261,6 +262,7 @@ async def test_only_a_run_that_has_ended_can_be_exported_and_only_one_that_has_b
         pilot.app.runs.cancel()
 
 
+@pytest.mark.slow
 async def test_cancelling_a_run_of_a_race_that_was_opened_ends_the_race(task: LoadTask) -> None:
     async with at_start().run_test(size=SIZE) as pilot:
         first = await race_begun(pilot)

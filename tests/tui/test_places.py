@@ -181,6 +181,7 @@ async def test_strategies_are_sorted_by_what_is_chosen_and_the_cursor_stays_with
         assert "less to move until it is resident" in told(pilot, "#answer")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("button", "takes"), [("#take", True), ("#leave", False)])
 async def test_the_buttons_of_the_options(task: LoadTask, button: str, *, takes: bool) -> None:
     async with at_start().run_test(size=SIZE) as pilot:
@@ -202,6 +203,7 @@ async def test_what_is_wrong_with_a_limit_goes_when_it_is_right(task: LoadTask) 
         await until(pilot, lambda: told(pilot, "#error") == "")
 
 
+@pytest.mark.slow
 async def test_a_time_limit_is_checked_kept_and_offered_again(task: LoadTask) -> None:
     async with at_start().run_test(size=SIZE) as pilot:
         await planned(pilot)
@@ -214,6 +216,7 @@ async def test_a_time_limit_is_checked_kept_and_offered_again(task: LoadTask) ->
         assert pilot.app.screen.query_one("#timeout", Input).value == "600s"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("button", "begins"), [("#yes", True), ("#no", False)])
 async def test_the_buttons_of_a_question(task: LoadTask, button: str, *, begins: bool) -> None:
     async with at_start().run_test(size=SIZE) as pilot:
@@ -253,6 +256,7 @@ async def test_help_is_not_opened_over_help_and_tells_what_works_here(task: Load
 # The mouse
 
 
+@pytest.mark.slow
 async def test_the_footer_s_keys_are_clicked(task: LoadTask) -> None:
     async with at_start().run_test(size=SIZE) as pilot:
         await planned(pilot)
@@ -269,6 +273,7 @@ async def test_the_footer_s_keys_are_clicked(task: LoadTask) -> None:
         await until(pilot, lambda: pilot.app.return_value is not None)
 
 
+@pytest.mark.slow
 async def test_the_details_are_chosen_by_clicking(task: LoadTask) -> None:
     path = captures.write(Path("run.meminspect"), task, Story("naive"))
     async with MeminspectApp(captures=[path]).run_test(size=SIZE) as pilot:
@@ -278,6 +283,7 @@ async def test_the_details_are_chosen_by_clicking(task: LoadTask) -> None:
             await until(pilot, lambda tab=tab: pilot.app.screen.query_one(TabbedContent).active == tab)
 
 
+@pytest.mark.slow
 async def test_one_click_goes_to_a_panel_and_a_second_opens_it(task: LoadTask) -> None:
     paths = [captures.write(Path(f"{name}.meminspect"), task, Story(name)) for name in ("naive", "sharded")]
     async with MeminspectApp(captures=paths).run_test(size=SIZE) as pilot:
@@ -291,6 +297,7 @@ async def test_one_click_goes_to_a_panel_and_a_second_opens_it(task: LoadTask) -
         assert "sharded peaked" in told(pilot, "#headline")
 
 
+@pytest.mark.slow
 async def test_captures_and_formats_are_chosen_by_clicking(task: LoadTask) -> None:
     for number, name in enumerate(("naive", "mmap-assign")):
         captures.write(FOLDER / f"{number}.meminspect", task, Story(name))
@@ -312,6 +319,7 @@ async def test_captures_and_formats_are_chosen_by_clicking(task: LoadTask) -> No
         await on(pilot, RunScreen)
 
 
+@pytest.mark.slow
 async def test_a_candidate_is_opened_and_a_folder_gone_into_by_clicking(task: LoadTask) -> None:
     inside = Path("folder/inside.safetensors")
     inside.parent.mkdir()
@@ -370,7 +378,9 @@ async def _pick(pilot: Pilot[Any]) -> None:
     await on(pilot, PickScreen)
 
 
-@pytest.mark.parametrize("go", [_start, _history, _run, _race, _pick])
+@pytest.mark.parametrize(
+    "go", [_run, *(pytest.param(go, marks=pytest.mark.slow) for go in (_start, _history, _race, _pick))]
+)
 async def test_a_terminal_that_shrinks_says_so_and_one_that_grows_again_shows_what_it_did(
     task: LoadTask, go: Any
 ) -> None:
@@ -398,6 +408,7 @@ async def test_a_terminal_that_shrinks_says_so_and_one_that_grows_again_shows_wh
             await until(pilot, lambda: pilot.app.return_value is not None)
 
 
+@pytest.mark.slow
 async def test_a_dialog_outlives_a_terminal_that_shrinks(task: LoadTask) -> None:
     async with at_start().run_test(size=SIZE) as pilot:
         await planned(pilot)

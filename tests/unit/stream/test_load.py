@@ -62,7 +62,7 @@ class Pair(nn.Module):
 
 
 @FORMATS
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=10)
 @given(tensor_sets, st.integers(1, 5), st.integers(1, 1 << 16))
 def test_any_set_of_tensors_comes_back_bit_by_bit_with_any_number_of_threads(
     tmp_path_factory: pytest.TempPathFactory,

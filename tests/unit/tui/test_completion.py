@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from meminspect.capture.store import CaptureWriter
 from meminspect.tui.completion import Candidate, complete, recent_checkpoints
 
-MARKERS = 6  # names that a folder is looked through for
+MARKERS = 7  # names that a folder is looked through for
 MOST = 200
 
 
