@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -73,12 +73,20 @@ def command(
         console.print(safe(code), soft_wrap=True)
 
 
+_NEEDED: Final = (
+    ("heap", "heap_bytes"),
+    ("file pages that can be reclaimed", "file_bytes"),
+    ("pinned memory", "pinned_bytes"),
+    ("vram", "vram_allocated_bytes"),
+)
+
+
 def _instead(better: dict[str, Any] | None, *, decimal: bool) -> str:
     if better is None:
         return "nothing needs less"
     held = " + ".join(
         f"{format_bytes(better['peak'][key], decimal=decimal)} of {pool}"
-        for pool, key in (("heap", "heap_bytes"), ("file pages that can be reclaimed", "file_bytes"))
+        for pool, key in _NEEDED
         if better["peak"][key]
     )
     return f"{better['strategy']}, which needs {held or 'nothing'}"

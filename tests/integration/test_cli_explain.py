@@ -24,6 +24,13 @@ def test_a_strategy_is_explained_without_a_checkpoint_in_80_columns(home: Home) 
     ast.parse(recipe)
 
 
+def test_what_replaces_it_on_a_device_is_told_with_the_device_s_memory(home: Home) -> None:
+    done = home.meminspect("explain", "naive", "--device", "cuda", COLUMNS="120")
+
+    instead = "instead: mmap-assign, which needs 4.22 GiB of file pages that can be reclaimed + 12.55 GiB of vram"
+    assert instead in done.stdout.splitlines()
+
+
 def test_a_checkpoint_of_ones_own_is_explained_with_its_own_files(home: Home, variants: Variants) -> None:
     done = home.meminspect("explain", "lazy", "--ckpt", variants["shards"], "--dtype", "bfloat16", "--json")
 
