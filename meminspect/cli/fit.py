@@ -21,6 +21,7 @@ from meminspect.cli import options, output
 from meminspect.cli.following import follow
 from meminspect.engine.fit import Fit, fit
 from meminspect.engine.limits import LEAST_BYTES, require_limits
+from meminspect.engine.preflight import require_device
 from meminspect.engine.session import Session
 from meminspect.engine.spec import RunSpec
 from meminspect.errors import ExitCode
@@ -83,6 +84,7 @@ def command(
     task = task_for(checkpoint, load_options)
     chosen = options.able_strategies(chosen, task)
     subject = read_subject(checkpoint, task.architecture, task.note)
+    require_device(task, subject.machine)
     tolerance = tolerance or max(_TOLERANCE_BYTES, checkpoint.nbytes // _TOLERANCE_SHARE)
     folder = default_folder() if out is None else out
     found, interrupted = [], False

@@ -15,6 +15,7 @@ from meminspect.capture.library import default_folder, new_path
 from meminspect.capture.store import SUFFIX, CaptureReader
 from meminspect.cli import options, output, results
 from meminspect.cli.following import follow
+from meminspect.engine.preflight import require_device
 from meminspect.engine.session import Session
 from meminspect.engine.spec import RunSpec
 from meminspect.errors import ExitCode, UsageError
@@ -93,6 +94,7 @@ def command(
     task = task_for(checkpoint, load_options)
     chosen = options.able_strategies(chosen, task)
     subject = read_subject(checkpoint, task.architecture, task.note)
+    require_device(task, subject.machine)
     asked = RunSpec(
         checkpoint.path, chosen[0], Path(), load_options, force=force, cache=cache, limit_bytes=limit, forward=forward,
         timeout_s=timeout, repeat_of=repeat,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from meminspect.analysis.verdict import PROCESS_BYTES, verdict
-from meminspect.capture.records import Pool
+from meminspect.errors import UsageError
+from meminspect.text import shown
 from meminspect.units import format_bytes
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from meminspect.strategies import LoadTask, Strategy
     from meminspect.theory.ledger import Theory
 
-__all__ = ["refusal"]
+__all__ = ["refusal", "require_device"]
 
 _FORCE = "it runs only if that is forced (--force, or yes to the question in the app)"
 
@@ -31,7 +32,10 @@ def refusal(
 
     One that is confined below what the machine has left can hurt itself alone, and may well be meant to.
     """
-    why_not = strategy.why_not(task) or _no_device(task, machine)
+    why_not = strategy.why_not(task)
+    missing = _missing_device(task, machine) if why_not is None else None
+    if missing is not None:
+        why_not = f"{missing.words}: {missing.hint}"
     if why_not is not None or force:
         return why_not
     confined = limit_bytes is not None and limit_bytes <= machine.usable_bytes
@@ -44,15 +48,36 @@ def refusal(
     return None if too_large is None else f"{too_large}: {_FORCE}"
 
 
-def _no_device(task: LoadTask, machine: Machine) -> str | None:
-    """In one sentence why nothing can be loaded to the task's device here; None when it can."""
-    if task.pool is not Pool.VRAM:
+def require_device(task: LoadTask, machine: Machine) -> None:
+    """Check that there is something to load to, before anything is started for it.
+
+    Raises:
+        UsageError: the task is for a device that this machine, or the worker's torch, does not have.
+    """
+    missing = _missing_device(task, machine)
+    if missing is not None:
+        raise UsageError(missing.words, missing.hint)
+
+
+class _MissingDevice(NamedTuple):
+    words: str
+    hint: str
+
+
+def _missing_device(task: LoadTask, machine: Machine) -> _MissingDevice | None:
+    device, python = task.options.device, task.options.interpreter
+    kind, _, index = device.partition(":")
+    if kind != "cuda":
         return None
-    torch = machine.torch_version or ""
+    plan = f"meminspect plan --device {device} says what it would take"
     if not machine.gpus:
-        lacks = "this machine has no CUDA device that could be used"
-    elif torch.endswith("+cpu"):
-        lacks = f"the torch that is installed, {torch}, is built without CUDA"
-    else:
-        return None
-    return f"{lacks}: meminspect plan --device {task.options.device} says what it would take"
+        why = machine.reasons.get("gpus") or "the driver lists no GPU"
+        return _MissingDevice(f"there is no {device} here: {why}", plan)
+    torch = machine.torch_version if python.python is None else python.packages.get("torch")
+    if torch is not None and torch.endswith("+cpu"):
+        words = f"nothing can be loaded to {device}: the worker's torch, {shown(torch)}, is built without CUDA"
+        return _MissingDevice(words, f"install a build with CUDA (pytorch.org/get-started), or {plan}")
+    if int(index or 0) >= len(machine.gpus):
+        count = len(machine.gpus)
+        return _MissingDevice(f"there is no {device} here: the driver lists {count} GPU{'s' * (count > 1)}", plan)
+    return None

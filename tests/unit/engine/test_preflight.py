@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -7,7 +8,9 @@ import pytest
 
 from meminspect.analysis.verdict import PROCESS_BYTES
 from meminspect.checkpoint import read_checkpoint
-from meminspect.engine.preflight import refusal
+from meminspect.engine.preflight import refusal, require_device
+from meminspect.errors import UsageError
+from meminspect.sampling.interpreter import Interpreter
 from meminspect.sampling.machine import Machine
 from meminspect.sampling.nvml import Gpu
 from meminspect.strategies import STRATEGIES, LoadOptions
@@ -57,21 +60,41 @@ def test_given_a_limit_then_what_no_memory_helps_against_is_refused_all_the_same
     assert refused(elsewhere, 2 * PROCESS_BYTES, PROCESS_BYTES)
 
 
+NO_DRIVER = "no NVIDIA driver (libnvidia-ml.so.1 not found)"
+THEIRS = Interpreter("/opt/python", "3.12.1", {"torch": "2.5.0+cpu"})
+
+
 @pytest.mark.parametrize(
-    ("gpus", "torch_version", "why_not"),
+    ("options", "gpus", "torch_version", "missing"),
     [
-        ((), "2.13.0", "this machine has no CUDA device that could be used"),
-        ((A_GPU,), "2.13.0+cpu", "the torch that is installed, 2.13.0+cpu, is built without CUDA"),
-        ((A_GPU,), "2.13.0", None),
+        (LoadOptions(device="cuda"), (), "2.13.0", f"there is no cuda here: {NO_DRIVER}"),
+        (
+            LoadOptions(device="cuda"), (A_GPU,), "2.13.0+cpu",
+            "nothing can be loaded to cuda: the worker's torch, 2.13.0+cpu, is built without CUDA",
+        ),
+        (
+            LoadOptions(device="cuda", interpreter=THEIRS), (A_GPU,), "2.13.0",
+            "nothing can be loaded to cuda: the worker's torch, 2.5.0+cpu, is built without CUDA",
+        ),
+        (LoadOptions(device="cuda:1"), (A_GPU,), "2.13.0", "there is no cuda:1 here: the driver lists 1 GPU"),
+        (LoadOptions(device="cuda:0"), (A_GPU,), "2.13.0", None),
+        (LoadOptions(), (), "2.13.0+cpu", None),
     ],
-)
-def test_given_nothing_to_load_to_then_a_run_on_a_device_is_refused_and_the_plan_recommended(
-    task: LoadTask, gpus: tuple[Gpu, ...], torch_version: str, why_not: str | None
+)  # fmt: skip
+def test_given_nothing_to_load_to_then_it_is_said_with_the_fix_and_no_run_begins(
+    task: LoadTask, options: LoadOptions, gpus: tuple[Gpu, ...], torch_version: str, missing: str | None
 ) -> None:
-    here = replace(machine(1 << 40), gpus=gpus, torch_version=torch_version)
-    on_device = replace(task, options=LoadOptions(device="cuda"))
+    reasons = {} if gpus else {"gpus": NO_DRIVER}
+    here = replace(machine(1 << 40), gpus=gpus, torch_version=torch_version, reasons=reasons)
+    on_device = replace(task, options=options)
 
     said = refusal(NAIVE, on_device, NAIVE.theory(on_device), here, force=True)
 
-    expected = None if why_not is None else f"{why_not}: meminspect plan --device cuda says what it would take"
-    assert said == expected
+    if missing is None:
+        assert said is None
+        require_device(on_device, here)
+        return
+    with pytest.raises(UsageError, match=re.escape(missing)) as raised:
+        require_device(on_device, here)
+    assert said == f"{missing}: {raised.value.hint}"
+    assert f"meminspect plan --device {options.device} says what it would take" in said
