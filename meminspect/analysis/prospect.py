@@ -59,11 +59,11 @@ def prospect_of(
     subject = read_subject(checkpoint, task.architecture, task.note)
     machine = subject.machine
     usable_bytes = machine.usable_bytes if ram_bytes is None else ram_bytes
-    free_vram_bytes = machine.gpus[0].free_bytes if machine.gpus else None
+    gpu = machine.gpu(task.device_index)
     plan = make_plan(
         task,
         usable_bytes if limit_bytes is None else min(usable_bytes, limit_bytes),
-        free_vram_bytes if vram_bytes is None else vram_bytes,
+        gpu.free_bytes if vram_bytes is None and gpu is not None else vram_bytes,
         aim=aim,
         largest_mapping_bytes=machine.largest_mapping_bytes if ram_bytes is None else None,
         decimal=decimal,

@@ -66,18 +66,16 @@ class _MissingDevice(NamedTuple):
 
 def _missing_device(task: LoadTask, machine: Machine) -> _MissingDevice | None:
     device, python = task.options.device, task.options.interpreter
-    kind, _, index = device.partition(":")
-    if kind != "cuda":
+    if not device.startswith("cuda"):
         return None
     plan = f"meminspect plan --device {device} says what it would take"
     if not machine.gpus:
-        why = machine.reasons.get("gpus") or "the driver lists no GPU"
-        return _MissingDevice(f"there is no {device} here: {why}", plan)
+        return _MissingDevice(f"there is no {device} here: {machine.why_no_vram(0)}", plan)
     torch = machine.torch_version if python.python is None else python.packages.get("torch")
     if torch is not None and torch.endswith("+cpu"):
         words = f"nothing can be loaded to {device}: the worker's torch, {shown(torch)}, is built without CUDA"
         return _MissingDevice(words, f"install a build with CUDA (pytorch.org/get-started), or {plan}")
-    if int(index or 0) >= len(machine.gpus):
+    if machine.gpu(task.device_index) is None:
         count = len(machine.gpus)
-        return _MissingDevice(f"there is no {device} here: the driver lists {count} GPU{'s' * (count > 1)}", plan)
+        return _MissingDevice(f"there is no {device} here: CUDA sees {count} GPU{'s' * (count > 1)}", plan)
     return None

@@ -44,9 +44,10 @@ from meminspect.strategies import find
 from meminspect.strategies.task import task_for
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from meminspect.engine.limits import Confinement
     from meminspect.sampling.machine import Machine
-    from meminspect.sampling.nvml import Nvml
     from meminspect.strategies import LoadTask
     from meminspect.theory.ledger import Theory
 
@@ -125,7 +126,7 @@ def _run(
         checkpoint_document(checkpoint, task.architecture, residencies, file_system_of(checkpoint.path), task.note),
     )
     writer.fact("machine", machine.document())
-    writer.fact("vram", {"reason": opening.why_no_readings()})
+    writer.fact("vram", {"reason": machine.why_no_vram(task.device_index)})
     writer.fact("pools", {"reason": why_no_pools()})
     writer.fact("theory", theory_document(theory))
     writer.fact("plan", {"work_bytes": theory.work_bytes, "usable_bytes": machine.usable_bytes})
@@ -138,7 +139,12 @@ def _run(
             (step.phase, step.operation.name.lower(), step.pool.name.lower(), step.item, step.tensor, step.nbytes)
             for step in strategy.ledger(task)
         )
-        outcome = _loaded(spec, writer, task, theory, machine, cancellation, waiting, opening.nvml)
+        gpu = machine.gpu(task.device_index)
+
+        def vram_used_bytes() -> int | None:
+            return opening.nvml.used_bytes(gpu.index) if opening.nvml and gpu else None
+
+        outcome = _loaded(spec, writer, task, theory, machine, cancellation, waiting, vram_used_bytes)
     if outcome["outcome"] == "refused":  # no worker has begun
         _advise(spec, writer, task, machine)
     return outcome
@@ -152,7 +158,7 @@ def _loaded(
     machine: Machine,
     cancellation: Cancellation,
     waiting: WorkerProcess | None,
-    nvml: Nvml | None,
+    vram_used_bytes: Callable[[], int | None],
 ) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         wanted = {
@@ -190,7 +196,10 @@ def _loaded(
         end = stack.enter_context(EndWatch(machine, limited, spec.timeout_s))  # the worker waits still
         _advise(spec, writer, task, machine)  # now, while it imports torch, and not only when it has died
         files = [file.path for file in task.checkpoint.files]
-        outcome = watch(worker, wanted, writer, cancellation, files=files, nvml=nvml, limited=limited, end=end)
+        outcome = watch(
+            worker, wanted, writer, cancellation,
+            files=files, vram_used_bytes=vram_used_bytes, limited=limited, end=end,
+        )  # fmt: skip
     if outcome["outcome"] == "completed":
         remarks.append(find(spec.strategy).remark(task))
     outcome["message"] = "; ".join(filter(None, [outcome["message"], *remarks]))

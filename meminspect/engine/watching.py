@@ -13,7 +13,7 @@ from meminspect.engine.sampler import Sampler
 from meminspect.sampling.pressure import pressure_books
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from meminspect.capture.store import CaptureWriter
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from meminspect.engine.end_watch import EndWatch
     from meminspect.engine.limits import Confinement
     from meminspect.engine.worker_process import WorkerProcess
-    from meminspect.sampling.nvml import Nvml
     from meminspect.sampling.pressure import PressureBooks
 
 __all__ = ["watch"]
@@ -34,7 +33,7 @@ def watch(
     cancellation: Cancellation,
     *,
     files: Sequence[Path],
-    nvml: Nvml | None,
+    vram_used_bytes: Callable[[], int | None],
     limited: Confinement | None,
     end: EndWatch,
 ) -> dict[str, Any]:
@@ -46,7 +45,7 @@ def watch(
         writer: the capture, which also gets the facts `supervision`, `limit` and, of a worker that died, `pressure`.
         cancellation: the user's wish.
         files: the checkpoint's, to watch in the page cache.
-        nvml: the device's books, if there are any.
+        vram_used_bytes: reads how much of the device's memory is in use; None where nobody tells.
         limited: the limit that it is under, if any.
         end: what has watched since before the worker began for whoever may end it.
 
@@ -54,7 +53,7 @@ def watch(
         The outcome.
     """
     started_s = time.monotonic()
-    sampler = Sampler(worker.pid, lambda: nvml.used_bytes(0) if nvml else None, limited.group if limited else None)
+    sampler = Sampler(worker.pid, vram_used_bytes, limited.group if limited else None)
     cache_watch, pressure = CacheWatch(files), pressure_books(worker.pid)
     recording = Recording(writer, worker, sampler, cache_watch)
     with contextlib.ExitStack() as stack:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from meminspect.sampling import cgroups
 from meminspect.sampling.nvml import Gpu, Nvml, open_nvml
+from meminspect.sampling.visible_gpus import HIDDEN, visible_gpus
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,6 +31,7 @@ _NO_CGROUP: Final = "no memory cgroup can be seen here, so a limit of one would 
 _NO_MEMINFO: Final = "/proc/meminfo cannot be read here"
 _FREE_ONLY: Final = f"only what is free, without what the page cache could give back: {_NO_MEMINFO}"
 _NO_THP: Final = "this system has no transparent huge pages, or does not show their mode here"
+_NO_GPU: Final = "no NVIDIA GPU"
 _NO_TORCH: Final = "torch is not installed beside meminspect"
 
 
@@ -43,7 +45,7 @@ class Machine:
         memory_limit_bytes: the tightest cgroup limit on this process.
         limit_available_bytes: what the cgroup limits still leave.
         swap_free_bytes: unused swap.
-        gpus: NVIDIA GPUs.
+        gpus: NVIDIA GPUs, in CUDA's order: those that CUDA_VISIBLE_DEVICES lets a process see.
         torch_version: of the torch beside us; it is not imported.
         kernel: the kernel's release.
         thp: the mode of transparent huge pages: always, madvise or never.
@@ -75,6 +77,19 @@ class Machine:
         if self.limit_available_bytes is None:
             return self.ram_available_bytes
         return min(self.ram_available_bytes, self.limit_available_bytes)
+
+    def gpu(self, ordinal: int) -> Gpu | None:
+        """The GPU that CUDA gives this number."""
+        return self.gpus[ordinal] if ordinal < len(self.gpus) else None
+
+    def why_no_vram(self, ordinal: int) -> str:
+        """In one line why nobody tells how much memory of a GPU is in use; empty where NVML does."""
+        gpu = self.gpu(ordinal)
+        if gpu is None:
+            return self.reasons.get("gpus", _NO_GPU)
+        if gpu.unified:
+            return "the GPU has no memory of its own: it uses the machine's"
+        return "the GPU does not tell how much of its memory is in use" if gpu.used_bytes is None else ""
 
     def with_room_of(self, nbytes: int) -> Machine:
         """With so many bytes more to have: those of a process that is to use them for its run."""
@@ -173,12 +188,18 @@ def _why_no_limit(group: cgroups.MemoryGroup | None) -> str:
 def _gpus(nvml: Nvml | None) -> tuple[Sequence[Gpu], str]:
     """The GPUs, and why there are none to tell of."""
     if nvml is not None:
-        return nvml.devices(), ""
+        return _visible(nvml)
     opening = open_nvml()
     if opening.nvml is None:
         return (), opening.reason
     with opening.nvml:
-        return opening.nvml.devices(), ""
+        return _visible(opening.nvml)
+
+
+def _visible(nvml: Nvml) -> tuple[Sequence[Gpu], str]:
+    listed = nvml.devices()
+    visible = visible_gpus(listed)
+    return visible, "" if visible else HIDDEN if listed else _NO_GPU
 
 
 def _largest_mapping_bytes(ram_and_swap_bytes: int, path: Path = _OVERCOMMIT) -> int | None:

@@ -51,17 +51,6 @@ class NvmlOpening(NamedTuple):
     nvml: Nvml | None
     reason: str
 
-    def why_no_readings(self) -> str:
-        """In one line why nobody tells how much memory of the first GPU is in use; empty where NVML does."""
-        if self.nvml is None:
-            return self.reason
-        devices = self.nvml.devices()
-        if not devices:
-            return "no NVIDIA GPU"
-        if devices[0].unified:
-            return "the GPU has no memory of its own: it uses the machine's"
-        return "the GPU does not tell how much of its memory is in use" if devices[0].used_bytes is None else ""
-
 
 class Nvml:
     """Reads the GPUs through kept handles. Made by `open_nvml`.

@@ -84,6 +84,12 @@ class LoadTask:
         return Pool.HEAP if self.options.device == "cpu" else Pool.VRAM
 
     @property
+    def device_index(self) -> int:
+        """Which GPU by CUDA's number; the first where none is named."""
+        number = self.options.device.partition(":")[2]
+        return int(number) if number.isdecimal() else 0
+
+    @property
     def reads_to_device(self) -> bool:
         """Whether a whole state dict that is copied into a model on a device is read to that device too."""
         return self.pool is Pool.VRAM and self.options.read_to == "device"

@@ -22,19 +22,19 @@ def test_given_a_gpu_that_fills_up_during_the_load_then_the_timeline_shows_it(
 ) -> None:
     architecture = architecture_for("llama", "meta", parameters=200_000_000)
     checkpoint = synthesise(SynthesisSpec(tmp_path / "llama", architecture, "meta"))
-    stub_nvml.gpu(total_bytes=24 * GIB, used_bytes=GIB)
+    stub_nvml.gpu(0, total_bytes=80 * GIB, used_bytes=7 * GIB)
+    stub_nvml.gpu(1, total_bytes=24 * GIB, used_bytes=GIB)
+    only_the_second = {**stub_nvml.environment(), "CUDA_VISIBLE_DEVICES": "1"}
     capture = tmp_path / "run.meminspect"
     home = Home(tmp_path / "home")
 
-    command = home.start(
-        "run", "--ckpt", checkpoint, "-s", "naive", "--json", "--out", capture, **stub_nvml.environment()
-    )
+    command = home.start("run", "--ckpt", checkpoint, "-s", "naive", "--json", "--out", capture, **only_the_second)
     until(lambda: phase_of(capture) == "build" or command.poll() is not None)
-    stub_nvml.gpu(total_bytes=24 * GIB, used_bytes=5 * GIB)
+    stub_nvml.gpu(1, total_bytes=24 * GIB, used_bytes=5 * GIB)
     done = finished(command)
 
     assert done.status == 0
-    assert done.document["machine"]["gpus"][0]["total_bytes"] == 24 * GIB
+    assert [gpu["total_bytes"] for gpu in done.document["machine"]["gpus"]] == [24 * GIB]
     with CaptureReader(capture) as reader:
         used = {sample.vram_used_bytes for sample in reader.samples()} - {None}
         assert reader.fact("vram") == {"reason": ""}

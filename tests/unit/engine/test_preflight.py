@@ -76,7 +76,7 @@ THEIRS = Interpreter("/opt/python", "3.12.1", {"torch": "2.5.0+cpu"})
             LoadOptions(device="cuda", interpreter=THEIRS), (A_GPU,), "2.13.0",
             "nothing can be loaded to cuda: the worker's torch, 2.5.0+cpu, is built without CUDA",
         ),
-        (LoadOptions(device="cuda:1"), (A_GPU,), "2.13.0", "there is no cuda:1 here: the driver lists 1 GPU"),
+        (LoadOptions(device="cuda:1"), (A_GPU,), "2.13.0", "there is no cuda:1 here: CUDA sees 1 GPU"),
         (LoadOptions(device="cuda:0"), (A_GPU,), "2.13.0", None),
         (LoadOptions(), (), "2.13.0+cpu", None),
     ],

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from stubs import StubNvml
 
 GIB = 1 << 30
+NOT_SUPPORTED, DRIVER_NOT_LOADED, LOST = 3, 9, 15
 
 
 @pytest.fixture
@@ -57,6 +58,29 @@ def test_given_the_contract_when_documented_then_exactly_its_names_and_unknown_i
         "thp": None,
         "reasons": {"thp": "no such thing"},
     }
+
+
+def test_given_a_gpu_that_tells_of_its_memory_when_asked_why_not_then_there_is_no_reason(stub_nvml: StubNvml):
+    stub_nvml.gpu(0, used_bytes=GIB)
+    stub_nvml.gpu(1, used_bytes=GIB)
+    stub_nvml.fail("nvmlDeviceGetMemoryInfo", LOST, index=1)
+
+    read = read_machine()
+
+    assert read.why_no_vram(0) == ""
+    assert "does not tell" in read.why_no_vram(1)
+    assert read.why_no_vram(2) == "no NVIDIA GPU"
+
+
+def test_given_no_readings_when_asked_why_then_the_reason_is_told(stub_nvml: StubNvml, monkeypatch: pytest.MonkeyPatch):
+    assert read_machine().why_no_vram(0) == "no NVIDIA GPU"
+    stub_nvml.gpu()
+    stub_nvml.fail("nvmlDeviceGetMemoryInfo", NOT_SUPPORTED, index=0)
+    assert "no memory of its own" in read_machine().why_no_vram(0)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert read_machine().why_no_vram(0) == "CUDA_VISIBLE_DEVICES hides every GPU"
+    stub_nvml.fail("nvmlInit", DRIVER_NOT_LOADED)
+    assert read_machine().why_no_vram(0) == "the NVIDIA driver is installed but not loaded"
 
 
 @pytest.mark.parametrize("given_open", [True, False])

@@ -190,20 +190,3 @@ def test_given_the_stub_on_the_library_path_when_a_fresh_process_opens_nvml_then
     )
 
     assert [(gpu["name"], gpu["used_bytes"]) for gpu in answer] == [("NVIDIA Stub", 7)]
-
-
-def test_given_a_gpu_that_tells_of_its_memory_when_asked_why_not_then_there_is_no_reason(stub_nvml: StubNvml):
-    stub_nvml.gpu(used_bytes=GIB)
-
-    assert open_nvml().why_no_readings() == ""
-
-
-def test_given_no_readings_when_asked_why_then_the_reason_is_told(stub_nvml: StubNvml):
-    assert open_nvml().why_no_readings() == "no NVIDIA GPU"
-    stub_nvml.gpu()
-    stub_nvml.fail("nvmlDeviceGetMemoryInfo", NOT_SUPPORTED, index=0)
-    assert "no memory of its own" in open_nvml().why_no_readings()
-    stub_nvml.fail("nvmlDeviceGetMemoryInfo", LOST, index=0)
-    assert "does not tell" in open_nvml().why_no_readings()
-    stub_nvml.fail("nvmlInit", DRIVER_NOT_LOADED)
-    assert open_nvml().why_no_readings() == "the NVIDIA driver is installed but not loaded"
