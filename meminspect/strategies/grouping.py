@@ -60,10 +60,10 @@ def grouped(task: LoadTask) -> Grouped:
     """The task with every run of equal blocks reduced; the task itself where there is none."""
     if task.checkpoint.parallel_files:  # of architectures that we know, which have no more than thousands of tensors
         return Grouped(task, {})
-    names = [parameter.name for parameter in task.loading_order]
+    names, *others = _orders(task)
     places = {name: place for place, name in enumerate(names)}
     runs = [_Run(match) for match in _RUN.finditer(_kinds(task))]
-    for order in _other_orders(task):
+    for order in others:
         runs = _met_alike(runs, [places[name] for name in order if name in places])
     if not runs:
         return Grouped(task, {})
@@ -78,6 +78,10 @@ def grouped(task: LoadTask) -> Grouped:
         checkpoint=dataclasses.replace(checkpoint, tensors=tensors),
         architecture=dataclasses.replace(architecture, parameters=parameters),
     )
+    # A module may be met later once its first parameters are gone: then the sums would be others.
+    for whole, rest in zip(_orders(task), _orders(reduced), strict=True):
+        if [name for name in whole if name not in gone] != rest:
+            return Grouped(task, {})
     return Grouped(reduced, copies)
 
 
@@ -101,8 +105,9 @@ def _kinds(task: LoadTask) -> str:
     return "".join(map(chr, codes)) if len(letters) <= _MOST_KINDS else ""
 
 
-def _other_orders(task: LoadTask) -> Iterator[list[str]]:
-    """The names in every other order that a ledger may go by."""
+def _orders(task: LoadTask) -> Iterator[list[str]]:
+    """The names in every order that a ledger may go by; the first is that in which runs are looked for."""
+    yield [parameter.name for parameter in task.loading_order]
     yield [tensor.name for tensor in task.checkpoint.tensors]
     yield [parameter.name for parameter in task.architecture.parameters]
     if task.pool is Pool.VRAM:

@@ -101,8 +101,11 @@ class _Host:
         self._live[step.item, pool] += delta
 
     def look(self) -> None:
-        """Before something goes, and at the end: the only moments at which a maximum can be."""
-        if self._rising and (total := sum(self.pools)) > self.peak_bytes:
+        """Before something goes, and at the end: the only moments at which a maximum can be.
+
+        Of equal ones it is the last: what a process gathers meanwhile makes that the highest of those measured.
+        """
+        if self._rising and (total := sum(self.pools)) >= self.peak_bytes:
             self.peak_bytes, self._live_at_peak = total, dict(self._live)
         self._rising = False
 

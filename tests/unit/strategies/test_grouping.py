@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from header_checkpoints import checkpoint_of
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from meminspect.checkpoint.model import Checkpoint, CheckpointFile, Storage, StoredTensor
@@ -63,7 +63,16 @@ OPTIONS = st.builds(
 )
 
 
+# Runs that keep different layers: without those that are gone, a.3 would be met after a.5.
+SHIFTED: list[Header] = [
+    *((f"a.{layer}.w", "float16", (0,)) for layer in range(6)),
+    *((f"a.{layer}.{name}", "float32", (size,)) for layer in range(6) for name, size in (("x", 0), ("y", 300))),
+    *((f"a.{layer}.z", "int64", (1,)) for layer in range(6)),
+]
+
+
 @settings(max_examples=60, deadline=None)
+@example(SHIFTED, 3, "safetensors-sharded", LoadOptions(device="cuda", dtype="bfloat16"))
 @given(headers(), st.integers(1, 3), st.sampled_from(["safetensors-sharded", "pth"]), OPTIONS)
 def test_a_theory_of_groups_is_the_theory_of_all(
     tensors: list[Header], files: int, layout: str, options: LoadOptions
