@@ -9,6 +9,7 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from meminspect.architectures.own import OwnModel
     from meminspect.sampling.interpreter import Interpreter
 
 __all__ = ["environment_options"]
@@ -17,7 +18,14 @@ Verb = TypeVar("Verb", bound="Callable[..., Any]")
 
 
 def environment_options(verb: Verb) -> Verb:
-    """Add --python, handed over as an Interpreter or None, and --trust-pickle."""
+    """Add --python, handed over as an Interpreter or None, --model as an OwnModel or None, and --trust-pickle."""
+    verb = click.option(
+        "--model",
+        metavar="MODULE:FACTORY",
+        callback=_named,
+        help="Load into your own model: a class or function, imported by the worker with the current folder on its "
+        "path, and called with nothing or with the checkpoint's config.",
+    )(verb)
     verb = click.option(
         "--trust-pickle",
         is_flag=True,
@@ -38,6 +46,14 @@ def _opened(ctx: click.Context, _: click.Parameter, name: str | None) -> Interpr
     from meminspect.sampling.interpreter import open_interpreter
 
     return open_interpreter(name)
+
+
+def _named(ctx: click.Context, _: click.Parameter, name: str | None) -> OwnModel | None:
+    if name is None or ctx.resilient_parsing:
+        return None
+    from meminspect.engine.own_model import own_model
+
+    return own_model(name)
 
 
 def _warned(ctx: click.Context, _: click.Parameter, trusted: bool) -> bool:

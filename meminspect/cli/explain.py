@@ -10,6 +10,7 @@ from meminspect.analysis.advice import better_than
 from meminspect.analysis.describe import theory_document
 from meminspect.analysis.explanation import explanation_of
 from meminspect.cli import options, output
+from meminspect.engine.own_model import with_model_described
 from meminspect.errors import UsageError
 from meminspect.renderables.explanation import Story
 from meminspect.renderables.texts import heading, safe
@@ -48,7 +49,7 @@ def command(
         checkpoint = imagined_checkpoint(per_tensor=strategy.id == "per-tensor-files")
     else:
         checkpoint = options.open_checkpoint(ckpt, demo=demo)
-    task = task_for(checkpoint, load_options)
+    task = task_for(checkpoint, with_model_described(load_options, checkpoint))
     why_not = strategy.why_not(task)
     if why_not is not None:
         raise UsageError(f"{strategy.id} cannot load this: {why_not}", "meminspect plan names those that can")

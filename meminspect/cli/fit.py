@@ -21,6 +21,7 @@ from meminspect.cli import options, output
 from meminspect.cli.following import follow
 from meminspect.engine.fit import Fit, fit
 from meminspect.engine.limits import LEAST_BYTES, require_limits
+from meminspect.engine.own_model import with_model_described
 from meminspect.engine.preflight import require_device
 from meminspect.engine.session import Session
 from meminspect.engine.spec import RunSpec
@@ -81,6 +82,7 @@ def command(
     require_limits()
     chosen = options.chosen_strategies(strategies)
     checkpoint = options.open_checkpoint(ckpt, demo=demo)
+    load_options = with_model_described(load_options, checkpoint)
     task = task_for(checkpoint, load_options)
     chosen = options.able_strategies(chosen, task)
     subject = read_subject(checkpoint, task.architecture, task.note)

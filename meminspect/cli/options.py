@@ -20,6 +20,7 @@ from meminspect.units import parse_bytes, parse_count, parse_duration
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from meminspect.architectures.own import OwnModel
     from meminspect.checkpoint import Checkpoint
     from meminspect.sampling.interpreter import Interpreter
     from meminspect.strategies import LoadTask
@@ -124,10 +125,11 @@ def load_options(verb: Verb) -> Callable[..., Any]:
         read_to: str,
         quantisation: str,
         python: Interpreter | None,
+        model: OwnModel | None,
         trust_pickle: bool,
         **others: Any,
     ) -> Any:
-        chosen = LoadOptions(device, dtype, init_dtype, read_to, quantisation, trust_pickle, python or OURS)
+        chosen = LoadOptions(device, dtype, init_dtype, read_to, quantisation, trust_pickle, python or OURS, model)
         return verb(*args, load_options=chosen, **others)
 
     return gathered

@@ -10,6 +10,7 @@ from meminspect.analysis.describe import plan_document
 from meminspect.analysis.prospect import prospect_of
 from meminspect.analysis.verdict import AIM_WORDS
 from meminspect.cli import options, output
+from meminspect.engine.own_model import with_model_described
 from meminspect.renderables.cards import checkpoint_card, machine_card, warnings_card
 from meminspect.renderables.plan_table import PlanTable
 from meminspect.renderables.texts import safe
@@ -58,6 +59,7 @@ def command(
     Only headers are read, nothing is loaded. Peaks are above the baseline: what the process takes before it loads.
     """
     checkpoint = options.open_checkpoint(ckpt, demo=demo)
+    load_options = with_model_described(load_options, checkpoint)
     prospect = prospect_of(checkpoint, load_options, ram_bytes=ram, vram_bytes=vram, aim=by, decimal=decimal)
     subject, plan = prospect.subject, prospect.plan
     if as_json:

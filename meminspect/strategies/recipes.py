@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from meminspect.strategies.task import LoadTask
 
 __all__ = [
+    "ON_META",
     "always_maps",
     "build",
     "convert",
@@ -22,9 +23,13 @@ __all__ = [
     "read_all",
     "read_one",
     "recipe",
+    "stand_ins",
     "torch_load",
     "unmet",
 ]
+
+ON_META: Final = 'with torch.device("meta"):'
+"""How every recipe begins that builds the model without memory."""
 
 _PATHS_MAPPED: Final = (2, 6)  # torch.load(mmap=True) has long taken nothing but a str
 
@@ -79,7 +84,7 @@ def header(task: LoadTask, *imports: str, lazily: bool = False) -> str:
         imports: lines beside the usual ones.
         lazily: the files are opened, and their tensors read one by one.
     """
-    lines = ["# Model and config stand for your model class and its configuration."]
+    lines = [stand_ins(task)]
     if task.checkpoint.parallel_files:
         lines.append("# split_dims says along which dimension each tensor is sliced (wq: 0, wo: 1, norms: None).")
     lines += ["import torch", "from pathlib import Path"]
@@ -89,6 +94,15 @@ def header(task: LoadTask, *imports: str, lazily: bool = False) -> str:
     if task.checkpoint.layout == GGUF:
         lines += ["import gguf", *_GGUF_LINES]
     return "\n".join([*lines, "", _files(task)])
+
+
+def stand_ins(task: LoadTask) -> str:
+    """What a recipe's names stand for."""
+    own = task.options.model
+    if own is None:
+        return "# Model and config stand for your model class and its configuration."
+    whose = "; config is the checkpoint's own" if own.takes_config else ""
+    return f"# Model(config) stands for {own.call}{whose}."
 
 
 def build(task: LoadTask, *, in_place: bool = False) -> str:
@@ -106,7 +120,7 @@ def build(task: LoadTask, *, in_place: bool = False) -> str:
 
 def meta_build(_: LoadTask) -> str:
     """Build the model without memory."""
-    return 'with torch.device("meta"):\n    model = Model(config)  # names and shapes, no memory'
+    return f"{ON_META}\n    model = Model(config)  # names and shapes, no memory"
 
 
 def empty_build(task: LoadTask) -> str:

@@ -114,7 +114,8 @@ class OptionsScreen(Dialog[Choices]):
         except UsageError as error:
             self.query_one("#error", Static).update(safe(f"{error.message}: {error.hint}", "trouble"))
             return
-        self.dismiss(choices._replace(load=dataclasses.replace(choices.load, interpreter=interpreter)))
+        load = dataclasses.replace(choices.load, interpreter=interpreter, model=self._before.load.model)
+        self.dismiss(choices._replace(load=load))
 
     def _choices(self) -> Choices | None:
         told = self.query_one("#error", Static)

@@ -102,11 +102,13 @@ class StartScreen(BaseScreen):
     def _read(self) -> None:
         from meminspect.analysis.prospect import prospect_of
         from meminspect.checkpoint import read_checkpoint
+        from meminspect.engine.own_model import with_model_described
         from meminspect.tui.choices import Choices
 
         choices = self._choices or Choices(self.owner.first_options())
         self.owner.close_standby()  # a worker that waits would count as used memory
         checkpoint = read_checkpoint(self._ckpt)
+        choices = choices._replace(load=with_model_described(choices.load, checkpoint))
         prospect = prospect_of(checkpoint, choices.load, limit_bytes=choices.limit_bytes, aim=choices.aim)
         if self.app.call_from_thread(self._show, prospect, choices):
             self.app.call_from_thread(self._stand_by)
