@@ -24,6 +24,7 @@ __all__ = [
     "read_one",
     "recipe",
     "stand_ins",
+    "stored_one_by_one",
     "torch_load",
     "unmet",
 ]
@@ -146,15 +147,33 @@ def read_one(task: LoadTask, *, mapped: bool = False, owned: bool = False, to_de
     device = task.options.device if to_device else "cpu"
     if is_safetensors(task):
         more = ', backend="pread"' if owned else "" if device == "cpu" else f", device={device!r}"
-        return f"load_file(file{more})"
+        return _state_dict_of(task, f"load_file(file{more})")
     if task.checkpoint.layout == GGUF:
         return '{stored.name: tensor_of(stored) for stored in gguf.GGUFReader(file, "c").tensors}'
     loaded = torch_load(task, device=device, mapped=mapped) + "".join(f"[{key!r}]" for key in task.checkpoint.entry)
     if task.checkpoint.layout == "per-tensor":
         return f"{{file.stem: {loaded}}}"
-    if not task.checkpoint.mixed:
+    return _state_dict_of(task, loaded)
+
+
+def _state_dict_of(task: LoadTask, loaded: str) -> str:
+    """The expression for the tensors alone of what is loaded, under the model's names."""
+    prefix, mixed = task.checkpoint.prefix, task.checkpoint.mixed
+    if not prefix and not mixed:
         return loaded
-    return f"{{name: value for name, value in {loaded}.items() if isinstance(value, torch.Tensor)}}"
+    name = f"name.removeprefix({prefix!r})" if prefix else "name"
+    which = " if isinstance(value, torch.Tensor)" if mixed else ""
+    return f"{{{name}: value for name, value in {loaded}.items(){which}}}"
+
+
+def stored_one_by_one(task: LoadTask) -> str:
+    """The head of a loop over an open safetensors file, with `name` and `stored`; its body is indented by 12."""
+    prefix = task.checkpoint.prefix
+    if not prefix:
+        return """for name in shard.offset_keys():
+            stored = shard.get_tensor(name)"""
+    return f"""for key in shard.offset_keys():
+            name, stored = key.removeprefix({prefix!r}), shard.get_tensor(key)"""
 
 
 def torch_load(task: LoadTask, *, device: str = "cpu", mapped: bool = False) -> str:

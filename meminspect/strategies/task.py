@@ -9,13 +9,13 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from meminspect.architectures import Headers, detect
 from meminspect.architectures.own import OwnModel
 from meminspect.capture.records import Pool
 from meminspect.collection import collection_paused
 from meminspect.dtypes import FLOATING, bytes_of
 from meminspect.sampling.interpreter import OURS, Interpreter
 from meminspect.strategies.grouping import Grouped, grouped
+from meminspect.strategies.recognition import recognised
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -215,11 +215,6 @@ def task_for(checkpoint: Checkpoint, options: LoadOptions) -> LoadTask:
     Raises:
         CheckpointError: its configuration is absurd, slices are of no known architecture, or it is another model's.
     """
-    parallel_files = len(checkpoint.files) if checkpoint.parallel_files else 1
     with collection_paused():
-        tensors = {tensor.name: (tensor.whole_shape, tensor.dtype) for tensor in checkpoint.tensors}
-        if options.model is not None:
-            found = options.model.detection(Headers(checkpoint.config, tensors, checkpoint.tied, parallel_files))
-        else:
-            found = detect(checkpoint.config, tensors, checkpoint.tied, parallel_files)
+        checkpoint, found = recognised(checkpoint, options.model)
     return LoadTask(checkpoint, found.architecture, options, found.note)
