@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from meminspect import __version__
-from meminspect.cli.environment import environment_options
+from meminspect.cli.environment import decimal_option, environment_options
 from meminspect.cli.registry import VERBS
 from meminspect.errors import ExitCode, UsageError
 from meminspect.text import shown
@@ -113,6 +113,7 @@ def _checkpoint_arguments(path: Path | str | None) -> str:
 @click.version_option(__version__, prog_name=PROGRAM)
 @click.option("--ckpt", type=click.Path(path_type=Path), metavar="PATH", help="A checkpoint file or its folder.")
 @environment_options
+@decimal_option
 @click.pass_context
 def root(
     ctx: click.Context,

@@ -1,4 +1,4 @@
-"""The options that say where a worker runs and what it may do there; the root command has them too, for the app."""
+"""The options that the root command has too, for the app: where a worker runs, what it may do, and units of sizes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from meminspect.architectures.own import OwnModel
     from meminspect.sampling.interpreter import Interpreter
 
-__all__ = ["environment_options"]
+__all__ = ["decimal_option", "environment_options"]
 
 Verb = TypeVar("Verb", bound="Callable[..., Any]")
 
@@ -38,6 +38,24 @@ def environment_options(verb: Verb) -> Verb:
         callback=_opened,
         help="Load in this Python's environment: 3.10 or newer, with torch 2.1 or newer.  [default: meminspect's own]",
     )(verb)
+
+
+def decimal_option(verb: Verb) -> Verb:
+    """Add --decimal, which holds for all that this process prints or draws."""
+    return click.option(
+        "--decimal",
+        is_flag=True,
+        expose_value=False,
+        callback=_sizes_chosen,
+        help="Sizes in GB (10⁹) rather than GiB (2³⁰).",
+    )(verb)
+
+
+def _sizes_chosen(_: click.Context, __: click.Parameter, decimal: bool) -> None:
+    if decimal:
+        from meminspect.units import use_decimal
+
+        use_decimal(True)
 
 
 def _opened(ctx: click.Context, _: click.Parameter, name: str | None) -> Interpreter | None:

@@ -71,7 +71,6 @@ def command(
     demo: bool,
     tolerance: int | None,
     out: Path | None,
-    decimal: bool,
     as_json: bool,
 ) -> int:
     """Find the smallest memory limit at which each strategy still completes, and how slow it is there.
@@ -108,7 +107,7 @@ def command(
             }
         )
     else:
-        _show(fits, tolerance, decimal=decimal)
+        _show(fits, tolerance)
     if interrupted:
         output.status("meminspect: interrupted")
         return ExitCode.INTERRUPTED
@@ -176,12 +175,12 @@ def _keep(found: Fit, checkpoint: Checkpoint, folder: Path) -> None:
     found.best = {**found.best, "capture": str(kept)}
 
 
-def _show(fits: Sequence[dict[str, Any]], tolerance: int, *, decimal: bool) -> None:
+def _show(fits: Sequence[dict[str, Any]], tolerance: int) -> None:
     console = output.stdout()
     for one in fits:
-        console.print(safe(fit_sentence(one, decimal=decimal), "answer" if one["answer"] == "found" else "trouble"))
+        console.print(safe(fit_sentence(one), "answer" if one["answer"] == "found" else "trouble"))
     console.print()
-    console.print(fit_table(fits, decimal=decimal))
+    console.print(fit_table(fits))
     console.print()
     sources = {one["baseline"]["source"] for one in fits}
     process = (

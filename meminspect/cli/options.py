@@ -11,7 +11,7 @@ from click.shell_completion import CompletionItem
 
 from meminspect.checkpoint import read_checkpoint
 from meminspect.cli import output
-from meminspect.cli.environment import environment_options
+from meminspect.cli.environment import decimal_option, environment_options
 from meminspect.errors import UsageError
 from meminspect.sampling.interpreter import OURS
 from meminspect.strategies import CASTABLE, QUANTISATIONS, READ_TO, STRATEGIES, LoadOptions, find
@@ -196,11 +196,6 @@ def able_strategies(chosen: list[str], task: LoadTask) -> list[str]:
 def json_option(verb: Verb) -> Verb:
     """Add --json, handed over as `as_json`."""
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")(verb)
-
-
-def decimal_option(verb: Verb) -> Verb:
-    """Add --decimal."""
-    return click.option("--decimal", is_flag=True, help="Sizes in GB (10⁹) rather than GiB (2³⁰).")(verb)
 
 
 def open_checkpoint(ckpt: Path | None, *, demo: bool) -> Checkpoint:

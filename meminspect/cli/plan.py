@@ -51,7 +51,6 @@ def command(
     ram: int | None,
     vram: int | None,
     by: Aim | None,
-    decimal: bool,
     as_json: bool,
 ) -> None:
     """Which way of loading fits: the theory of every strategy, against this machine or against --ram.
@@ -60,22 +59,22 @@ def command(
     """
     checkpoint = options.open_checkpoint(ckpt, demo=demo)
     load_options = with_model_described(load_options, checkpoint)
-    prospect = prospect_of(checkpoint, load_options, ram_bytes=ram, vram_bytes=vram, aim=by, decimal=decimal)
+    prospect = prospect_of(checkpoint, load_options, ram_bytes=ram, vram_bytes=vram, aim=by)
     subject, plan = prospect.subject, prospect.plan
     if as_json:
         output.print_json(plan_document(plan, subject.document, subject.machine.document()))
         return
     console = output.stdout()
-    for line in (_answer(plan), *_about(plan), "", *checkpoint_card(subject, decimal=decimal)):
+    for line in (_answer(plan), *_about(plan), "", *checkpoint_card(subject)):
         console.print(line)
-    console.print(machine_card(subject.machine, decimal=decimal))
+    console.print(machine_card(subject.machine))
     if ram is not None:
-        console.print(safe(f"planned for {format_bytes(ram, decimal=decimal)} of usable RAM, as --ram says"))
+        console.print(safe(f"planned for {format_bytes(ram)} of usable RAM, as --ram says"))
     if load_options.interpreter.python is not None:
         console.print(safe(f"loading in {load_options.interpreter.words()}"))
     for line in (*warnings_card(subject), ""):
         console.print(line)
-    table = PlanTable(plan, width=console.width, ascii_only=output.ascii_only(console), decimal=decimal)
+    table = PlanTable(plan, width=console.width, ascii_only=output.ascii_only(console))
     for line in table.lines():
         console.print(line)
 

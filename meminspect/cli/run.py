@@ -82,7 +82,6 @@ def command(
     forward: bool,
     force: bool,
     out: Path | None,
-    decimal: bool,
     as_json: bool,
 ) -> int:
     """Load the checkpoint in a worker process, one strategy after the other, and measure it.
@@ -123,7 +122,7 @@ def command(
             }
         )
     else:
-        results.show(runs, decimal=decimal)
+        results.show(runs)
     if interrupted:
         output.status("meminspect: interrupted")
         return ExitCode.INTERRUPTED

@@ -17,7 +17,7 @@ from meminspect.sampling.interpreter import OURS, open_interpreter
 from meminspect.strategies import CASTABLE, QUANTISATIONS, READ_TO, LoadOptions
 from meminspect.tui.choices import Cache, Choices
 from meminspect.tui.screens.base import Dialog
-from meminspect.units import format_bytes, parse_bytes, parse_duration
+from meminspect.units import format_bytes, parse_bytes, parse_duration, use_decimal, uses_decimal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,6 +36,7 @@ _AS_IT_IS: Final = "as it is"
 _CACHES: Final = (_AS_IT_IS, "cold", "warm")
 _NO, _YES = "no", "yes"
 _AIMS: Final[dict[str, Aim | None]] = {"what suits the device": None, **{word: aim for aim, word in AIM_WORDS.items()}}
+_BINARY, _DECIMAL = "GiB (2³⁰)", "GB (10⁹)"
 _DEVICES: Final = ("cpu", "cuda")
 
 
@@ -75,6 +76,7 @@ class OptionsScreen(Dialog[Choices]):
             )
             aim = self._before.aim
             yield from _row("strategies sorted by", _select("aim", tuple(_AIMS), aim and AIM_WORDS[aim]))
+            yield from _row("sizes in", _select("sizes", (_BINARY, _DECIMAL), _DECIMAL if uses_decimal() else _BINARY))
             executable = "" if load.interpreter.python is None else load.interpreter.executable
             field = Input(executable, placeholder="ours, or the path of another", id="python", compact=True)
             yield from _row("Python that loads", field)
@@ -114,6 +116,7 @@ class OptionsScreen(Dialog[Choices]):
         except UsageError as error:
             self.query_one("#error", Static).update(safe(f"{error.message}: {error.hint}", "trouble"))
             return
+        use_decimal(self._chosen("sizes") == _DECIMAL)
         load = dataclasses.replace(choices.load, interpreter=interpreter, model=self._before.load.model)
         self.dismiss(choices._replace(load=load))
 

@@ -149,7 +149,7 @@ class StartScreen(BaseScreen):
         subject, strategies = self._prospect.subject, self._list
         width = strategies.scrollable_content_region.width or self.size.width - _PADDING  # not laid out yet
         table = strategies.show(self._prospect.plan, width)
-        card = [*checkpoint_card(subject, decimal=False), machine_card(subject.machine, decimal=False)]
+        card = [*checkpoint_card(subject), machine_card(subject.machine)]
         self.query_one("#subject", Static).update(Text("\n").join([*card, *warnings_card(subject)]))
         self.query_one("#answer", Static).update(_answer(self._prospect))
         self.query_one("#columns", Static).update(strategies.header(table))
