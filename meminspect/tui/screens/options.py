@@ -15,6 +15,7 @@ from meminspect.errors import UsageError
 from meminspect.renderables.texts import safe
 from meminspect.sampling.interpreter import OURS, open_interpreter
 from meminspect.strategies import CASTABLE, QUANTISATIONS, READ_TO, LoadOptions
+from meminspect.text import shown
 from meminspect.tui.choices import Cache, Choices
 from meminspect.tui.screens.base import Dialog
 from meminspect.units import format_bytes, parse_bytes, parse_duration, use_decimal, uses_decimal
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from textual.binding import BindingType
 
     from meminspect.analysis.verdict import Aim
+    from meminspect.sampling.interpreter import Interpreter
 
 __all__ = ["OptionsScreen"]
 
@@ -95,26 +97,47 @@ class OptionsScreen(Dialog[Choices]):
         """Say at once what cannot be taken."""
         self._choices()
 
-    async def on_input_submitted(self) -> None:
+    def on_input_submitted(self) -> None:
         """Enter in a field takes them all."""
-        await self.action_take()
+        self.action_take()
 
-    async def on_button_pressed(self, event: Button.Pressed) -> None:
+    def on_button_pressed(self, event: Button.Pressed) -> None:
         """Take or leave."""
         if event.button.id == "take":
-            await self.action_take()
+            self.action_take()
         else:
             self.action_leave()
 
-    async def action_take(self) -> None:
+    def action_take(self) -> None:
         """Answer with what is chosen, if it makes sense; another Python is asked first what it is."""
-        choices, name = self._choices(), self.query_one("#python", Input).value.strip()
-        if choices is None:
+        if self._choices() is None:
             return
+        name = self._python
+        if name:
+            asked = shown(name, 160, keep_end=True)
+            self.query_one("#error", Static).update(safe(f"asking {asked} what it is … (esc leaves)", "quiet"))
+            self.run_worker(self._ask(name), exclusive=True)
+        else:
+            self._answer(OURS)
+
+    @property
+    def _python(self) -> str:
+        return self.query_one("#python", Input).value.strip()
+
+    async def _ask(self, name: str) -> None:
+        """An interpreter may take its time; whoever names another meanwhile has not asked for this one."""
         try:
-            interpreter = await asyncio.to_thread(open_interpreter, name) if name else OURS
+            interpreter = await asyncio.to_thread(open_interpreter, name)
         except UsageError as error:
-            self.query_one("#error", Static).update(safe(f"{error.message}: {error.hint}", "trouble"))
+            if name == self._python:
+                self.query_one("#error", Static).update(safe(f"{error.message}: {error.hint}", "trouble"))
+            return
+        if name == self._python:
+            self._answer(interpreter)
+
+    def _answer(self, interpreter: Interpreter) -> None:
+        choices = self._choices()
+        if choices is None:
             return
         use_decimal(self._chosen("sizes") == _DECIMAL)
         load = dataclasses.replace(choices.load, interpreter=interpreter, model=self._before.load.model)
