@@ -83,11 +83,7 @@ _NEEDED: Final = (
 def _instead(better: dict[str, Any] | None) -> str:
     if better is None:
         return "nothing needs less"
-    held = " + ".join(
-        f"{format_bytes(better['peak'][key])} of {pool}"
-        for pool, key in _NEEDED
-        if better["peak"][key]
-    )
+    held = " + ".join(f"{format_bytes(better['peak'][key])} of {pool}" for pool, key in _NEEDED if better["peak"][key])
     return f"{better['strategy']}, which needs {held or 'nothing'}"
 
 
