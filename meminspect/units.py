@@ -1,4 +1,8 @@
-"""The only formatter and parser of bytes, times and rates. Binary units unless decimal ones are asked for."""
+"""The only formatter and parser of bytes, times and rates. Binary units unless decimal ones are asked for.
+
+Which of the two is a choice of whoever reads, made once for the process. What a supervisor writes into a capture is in
+binary units, whoever will read it.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,8 @@ __all__ = [
     "parse_bytes",
     "parse_count",
     "parse_duration",
+    "use_decimal",
+    "uses_decimal",
 ]
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
@@ -33,11 +39,25 @@ _COUNTS = ((10**12, "T"), (10**9, "B"), (10**6, "M"))
 _COUNT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmbt]?)\s*", re.IGNORECASE)
 
 
-def format_bytes(count: int | float | None, *, decimal: bool = False) -> str:
+_decimal = False
+
+
+def use_decimal(chosen: bool) -> None:
+    """Write sizes in decimal units from now on, or in binary ones again."""
+    global _decimal
+    _decimal = chosen
+
+
+def uses_decimal() -> bool:
+    """Whether sizes are written in decimal units."""
+    return _decimal
+
+
+def format_bytes(count: int | float | None) -> str:
     """Format a number of bytes with two decimals from KiB upwards, as ``12.55 GiB``; ``–`` for None."""
     if count is None:
         return "–"
-    base, names = (1000, _DECIMAL) if decimal else (1024, _BINARY)
+    base, names = (1000, _DECIMAL) if _decimal else (1024, _BINARY)
     value, power = float(count), 0
     while power < len(names) - 1 and round(abs(value), 2 if power else 0) >= base:
         value, power = value / base, power + 1
@@ -45,7 +65,7 @@ def format_bytes(count: int | float | None, *, decimal: bool = False) -> str:
 
 
 def format_rate(bytes_per_s: float | None) -> str:
-    """Format a rate in binary units per second; ``–`` for None."""
+    """Format a rate in units of bytes per second; ``–`` for None."""
     return "–" if bytes_per_s is None else f"{format_bytes(bytes_per_s)}/s"
 
 

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 from stubs import StubNvml, build_stub_nvml, compiler
 
+from meminspect.units import use_decimal
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -25,3 +28,10 @@ def stub_nvml(stub_nvml_library: Path, tmp_path: Path, monkeypatch: pytest.Monke
     stub = StubNvml(stub_nvml_library, tmp_path / "nvml-answers")
     stub.install(monkeypatch)
     return stub
+
+
+@pytest.fixture(autouse=True)
+def binary_units() -> Iterator[None]:
+    """Whatever units a test asks for, the next one begins with binary ones."""
+    yield
+    use_decimal(False)

@@ -47,7 +47,6 @@ def make_plan(
     aim: Aim | None = None,
     strategies: Iterable[Strategy] | None = None,
     largest_mapping_bytes: int | None = None,
-    decimal: bool = False,
 ) -> Plan:
     """Work out every strategy's theory and hold it against the budgets.
 
@@ -58,7 +57,6 @@ def make_plan(
         aim: what there shall be least of; None for device memory where the model is to be on a device, else for heap.
         largest_mapping_bytes: the most that the machine lets a process map at once; None for no bound.
         strategies: all of the registry's unless given.
-        decimal: write the sizes in the recommendation in decimal units.
     """
     wanted: Aim = aim or ("vram" if task.pool is Pool.VRAM else "heap")
     rows = [
@@ -69,16 +67,16 @@ def make_plan(
     able.sort(key=lambda pair: rank(pair[1], wanted))
     return Plan(
         (*(row for row, _ in able), *(row for row in rows if row.theory is None)),
-        _recommended(able, wanted, decimal=decimal),
+        _recommended(able, wanted),
         ram_bytes,
         vram_bytes,
     )
 
 
-def _recommended(able: Sequence[tuple[PlanRow, Candidate]], aim: Aim, *, decimal: bool) -> Recommendation:
+def _recommended(able: Sequence[tuple[PlanRow, Candidate]], aim: Aim) -> Recommendation:
     """Who has not asked for another model is given one only where nothing else fits."""
     plain, changed = (
-        recommend([candidate for row, candidate in able if row.strategy.changes == changes], aim, decimal=decimal)
+        recommend([candidate for row, candidate in able if row.strategy.changes == changes], aim)
         for changes in (False, True)
     )
     if all(row.strategy.changes for row, _ in able):

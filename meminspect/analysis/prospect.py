@@ -39,7 +39,6 @@ def prospect_of(
     vram_bytes: int | None = None,
     limit_bytes: int | None = None,
     aim: Aim | None = None,
-    decimal: bool = False,
 ) -> Prospect:
     """Look at a checkpoint and the machine, and plan.
 
@@ -50,7 +49,6 @@ def prospect_of(
         vram_bytes: plan for this much free device memory instead.
         limit_bytes: a limit that the run will be confined to.
         aim: what there shall be least of; see `make_plan`.
-        decimal: write sizes in decimal units.
 
     Raises:
         CheckpointError: what it holds makes no model.
@@ -66,7 +64,6 @@ def prospect_of(
         gpu.free_bytes if vram_bytes is None and gpu is not None else vram_bytes,
         aim=aim,
         largest_mapping_bytes=machine.largest_mapping_bytes if ram_bytes is None else None,
-        decimal=decimal,
     )
     return Prospect(task, subject, _under(plan, limit_bytes))
 

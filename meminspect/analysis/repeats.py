@@ -172,13 +172,13 @@ def _by_chance(most: int, rounds: int) -> float:
     return min(1.0, 2 * so_many / float(1 << rounds))
 
 
-def sentence(group: Group, *, decimal: bool) -> str:
+def sentence(group: Group) -> str:
     """What the runs of a strategy came to, in words."""
     words = f"{group.strategy}: {group.outcomes}"
     peak, theory = group.peak("rss_bytes"), group.typical["theory"] or {"floor_bytes": None}
     floor = theory["floor_bytes"]
     if peak is not None:
-        words += f"; peak {peak.text(lambda nbytes: format_bytes(nbytes, decimal=decimal))}"
+        words += f"; peak {peak.text(format_bytes)}"
         words += f", {peak.median / floor:.2f} × {model(theory)}" if floor else ""
     for key in ("returned_s", "resident_s"):
         time = group.time(key)
@@ -194,20 +194,20 @@ def sentence(group: Group, *, decimal: bool) -> str:
     return "; ".join([words, *said.values()])
 
 
-def comparison(runs: Sequence[Run], *, decimal: bool) -> list[str]:
+def comparison(runs: Sequence[Run]) -> list[str]:
     """Which strategy to take, a statement each; what took least heap first, and then times against the soonest."""
     found = [group for group in groups(runs) if group.peak("rss_bytes") is not None]
     if len(found) < 2:
         return []
-    return [_least_memory(found, decimal=decimal), *_times(found)]
+    return [_least_memory(found), *_times(found)]
 
 
-def _least_memory(found: Sequence[Group], *, decimal: bool) -> str:
+def _least_memory(found: Sequence[Group]) -> str:
     """Heap is what loads die of; the total stands for it where the system does not tell them apart."""
     told = all(group.peak("heap_bytes") for group in found)
     pool, key = ("heap", "heap_bytes") if told else ("memory", "rss_bytes")
     medians = {group.strategy: spread.median for group in found if (spread := group.peak(key))}
-    shown = {strategy: format_bytes(nbytes, decimal=decimal) for strategy, nbytes in medians.items()}
+    shown = {strategy: format_bytes(nbytes) for strategy, nbytes in medians.items()}
     thrifty = min(medians, key=lambda strategy: medians[strategy])
     others = [strategy for strategy in medians if strategy != thrifty and shown[strategy] == shown[thrifty]]
     words = f"{thrifty} took least {pool}, {shown[thrifty]}"

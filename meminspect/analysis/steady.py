@@ -64,10 +64,10 @@ def steady_document(
     }
 
 
-def retained(run: Run, *, decimal: bool) -> str:
+def retained(run: Run) -> str:
     """In a sentence what the allocator keeps beside the model, and why; empty where that is little or unknown."""
     steady = run.get("steady") or {}
     if not steady.get("retained_reason") or steady["retained_heap_bytes"] is None:
         return ""
-    kept, live = (format_bytes(steady[key], decimal=decimal) for key in ("retained_heap_bytes", "live_bytes"))
+    kept, live = (format_bytes(steady[key]) for key in ("retained_heap_bytes", "live_bytes"))
     return f"Afterwards {live} are live, and the allocator keeps {kept} more: {steady['retained_reason']}."

@@ -17,23 +17,22 @@ _LEAST_DEFERRED: Final = 0.1  # of the time to *resident*: less than that is no 
 _LEAST_WAITED_S: Final = 0.05
 
 
-def storage_lines(run: Run, *, decimal: bool) -> list[str]:
+def storage_lines(run: Run) -> list[str]:
     """What was read and from where, what a mapping put off, and what the first forward pass cost; a line each.
 
     Args:
         run: RUN of the JSON contract, of a load that began.
-        decimal: write sizes in decimal units.
     """
-    read = ", ".join(_io(run, decimal=decimal))
-    return [line for line in (read, _deferred(run), _forward(run, decimal=decimal)) if line]
+    read = ", ".join(_io(run))
+    return [line for line in (read, _deferred(run), _forward(run)) if line]
 
 
-def _io(run: Run, *, decimal: bool) -> Iterator[str]:
+def _io(run: Run) -> Iterator[str]:
     io = run["io"]
     if io["read_bytes"] is None:
         yield f"reads from storage not available: {io['reason']}"
     else:
-        size, rate = format_bytes(io["read_bytes"], decimal=decimal), format_rate(io["bytes_per_s"])
+        size, rate = format_bytes(io["read_bytes"]), format_rate(io["bytes_per_s"])
         yield (f"read {size} at {rate}" if io["read_bytes"] else "read nothing from storage") + _cache(run["cache"])
     if io["network"]:
         yield f"on {io['file_system']}, which is reached over a network or shared by a host"
@@ -67,7 +66,7 @@ def _deferred(run: Run) -> str:
     return f"returned after {format_duration(returned)}; the pages came in the {rest} until resident"
 
 
-def _forward(run: Run, *, decimal: bool) -> str:
+def _forward(run: Run) -> str:
     forward = run.get("forward")
     if forward is None:
         reason = run.get("forward_reason")
@@ -75,9 +74,9 @@ def _forward(run: Run, *, decimal: bool) -> str:
         return f"first forward pass not available: {reason}" if said else ""
     words = f"first forward pass {format_duration(forward['s'])}"
     if forward["peak_rss_bytes"] is not None:
-        words += f", at most {format_bytes(forward['peak_rss_bytes'], decimal=decimal)} above the baseline"
+        words += f", at most {format_bytes(forward['peak_rss_bytes'])} above the baseline"
     if forward["read_bytes"]:
-        words += f", read {format_bytes(forward['read_bytes'], decimal=decimal)} again"
+        words += f", read {format_bytes(forward['read_bytes'])} again"
     if forward["major_faults"]:
         words += f", {forward['major_faults']:,} major faults"
     return words

@@ -124,7 +124,7 @@ def rank(candidate: Candidate, aim: Aim) -> tuple[int, ...]:
     return verdict_rank, *wanted[aim]
 
 
-def recommend(candidates: Sequence[Candidate], aim: Aim = "heap", *, decimal: bool = False) -> Recommendation:
+def recommend(candidates: Sequence[Candidate], aim: Aim = "heap") -> Recommendation:
     """Choose the first by `rank`; equals are settled by the candidates' order.
 
     What does not fit is never recommended; where the budget is unknown, what needs least is.
@@ -132,33 +132,32 @@ def recommend(candidates: Sequence[Candidate], aim: Aim = "heap", *, decimal: bo
     Args:
         candidates: the strategies that can load the task.
         aim: what there shall be least of.
-        decimal: write sizes in decimal units.
     """
     if not candidates:
         return Recommendation(None, "no strategy can load this checkpoint with these options")
     best = min(candidates, key=lambda candidate: rank(candidate, aim))
-    needs = _needs(best.theory, decimal=decimal)
+    needs = _needs(best.theory)
     if best.verdict == "does_not_fit":
         return Recommendation(None, f"no strategy fits: even {best.strategy_id} needs {needs}")
-    why = [", ".join(filter(None, [needs, _saving(best, candidates, aim, decimal=decimal)]))]
+    why = [", ".join(filter(None, [needs, _saving(best, candidates, aim)]))]
     mapped_bytes = best.theory.peak.file_bytes or 0
     if best.verdict == "tight" and not unreclaimable_bytes(best.theory.peak):
         why.append("but its pages find no room at once and are read from disk over and over")
     elif best.verdict == "tight":
         why.append("but nothing fits with room to spare")
     elif mapped_bytes:
-        why.append(f"the {format_bytes(mapped_bytes, decimal=decimal)} mapping can be dropped under pressure")
+        why.append(f"the {format_bytes(mapped_bytes)} mapping can be dropped under pressure")
     return Recommendation(best.strategy_id, "; ".join(why))
 
 
-def _needs(theory: Theory, *, decimal: bool) -> str:
+def _needs(theory: Theory) -> str:
     """What cannot be taken back, of the device's memory and of the host's."""
     heap, vram = unreclaimable_bytes(theory.peak), vram_bytes(theory.peak)
-    on_host = f"{format_bytes(heap, decimal=decimal)} of heap" if heap else "no heap"
-    return f"{format_bytes(vram, decimal=decimal)} of device memory and {on_host}" if vram else on_host
+    on_host = f"{format_bytes(heap)} of heap" if heap else "no heap"
+    return f"{format_bytes(vram)} of device memory and {on_host}" if vram else on_host
 
 
-def _saving(best: Candidate, candidates: Sequence[Candidate], aim: Aim, *, decimal: bool) -> str:
+def _saving(best: Candidate, candidates: Sequence[Candidate], aim: Aim) -> str:
     """What it saves against the yardstick of what is aimed at; of the total where that is the same."""
     theories = [candidate.theory for candidate in candidates if candidate.strategy_id == _YARDSTICK]
     if not theories or best.strategy_id == _YARDSTICK:
@@ -171,8 +170,8 @@ def _saving(best: Candidate, candidates: Sequence[Candidate], aim: Aim, *, decim
     }
     saved, words = savings[aim]
     if saved > 0:
-        return f"{format_bytes(saved, decimal=decimal)} {words}"
+        return f"{format_bytes(saved)} {words}"
     in_total = other.peak_rss_bytes - theory.peak_rss_bytes
     if in_total > 0:
-        return f"{format_bytes(in_total, decimal=decimal)} less than {_YARDSTICK} in total"
+        return f"{format_bytes(in_total)} less than {_YARDSTICK} in total"
     return f"as much as {_YARDSTICK}"

@@ -62,15 +62,15 @@ def no_pools(run: Run) -> str:
     return f"Heap, file and pinned memory not available: {reason}." if reason else ""
 
 
-def sentence(run: Run, *, decimal: bool) -> str:
+def sentence(run: Run) -> str:
     """The answer in words."""
     name, outcome, peak = run["strategy"], run["outcome"], run["peak"]["rss_bytes"]
     if not completed(run):
         return f"{name}: {run['message'] or OUTCOME_WORDS.get(outcome, outcome)}"
     floor = run["theory"]["floor_bytes"]
     times = f", {peak / floor:.2f} × {model(run['theory'])}" if floor else ""
-    size = format_bytes(peak, decimal=decimal)
-    words = f"{name} peaked at {size}{_under(run.get('limit'), decimal=decimal)}{times}{_place(run['peak_at'])}"
+    size = format_bytes(peak)
+    words = f"{name} peaked at {size}{_under(run.get('limit'))}{times}{_place(run['peak_at'])}"
     wrong = run["tensors"]["mismatched"]
     lost = run["overhead"]["events_lost"]
     if lost:
@@ -86,12 +86,12 @@ def model(theory: Mapping[str, Any]) -> str:
     return "the quantised model" if quantised else "the model"
 
 
-def _under(limit: Mapping[str, Any] | None, *, decimal: bool) -> str:
+def _under(limit: Mapping[str, Any] | None) -> str:
     """The limit that it ran under, and whether that held."""
     if not limit:
         return ""
     held = "" if limit["confined"] is not False else ", which did not hold: others had read the checkpoint before"
-    return f" under a limit of {format_bytes(limit['bytes'], decimal=decimal)}{held}"
+    return f" under a limit of {format_bytes(limit['bytes'])}{held}"
 
 
 def _place(peak_at: Mapping[str, Any]) -> str:
@@ -101,7 +101,7 @@ def _place(peak_at: Mapping[str, Any]) -> str:
     return f", in '{peak_at['phase']}'" + (f" at {peak_at['tensor']}" if peak_at["tensor"] else "")
 
 
-def bill(run: Run, *, decimal: bool) -> str:
+def bill(run: Run) -> str:
     """What the peak was made of, in one line; what nothing explains is left out where it is under a hundredth."""
     whole = run["peak"]["rss_bytes"]
     parts: list[str] = []
@@ -110,7 +110,7 @@ def bill(run: Run, *, decimal: bool) -> str:
             continue
         pool = "" if line["pool"] in ("heap", None) else f" ({line['pool']})"
         sign = "− " if line["bytes"] < 0 else "+ " if parts else ""
-        parts.append(f"{sign}{format_bytes(abs(line['bytes']), decimal=decimal)} {line['item']}{pool}")
+        parts.append(f"{sign}{format_bytes(abs(line['bytes']))} {line['item']}{pool}")
     return " ".join(parts)
 
 
@@ -119,27 +119,27 @@ def completed(run: Run) -> bool:
     return bool(run["outcome"] == "completed")
 
 
-def advice(run: Run, *, decimal: bool) -> str:
+def advice(run: Run) -> str:
     """What would do better, and at what price; empty when nothing would or nobody has worked it out."""
     better = run.get("better")
     if not better:
         return ""
     peak = better["peak"]
     heap_bytes = (peak["heap_bytes"] or 0) + (peak["pinned_bytes"] or 0)
-    needs = f"{format_bytes(heap_bytes, decimal=decimal)} of heap" if heap_bytes else "no heap"
+    needs = f"{format_bytes(heap_bytes)} of heap" if heap_bytes else "no heap"
     if peak["file_bytes"]:
-        needs += f", {format_bytes(peak['file_bytes'], decimal=decimal)} of reclaimable file pages"
+        needs += f", {format_bytes(peak['file_bytes'])} of reclaimable file pages"
     return f"{better['strategy']}: {needs}"
 
 
-def excess(run: Run, *, decimal: bool) -> str:
+def excess(run: Run) -> str:
     """What of the peak is no part of the loaded model, in a sentence; empty where that is next to nothing."""
     parts = [line for line in run["bill"] or () if line["item"] not in (Item.FLOOR, Item.QUANTISED, Item.UNEXPLAINED)]
     nbytes, whole = sum(line["bytes"] for line in parts), run["peak"]["rss_bytes"]
     if not whole or nbytes * 100 < whole:
         return ""
     items = listed(dict.fromkeys(line["item"] for line in sorted(parts, key=lambda line: -line["bytes"])))
-    size, share = format_bytes(nbytes, decimal=decimal), round(100 * nbytes / whole)
+    size, share = format_bytes(nbytes), round(100 * nbytes / whole)
     return f"Not the model: {share} % of the peak, {size}: {items}."
 
 
@@ -172,7 +172,7 @@ def names(runs: Sequence[Run]) -> list[str]:
     ]
 
 
-def comparison(runs: Sequence[Run], *, decimal: bool) -> str:
+def comparison(runs: Sequence[Run]) -> str:
     """Which of several runs to take, in a sentence; empty where none came to its end and loaded the right thing."""
     finished = [
         (name, run)
@@ -186,10 +186,8 @@ def comparison(runs: Sequence[Run], *, decimal: bool) -> str:
     pool, key = ("heap", "heap_bytes") if told else ("memory", "rss_bytes")
     thrifty, least = min(finished, key=lambda named: (named[1]["peak"][key], named[1]["peak"]["rss_bytes"]))
     quick, soonest = min(finished, key=lambda named: named[1]["resident_s"] or math.inf)
-    size = format_bytes(least["peak"][key], decimal=decimal)
-    as_little = [
-        name for name, run in finished if run is not least and format_bytes(run["peak"][key], decimal=decimal) == size
-    ]
+    size = format_bytes(least["peak"][key])
+    as_little = [name for name, run in finished if run is not least and format_bytes(run["peak"][key]) == size]
     words = f"{thrifty} took least {pool}, {size}"
     if as_little:
         words += f", as did {' and '.join(as_little)}"

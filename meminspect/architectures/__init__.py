@@ -52,7 +52,7 @@ def detect(
         if found is not None:
             note = f"it looks like {family.id}, but {found}"
             break
-    return Detection(_skeleton(headers, note), f"{note}: loading into a skeleton")
+    return Detection(_skeleton(headers, note), f"{note}: loading into a skeleton, unless --model names its class")
 
 
 def _skeleton(headers: Headers, note: str) -> Architecture:

@@ -79,16 +79,18 @@ def mismatch(architecture: Architecture, headers: Headers) -> str | None:
     """The first difference between an architecture and a checkpoint's tensors, in words; None for none."""
     declared = {parameter.name: parameter for parameter in architecture.parameters}
     for name in headers.tensors:
-        if name not in declared:
+        if name not in declared or not declared[name].saved:
             return f"the model has no tensor {quoted(name)}"
     for name, parameter in declared.items():
+        if not parameter.saved:
+            continue
         if name not in headers.tensors:
             return f"the checkpoint has no tensor {quoted(name)}"
         shape, dtype = headers.tensors[name]
         expected = _slice(parameter, headers.parallel_files)
         if shape != expected:
             return f"{quoted(name)} is {list(shape)} and should be {list(expected)}"
-        if not parameter.buffer and dtype not in FLOATING:
+        if not parameter.buffer and parameter.dtype is None and dtype not in FLOATING:
             return f"{quoted(name)} is stored as {dtype}"
     return None
 

@@ -224,7 +224,8 @@ def recognise(headers: Headers) -> Recognised:
     if config.get("model_type") == "gpt2":
         return _unsupported(config) or from_config(config, "hf", headers)
     prefix = "transformer." if "transformer.wte.weight" in headers.tensors else ""
-    if "model_type" not in config and f"{prefix}h.0.attn.c_attn.weight" in headers.tensors:
+    first = {f"{prefix}h.0.attn.c_attn.weight", f"{prefix}h.0.ln_1.weight"}
+    if "model_type" not in config and first <= headers.tensors.keys():
         return _inferred("hf", headers, f"{prefix}wte.weight", f"{prefix}wpe.weight", f"{prefix}h.")
     return None
 

@@ -24,6 +24,7 @@ class Parameter:
     tied_to: str | None = None  # the earlier parameter whose memory this one is
     linear: str = ""  # the weight of a linear layer: of an "attention", of a "feed-forward" or the "head"; else empty
     transposed: bool = False  # a linear layer's weight that is (in, out), as GPT-2's Conv1D has it
+    saved: bool = True  # whether a state dict holds it: not so a buffer that is not persistent
 
     @property
     def elements(self) -> int:
@@ -35,8 +36,8 @@ class Parameter:
 class Architecture:
     """A model as its headers describe it. `worker.models` builds the very same one with torch."""
 
-    id: str  # "llama", "gpt2", "skeleton"
-    naming: str  # whose tensor names: "meta", "hf", "teaching", "litgpt", or "checkpoint" for a skeleton
+    id: str  # "llama", "gpt2", "skeleton", or "module:factory" of the user's
+    naming: str  # whose tensor names: "meta", "hf", "teaching", "litgpt"; "checkpoint" for a skeleton, "own" for theirs
     config: Mapping[str, object]  # the hyper-parameters, as the naming's own config file spells them
     parameters: tuple[Parameter, ...]  # in the order in which the module registers (and allocates) them
 

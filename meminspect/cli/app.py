@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from meminspect.architectures.own import OwnModel
     from meminspect.sampling.interpreter import Interpreter
 
 __all__ = ["has_terminal", "open_app"]
@@ -31,6 +32,7 @@ def open_app(
     captures: Sequence[Path] = (),
     *,
     python: Interpreter | None = None,
+    model: OwnModel | None = None,
     trust_pickle: bool = False,
 ) -> int:
     """Run the app to its end.
@@ -39,6 +41,7 @@ def open_app(
         ckpt: the checkpoint to begin with.
         captures: captures to show instead.
         python: what runs load in, unless the user chooses another; None for our own interpreter.
+        model: the user's own model that they load into; None for what a checkpoint is recognised as.
         trust_pickle: whether they trust pickles.
 
     Raises:
@@ -51,7 +54,7 @@ def open_app(
         )
     from meminspect.tui.app import MeminspectApp
 
-    app = MeminspectApp(ckpt, captures, python=python, trust_pickle=trust_pickle)
+    app = MeminspectApp(ckpt, captures, python=python, model=model, trust_pickle=trust_pickle)
     status = app.run()
     if app.fault is not None:
         raise RunError(app.fault.message, app.fault.hint)

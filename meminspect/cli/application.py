@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from meminspect import __version__
-from meminspect.cli.environment import environment_options
+from meminspect.cli.environment import decimal_option, environment_options
 from meminspect.cli.registry import VERBS
 from meminspect.errors import ExitCode, UsageError
 from meminspect.text import shown
@@ -20,6 +20,7 @@ from meminspect.text import shown
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from meminspect.architectures.own import OwnModel
     from meminspect.sampling.interpreter import Interpreter
 
 __all__ = ["EXIT_CODES", "PIPE_CLOSED", "PROGRAM", "root"]
@@ -112,8 +113,16 @@ def _checkpoint_arguments(path: Path | str | None) -> str:
 @click.version_option(__version__, prog_name=PROGRAM)
 @click.option("--ckpt", type=click.Path(path_type=Path), metavar="PATH", help="A checkpoint file or its folder.")
 @environment_options
+@decimal_option
 @click.pass_context
-def root(ctx: click.Context, ckpt: Path | None, python: Interpreter | None, *, trust_pickle: bool) -> None:
+def root(
+    ctx: click.Context,
+    ckpt: Path | None,
+    python: Interpreter | None,
+    model: OwnModel | None,
+    *,
+    trust_pickle: bool,
+) -> None:
     """Which way of loading a PyTorch checkpoint fits, how fast is it, and which tensor makes the peak?
 
     Without a command, in a terminal, it opens the app: on --ckpt, or to pick a checkpoint.
@@ -122,14 +131,14 @@ def root(ctx: click.Context, ckpt: Path | None, python: Interpreter | None, *, t
         from meminspect.cli import app
 
         if ckpt is not None or app.has_terminal():
-            ctx.exit(app.open_app(ckpt, python=python, trust_pickle=trust_pickle))
+            ctx.exit(app.open_app(ckpt, python=python, model=model, trust_pickle=trust_pickle))
         click.echo(ctx.get_help())
         click.echo(f"\nStart with: {PROGRAM} plan --demo")
         click.echo(f"Then:       {PROGRAM} run --demo -s all")
     elif ckpt is not None:
         verb = ctx.invoked_subcommand
         raise UsageError("--ckpt belongs behind the command", f"{PROGRAM} {verb} {_checkpoint_arguments(ckpt)}")
-    elif python is not None or trust_pickle:
+    elif python is not None or model is not None or trust_pickle:
         raise UsageError(
-            "--python and --trust-pickle belong behind the command", f"{PROGRAM} {ctx.invoked_subcommand} …"
+            "--python, --model and --trust-pickle belong behind the command", f"{PROGRAM} {ctx.invoked_subcommand} …"
         )

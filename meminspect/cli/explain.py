@@ -10,6 +10,7 @@ from meminspect.analysis.advice import better_than
 from meminspect.analysis.describe import theory_document
 from meminspect.analysis.explanation import explanation_of
 from meminspect.cli import options, output
+from meminspect.engine.own_model import with_model_described
 from meminspect.errors import UsageError
 from meminspect.renderables.explanation import Story
 from meminspect.renderables.texts import heading, safe
@@ -34,9 +35,7 @@ __all__ = ["command"]
 @options.load_options
 @options.decimal_option
 @options.json_option
-def command(
-    strategy_id: str, ckpt: Path | None, load_options: LoadOptions, *, demo: bool, decimal: bool, as_json: bool
-) -> None:
+def command(strategy_id: str, ckpt: Path | None, load_options: LoadOptions, *, demo: bool, as_json: bool) -> None:
     """What STRATEGY does, in which order, with what it holds meanwhile, and what to use instead.
 
     Without a checkpoint it is told of one that does not exist: LLaMA 7B in float16. The picture is theory's: bytes of
@@ -48,7 +47,7 @@ def command(
         checkpoint = imagined_checkpoint(per_tensor=strategy.id == "per-tensor-files")
     else:
         checkpoint = options.open_checkpoint(ckpt, demo=demo)
-    task = task_for(checkpoint, load_options)
+    task = task_for(checkpoint, with_model_described(load_options, checkpoint))
     why_not = strategy.why_not(task)
     if why_not is not None:
         raise UsageError(f"{strategy.id} cannot load this: {why_not}", "meminspect plan names those that can")
@@ -62,11 +61,11 @@ def command(
     console.print(safe(f"{strategy.id} {strategy.summary}.", "answer"))
     console.print(safe(f"for: {strategy.good}"))
     console.print(safe(f"but: {strategy.bad}"))
-    console.print(safe(f"instead: {_instead(better, decimal=decimal)}"))
+    console.print(safe(f"instead: {_instead(better)}"))
     console.print()
     console.print(heading(f"what happens, for {subject}"))
     glyphs = ASCII if output.ascii_only(console) else UNICODE
-    console.print(Story(explanation, strategy.theory(task), glyphs, decimal=decimal))
+    console.print(Story(explanation, strategy.theory(task), glyphs))
     console.print()
     console.print(heading("the lines that are executed"))
     for code in strategy.recipe(task).splitlines():
@@ -81,14 +80,10 @@ _NEEDED: Final = (
 )
 
 
-def _instead(better: dict[str, Any] | None, *, decimal: bool) -> str:
+def _instead(better: dict[str, Any] | None) -> str:
     if better is None:
         return "nothing needs less"
-    held = " + ".join(
-        f"{format_bytes(better['peak'][key], decimal=decimal)} of {pool}"
-        for pool, key in _NEEDED
-        if better["peak"][key]
-    )
+    held = " + ".join(f"{format_bytes(better['peak'][key])} of {pool}" for pool, key in _NEEDED if better["peak"][key])
     return f"{better['strategy']}, which needs {held or 'nothing'}"
 
 

@@ -21,6 +21,7 @@ from meminspect.cli import options, output
 from meminspect.cli.following import follow
 from meminspect.engine.fit import Fit, fit
 from meminspect.engine.limits import LEAST_BYTES, require_limits
+from meminspect.engine.own_model import with_model_described
 from meminspect.engine.preflight import require_device
 from meminspect.engine.session import Session
 from meminspect.engine.spec import RunSpec
@@ -70,7 +71,6 @@ def command(
     demo: bool,
     tolerance: int | None,
     out: Path | None,
-    decimal: bool,
     as_json: bool,
 ) -> int:
     """Find the smallest memory limit at which each strategy still completes, and how slow it is there.
@@ -81,6 +81,7 @@ def command(
     require_limits()
     chosen = options.chosen_strategies(strategies)
     checkpoint = options.open_checkpoint(ckpt, demo=demo)
+    load_options = with_model_described(load_options, checkpoint)
     task = task_for(checkpoint, load_options)
     chosen = options.able_strategies(chosen, task)
     subject = read_subject(checkpoint, task.architecture, task.note)
@@ -106,7 +107,7 @@ def command(
             }
         )
     else:
-        _show(fits, tolerance, decimal=decimal)
+        _show(fits, tolerance)
     if interrupted:
         output.status("meminspect: interrupted")
         return ExitCode.INTERRUPTED
@@ -174,12 +175,12 @@ def _keep(found: Fit, checkpoint: Checkpoint, folder: Path) -> None:
     found.best = {**found.best, "capture": str(kept)}
 
 
-def _show(fits: Sequence[dict[str, Any]], tolerance: int, *, decimal: bool) -> None:
+def _show(fits: Sequence[dict[str, Any]], tolerance: int) -> None:
     console = output.stdout()
     for one in fits:
-        console.print(safe(fit_sentence(one, decimal=decimal), "answer" if one["answer"] == "found" else "trouble"))
+        console.print(safe(fit_sentence(one), "answer" if one["answer"] == "found" else "trouble"))
     console.print()
-    console.print(fit_table(fits, decimal=decimal))
+    console.print(fit_table(fits))
     console.print()
     sources = {one["baseline"]["source"] for one in fits}
     process = (

@@ -37,7 +37,7 @@ _TIES = 6
 @options.checkpoint_options
 @options.decimal_option
 @options.json_option
-def command(ckpt: Path | None, *, demo: bool, decimal: bool, as_json: bool) -> None:
+def command(ckpt: Path | None, *, demo: bool, as_json: bool) -> None:
     """What a checkpoint is: layout, files, dtypes, tensors, tied and odd ones, file system.
 
     Only headers are read: no tensor is loaded and no pickle is executed.
@@ -49,7 +49,7 @@ def command(ckpt: Path | None, *, demo: bool, decimal: bool, as_json: bool) -> N
         output.print_json({"schema": "meminspect.inspect/1", "checkpoint": subject.document, "machine": machine})
         return
     console = output.stdout()
-    for renderable in _card(subject, decimal=decimal):
+    for renderable in _card(subject):
         console.print(renderable)
 
 
@@ -62,13 +62,13 @@ def _recognise(checkpoint: Checkpoint) -> tuple[Architecture | None, str]:
     return task.architecture, task.note
 
 
-def _card(subject: Subject, *, decimal: bool) -> Iterator[RenderableType]:
-    yield from checkpoint_card(subject, decimal=decimal)
-    yield machine_card(subject.machine, decimal=decimal)
+def _card(subject: Subject) -> Iterator[RenderableType]:
+    yield from checkpoint_card(subject)
+    yield machine_card(subject.machine)
     yield from warnings_card(subject)
-    yield from _files(subject, decimal=decimal)
-    yield from _dtypes(subject, decimal=decimal)
-    yield from _largest(subject.checkpoint, decimal=decimal)
+    yield from _files(subject)
+    yield from _dtypes(subject)
+    yield from _largest(subject.checkpoint)
     yield from _tied(subject.checkpoint)
 
 
@@ -87,11 +87,10 @@ def _more(total: int, limit: int, thing: str) -> str:
     return f"… and {counted(total - limit, f'more {thing}')}: see --json" if total > limit else ""
 
 
-def _files(subject: Subject, *, decimal: bool) -> Iterator[RenderableType]:
+def _files(subject: Subject) -> Iterator[RenderableType]:
     files = subject.document["files"]
     rows = [
-        (file["name"], format_bytes(file["bytes"], decimal=decimal), f"{file['tensors']:,}", _cached(file))
-        for file in files[:_FILES]
+        (file["name"], format_bytes(file["bytes"]), f"{file['tensors']:,}", _cached(file)) for file in files[:_FILES]
     ]
     yield from _section("Files", ("name", "size", "tensors", "in cache"), rows, _more(len(files), _FILES, "file"))
     for reason in dict.fromkeys(file["cached_reason"] for file in files if file["cached_reason"]):
@@ -103,13 +102,13 @@ def _cached(file: dict[str, float | None]) -> str:
     return "–" if fraction is None else format_share(fraction)
 
 
-def _dtypes(subject: Subject, *, decimal: bool) -> Iterator[RenderableType]:
+def _dtypes(subject: Subject) -> Iterator[RenderableType]:
     dtypes = sorted(subject.document["dtypes"].items(), key=lambda item: -item[1]["bytes"])
-    rows = [(name, format_bytes(sums["bytes"], decimal=decimal), f"{sums['tensors']:,}") for name, sums in dtypes]
+    rows = [(name, format_bytes(sums["bytes"]), f"{sums['tensors']:,}") for name, sums in dtypes]
     yield from _section("Dtypes", ("dtype", "size", "tensors"), rows)
 
 
-def _largest(checkpoint: Checkpoint, *, decimal: bool) -> Iterator[RenderableType]:
+def _largest(checkpoint: Checkpoint) -> Iterator[RenderableType]:
     whole = (tensor for tensor in checkpoint.tensors if tensor.is_first)
     largest = heapq.nlargest(_TENSORS, whole, key=lambda tensor: tensor.whole_nbytes)
     rows = [
@@ -117,7 +116,7 @@ def _largest(checkpoint: Checkpoint, *, decimal: bool) -> Iterator[RenderableTyp
             tensor.name,
             " × ".join(map(str, tensor.whole_shape)) or "scalar",
             tensor.dtype,
-            format_bytes(tensor.whole_nbytes, decimal=decimal),
+            format_bytes(tensor.whole_nbytes),
         )
         for tensor in largest
     ]

@@ -11,7 +11,7 @@ from click.shell_completion import CompletionItem
 
 from meminspect.checkpoint import read_checkpoint
 from meminspect.cli import output
-from meminspect.cli.environment import environment_options
+from meminspect.cli.environment import decimal_option, environment_options
 from meminspect.errors import UsageError
 from meminspect.sampling.interpreter import OURS
 from meminspect.strategies import CASTABLE, QUANTISATIONS, READ_TO, STRATEGIES, LoadOptions, find
@@ -20,6 +20,7 @@ from meminspect.units import parse_bytes, parse_count, parse_duration
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from meminspect.architectures.own import OwnModel
     from meminspect.checkpoint import Checkpoint
     from meminspect.sampling.interpreter import Interpreter
     from meminspect.strategies import LoadTask
@@ -124,10 +125,11 @@ def load_options(verb: Verb) -> Callable[..., Any]:
         read_to: str,
         quantisation: str,
         python: Interpreter | None,
+        model: OwnModel | None,
         trust_pickle: bool,
         **others: Any,
     ) -> Any:
-        chosen = LoadOptions(device, dtype, init_dtype, read_to, quantisation, trust_pickle, python or OURS)
+        chosen = LoadOptions(device, dtype, init_dtype, read_to, quantisation, trust_pickle, python or OURS, model)
         return verb(*args, load_options=chosen, **others)
 
     return gathered
@@ -194,11 +196,6 @@ def able_strategies(chosen: list[str], task: LoadTask) -> list[str]:
 def json_option(verb: Verb) -> Verb:
     """Add --json, handed over as `as_json`."""
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")(verb)
-
-
-def decimal_option(verb: Verb) -> Verb:
-    """Add --decimal."""
-    return click.option("--decimal", is_flag=True, help="Sizes in GB (10⁹) rather than GiB (2³⁰).")(verb)
 
 
 def open_checkpoint(ckpt: Path | None, *, demo: bool) -> Checkpoint:

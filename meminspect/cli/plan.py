@@ -10,6 +10,7 @@ from meminspect.analysis.describe import plan_document
 from meminspect.analysis.prospect import prospect_of
 from meminspect.analysis.verdict import AIM_WORDS
 from meminspect.cli import options, output
+from meminspect.engine.own_model import with_model_described
 from meminspect.renderables.cards import checkpoint_card, machine_card, warnings_card
 from meminspect.renderables.plan_table import PlanTable
 from meminspect.renderables.texts import safe
@@ -50,7 +51,6 @@ def command(
     ram: int | None,
     vram: int | None,
     by: Aim | None,
-    decimal: bool,
     as_json: bool,
 ) -> None:
     """Which way of loading fits: the theory of every strategy, against this machine or against --ram.
@@ -58,22 +58,23 @@ def command(
     Only headers are read, nothing is loaded. Peaks are above the baseline: what the process takes before it loads.
     """
     checkpoint = options.open_checkpoint(ckpt, demo=demo)
-    prospect = prospect_of(checkpoint, load_options, ram_bytes=ram, vram_bytes=vram, aim=by, decimal=decimal)
+    load_options = with_model_described(load_options, checkpoint)
+    prospect = prospect_of(checkpoint, load_options, ram_bytes=ram, vram_bytes=vram, aim=by)
     subject, plan = prospect.subject, prospect.plan
     if as_json:
         output.print_json(plan_document(plan, subject.document, subject.machine.document()))
         return
     console = output.stdout()
-    for line in (_answer(plan), *_about(plan), "", *checkpoint_card(subject, decimal=decimal)):
+    for line in (_answer(plan), *_about(plan), "", *checkpoint_card(subject)):
         console.print(line)
-    console.print(machine_card(subject.machine, decimal=decimal))
+    console.print(machine_card(subject.machine))
     if ram is not None:
-        console.print(safe(f"planned for {format_bytes(ram, decimal=decimal)} of usable RAM, as --ram says"))
+        console.print(safe(f"planned for {format_bytes(ram)} of usable RAM, as --ram says"))
     if load_options.interpreter.python is not None:
         console.print(safe(f"loading in {load_options.interpreter.words()}"))
     for line in (*warnings_card(subject), ""):
         console.print(line)
-    table = PlanTable(plan, width=console.width, ascii_only=output.ascii_only(console), decimal=decimal)
+    table = PlanTable(plan, width=console.width, ascii_only=output.ascii_only(console))
     for line in table.lines():
         console.print(line)
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["show"]
 
 
-def show(runs: Sequence[Run], *, decimal: bool) -> None:
+def show(runs: Sequence[Run]) -> None:
     """Print everything about finished runs to stdout; of several rounds what they have in common."""
     if not runs:
         return
@@ -31,38 +31,38 @@ def show(runs: Sequence[Run], *, decimal: bool) -> None:
     series = groups(runs) if repeated(runs) else None
     drawn = runs if series is None else [group.typical for group in series]
     for index, run in enumerate(drawn):
-        words = sentence(run, decimal=decimal) if series is None else in_rounds(series[index], decimal=decimal)
+        words = sentence(run) if series is None else in_rounds(series[index])
         console.print(safe(words, "answer" if completed(run) else "trouble"))
         if run["bill"]:
-            console.print(safe(f"  = {bill(run, decimal=decimal)}", "quiet"))
-            kept = retained(run, decimal=decimal)
-            for line in filter(None, (*storage_lines(run, decimal=decimal), kept, no_pools(run))):
+            console.print(safe(f"  = {bill(run)}", "quiet"))
+            kept = retained(run)
+            for line in filter(None, (*storage_lines(run), kept, no_pools(run))):
                 console.print(safe(f"  {line}", "quiet"))
         if run.get("better") and run["better"]["strategy"] not in tried:
-            console.print(safe(f"  → {advice(run, decimal=decimal)}", "answer"))
+            console.print(safe(f"  → {advice(run)}", "answer"))
     console.print()
     if series is None:
-        console.print(result_table(runs, decimal=decimal))
+        console.print(result_table(runs))
     else:
-        console.print(repeats_table(series, decimal=decimal))
-        _print_comparison(runs, decimal=decimal)
+        console.print(repeats_table(series))
+        _print_comparison(runs)
         drawn = [{**run, "repeat": {"index": 1, "of": 1}} for run in drawn]  # which needs no number beside it
-    _print_chart(drawn, decimal=decimal)
+    _print_chart(drawn)
     _print_captures([run["capture"] for run in runs])
 
 
-def _print_comparison(runs: Sequence[Run], *, decimal: bool) -> None:
+def _print_comparison(runs: Sequence[Run]) -> None:
     console = output.stdout()
-    statements = comparison(runs, decimal=decimal)
+    statements = comparison(runs)
     if statements:
         console.print()
     for words in statements:
         console.print(safe(words, "answer"))
 
 
-def _print_chart(runs: Sequence[Run], *, decimal: bool) -> None:
+def _print_chart(runs: Sequence[Run]) -> None:
     console = output.stdout()
-    drawing = chart(runs, console.width, decimal=decimal, ascii_only=output.ascii_only(console))
+    drawing = chart(runs, console.width, ascii_only=output.ascii_only(console))
     if drawing:
         console.print()
         for line in drawing.splitlines():

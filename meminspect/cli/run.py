@@ -15,6 +15,7 @@ from meminspect.capture.library import default_folder, new_path
 from meminspect.capture.store import SUFFIX, CaptureReader
 from meminspect.cli import options, output, results
 from meminspect.cli.following import follow
+from meminspect.engine.own_model import with_model_described
 from meminspect.engine.preflight import require_device
 from meminspect.engine.session import Session
 from meminspect.engine.spec import RunSpec
@@ -81,7 +82,6 @@ def command(
     forward: bool,
     force: bool,
     out: Path | None,
-    decimal: bool,
     as_json: bool,
 ) -> int:
     """Load the checkpoint in a worker process, one strategy after the other, and measure it.
@@ -91,6 +91,7 @@ def command(
     chosen = options.chosen_strategies(strategies)
     cache = _cache(cold=cold, warm=warm)
     checkpoint = options.open_checkpoint(ckpt, demo=demo)
+    load_options = with_model_described(load_options, checkpoint)
     task = task_for(checkpoint, load_options)
     chosen = options.able_strategies(chosen, task)
     subject = read_subject(checkpoint, task.architecture, task.note)
@@ -121,7 +122,7 @@ def command(
             }
         )
     else:
-        results.show(runs, decimal=decimal)
+        results.show(runs)
     if interrupted:
         output.status("meminspect: interrupted")
         return ExitCode.INTERRUPTED

@@ -66,7 +66,6 @@ def command(
     dtype: str,
     seed: int,
     sparse: bool,
-    decimal: bool,
 ) -> None:
     """Write a checkpoint of any size into the folder OUT, in bounded memory.
 
@@ -82,7 +81,7 @@ def command(
     nbytes = sum(file.stat().st_size for file in files)
     words = (
         f"wrote {arch} of {format_count(architecture.elements)} parameters to {out}",
-        f"{counted(len(files), 'file')}, {format_bytes(nbytes, decimal=decimal)}{' (sparse)' if sparse else ''}",
+        f"{counted(len(files), 'file')}, {format_bytes(nbytes)}{' (sparse)' if sparse else ''}",
         f"in {format_duration(elapsed_s)}",
     )
     console = output.stdout()

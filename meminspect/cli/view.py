@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from meminspect.cli.app import open_app
+from meminspect.cli.environment import decimal_option
 from meminspect.errors import UsageError
 from meminspect.tui.sizes import MOST_PANELS
 
@@ -19,6 +20,7 @@ __all__ = ["command"]
 
 @click.command()
 @click.argument("captures", nargs=-1, required=True, type=click.Path(path_type=Path))
+@decimal_option
 def command(captures: Sequence[Path]) -> int:
     """Open captures in the app: one with all its details, two to four beside each other."""
     if len(captures) > MOST_PANELS:

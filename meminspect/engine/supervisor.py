@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from meminspect.engine.limits import Confinement
     from meminspect.sampling.machine import Machine
-    from meminspect.strategies import LoadTask
+    from meminspect.strategies import LoadOptions, LoadTask
     from meminspect.theory.ledger import Theory
 
 __all__ = ["main", "supervise"]
@@ -166,7 +166,7 @@ def _loaded(
             "checkpoint": str(spec.checkpoint.absolute()),
             "tiny": str(stack.enter_context(tiny_twin(task))),
             "heap_bytes": theory.peak.heap_bytes or 0,
-            "options": dataclasses.asdict(spec.options),
+            "options": _for_worker(spec.options),
             "forward": spec.forward,
         }
         limited: Confinement | None = None
@@ -204,6 +204,12 @@ def _loaded(
         remarks.append(find(spec.strategy).remark(task))
     outcome["message"] = "; ".join(filter(None, [outcome["message"], *remarks]))
     return outcome
+
+
+def _for_worker(options: LoadOptions) -> dict[str, Any]:
+    """The options as JSON has them; what is in the user's own model, the worker sees for itself."""
+    own = options.model and dataclasses.replace(options.model, parameters=None)
+    return dataclasses.asdict(dataclasses.replace(options, model=own))
 
 
 def _advise(spec: RunSpec, writer: CaptureWriter, task: LoadTask, machine: Machine) -> None:

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
     from meminspect.engine.limits import Confinement
 
-__all__ = ["WorkerProcess"]
+__all__ = ["ENTRY", "WorkerProcess"]
 
-_ENTRY: Final = Path(meminspect.__file__).parent / "worker" / "__main__.py"
+ENTRY: Final = Path(meminspect.__file__).parent / "worker" / "__main__.py"
 _LONGEST_LINE: Final = 64 << 10
 
 
@@ -58,7 +58,7 @@ class WorkerProcess:
             # Every descriptor of ours is close-on-exec, above all the lifeline: a copy of it anywhere would keep the
             # worker alive after us.
             self._process = subprocess.Popen(  # noqa: S603 - the interpreter that the user names
-                [*prefix, python, str(_ENTRY), *map(str, passed)],
+                [*prefix, python, str(ENTRY), *map(str, passed)],
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                 pass_fds=(*passed, *more), env={**os.environ, "PYTHONUNBUFFERED": "1"},
                 preexec_fn=limit.enter if limit else None,

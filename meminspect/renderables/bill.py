@@ -10,6 +10,7 @@ from meminspect.renderables import bars
 from meminspect.renderables.palette import STYLES
 from meminspect.text import shown
 from meminspect.theory.ledger import Item
+from meminspect.units import uses_decimal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -46,9 +47,9 @@ class Scale(NamedTuple):
     name: str
 
     @classmethod
-    def fit(cls, largest_bytes: int, *, decimal: bool) -> Scale:
+    def fit(cls, largest_bytes: int) -> Scale:
         """The unit, up to GiB or GB, in which the largest number is at least one."""
-        base, names = (1000, ("kB", "MB", "GB")) if decimal else (1024, ("KiB", "MiB", "GiB"))
+        base, names = (1000, ("kB", "MB", "GB")) if uses_decimal() else (1024, ("KiB", "MiB", "GiB"))
         power = next((power for power in (3, 2) if largest_bytes >= base**power), 1)
         return cls(base**power, names[power - 1])
 
@@ -69,7 +70,7 @@ class _Line(NamedTuple):
     theory: int | None
 
 
-def bill_lines(run: Run, *, width: int, decimal: bool) -> list[Text]:
+def bill_lines(run: Run, *, width: int) -> list[Text]:
     """The bill of a run beside theory's: an item a line to scale, then what nothing explains, then the total.
 
     It is the host's: of a device nobody measures the items.
@@ -77,7 +78,6 @@ def bill_lines(run: Run, *, width: int, decimal: bool) -> list[Text]:
     Args:
         run: the run's document (`analysis.run.run_document`).
         width: columns.
-        decimal: write sizes in decimal units.
 
     Returns:
         Lines that do not wrap; none where neither side has a bill.
@@ -87,7 +87,7 @@ def bill_lines(run: Run, *, width: int, decimal: bool) -> list[Text]:
     if not lines:
         return []
     total = _Line("", "", run["peak"]["rss_bytes"], theory["peak_rss_bytes"])
-    picture = _Picture(lines, total, width, decimal=decimal)
+    picture = _Picture(lines, total, width)
     return [*(picture.line(line) for line in lines), picture.total(total)]
 
 
@@ -108,10 +108,10 @@ def _by_item(lines: Sequence[Mapping[str, Any]] | None) -> dict[tuple[str, str],
 class _Picture:
     """Lays lines out for one width."""
 
-    def __init__(self, lines: Sequence[_Line], total: _Line, width: int, *, decimal: bool) -> None:
+    def __init__(self, lines: Sequence[_Line], total: _Line, width: int) -> None:
         figures = [figure or 0 for line in (*lines, total) for figure in (line.measured, line.theory)]
         self._width = max(width, 1)
-        self._scale = Scale.fit(max(figures), decimal=decimal)
+        self._scale = Scale.fit(max(figures))
         self._axis_bytes = max(1, *(line.measured or 0 for line in lines))
         self._number_width = max(len(self._scale.text(figure)) for figure in figures)
         self._lay_out(lines, with_hints=True)

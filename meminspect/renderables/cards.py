@@ -22,7 +22,7 @@ _NAME_LIMIT = 60
 _WARNINGS = 8
 
 
-def checkpoint_card(subject: Subject, *, decimal: bool) -> list[Text]:
+def checkpoint_card(subject: Subject) -> list[Text]:
     """What it is, how much of it, where it lies: two lines."""
     document = subject.document
     sliced = subject.checkpoint.parallel_files
@@ -32,7 +32,7 @@ def checkpoint_card(subject: Subject, *, decimal: bool) -> list[Text]:
         f"{document['layout']} layout",
         counted(document["shards"], "model-parallel slice" if sliced else "file"),
         counted(document["tensors"], "tensor"),
-        f"{format_bytes(document['bytes'], decimal=decimal)}{_dtypes(subject)}",
+        f"{format_bytes(document['bytes'])}{_dtypes(subject)}",
     )
     fraction = subject.cached_fraction
     cached = "share in page cache not available" if fraction is None else f"{format_share(fraction)} in page cache"
@@ -45,24 +45,23 @@ def checkpoint_card(subject: Subject, *, decimal: bool) -> list[Text]:
     return [safe(_SEPARATOR.join(first), "answer"), safe(_SEPARATOR.join(second))]
 
 
-def machine_card(machine: Machine, *, decimal: bool) -> Text:
+def machine_card(machine: Machine) -> Text:
     """What the machine has and allows: one line."""
     parts = [
-        f"{format_bytes(machine.ram_total_bytes, decimal=decimal)} RAM",
-        f"{format_bytes(machine.usable_bytes, decimal=decimal)} usable",
-        _limit(machine, decimal=decimal),
+        f"{format_bytes(machine.ram_total_bytes)} RAM",
+        f"{format_bytes(machine.usable_bytes)} usable",
+        _limit(machine),
     ]
     parts += [
-        f"{gpu.name or 'GPU'} with {format_bytes(gpu.free_bytes, decimal=decimal)} free"
-        + (" (unified memory)" if gpu.unified else "")
+        f"{gpu.name or 'GPU'} with {format_bytes(gpu.free_bytes)} free" + (" (unified memory)" if gpu.unified else "")
         for gpu in machine.gpus
     ] or ["no GPU"]
     return safe(f"this machine: {_SEPARATOR.join(parts)}")
 
 
-def _limit(machine: Machine, *, decimal: bool) -> str:
+def _limit(machine: Machine) -> str:
     if machine.memory_limit_bytes is not None:
-        return f"cgroup limit {format_bytes(machine.memory_limit_bytes, decimal=decimal)}"
+        return f"cgroup limit {format_bytes(machine.memory_limit_bytes)}"
     return "no cgroup limit" if machine.limit_is_known else "cgroup limit not available"
 
 

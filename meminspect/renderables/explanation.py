@@ -39,10 +39,9 @@ class Story:
     explanation: Explanation
     theory: Theory
     glyphs: Glyphs = UNICODE
-    decimal: bool = False
 
     def __rich_console__(self, _: Console, options: ConsoleOptions) -> RenderResult:
-        yield from _stages(self.explanation, decimal=self.decimal)
+        yield from _stages(self.explanation)
         width = min(options.max_width, _MOST_WIDTH)
         if width >= _LEAST_WIDTH:
             yield Text()
@@ -64,7 +63,7 @@ class Story:
             yield Text.assemble(*((segment.text, segment.style or "") for segment in line))
 
 
-def _stages(explanation: Explanation, *, decimal: bool) -> Iterator[Text]:
+def _stages(explanation: Explanation) -> Iterator[Text]:
     """Each with its number, what is done, and what is held when it holds most."""
     words = [_words(stage) for stage in explanation.stages]
     width = max(map(len, words), default=0)
@@ -72,7 +71,7 @@ def _stages(explanation: Explanation, *, decimal: bool) -> Iterator[Text]:
         line = safe(f"{number:>3}. {said:<{width}}  ")
         for place, (pool, nbytes) in enumerate(stage.peak.items()):
             line.append(" + " if place else "", "quiet")
-            line.append(f"{format_bytes(nbytes, decimal=decimal)} {pool.name.lower()}", STYLES[pool.name.lower()])
+            line.append(f"{format_bytes(nbytes)} {pool.name.lower()}", STYLES[pool.name.lower()])
         yield line if stage.peak else line.append("nothing yet", STYLES["quiet"])
 
 

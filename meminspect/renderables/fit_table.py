@@ -21,11 +21,11 @@ _SIZES: Final = ("dies_at_bytes", "completes_at_bytes", "theory_bytes")
 _AS_LONG: Final = 1.05  # times this is the same time: two cold reads differ by more
 
 
-def fit_sentence(fit: Fit, *, decimal: bool) -> str:
+def fit_sentence(fit: Fit) -> str:
     """The answer in words."""
 
     def size(key: str) -> str:
-        return format_bytes(fit[key], decimal=decimal)
+        return format_bytes(fit[key])
 
     name, message = fit["strategy"], fit["message"]
     theory = "" if fit["theory_bytes"] is None else f"; theory {size('theory_bytes')}"
@@ -35,7 +35,7 @@ def fit_sentence(fit: Fit, *, decimal: bool) -> str:
     if fit["answer"] == "does_not_suffice":
         return f"{name}: {size('usable_bytes')}, all that this machine can give, does not suffice{theory}"
     if fit["answer"] == "interrupted":
-        return f"{name}: interrupted{_so_far(fit, decimal=decimal)}{theory}"
+        return f"{name}: interrupted{_so_far(fit)}{theory}"
     return f"{name}: {message}"
 
 
@@ -48,16 +48,16 @@ def _pace(fit: Fit) -> str:
     )
 
 
-def _so_far(fit: Fit, *, decimal: bool) -> str:
-    dies, completes = (fit[key] and format_bytes(fit[key], decimal=decimal) for key in _SIZES[:2])
+def _so_far(fit: Fit) -> str:
+    dies, completes = (fit[key] and format_bytes(fit[key]) for key in _SIZES[:2])
     parts = [*([f"dies at {dies}"] if dies else []), *([f"completes at {completes}"] if completes else [])]
     return f"; it {' and '.join(parts)}" if parts else ""
 
 
-def fit_table(fits: Sequence[Fit], *, decimal: bool) -> Table:
+def fit_table(fits: Sequence[Fit]) -> Table:
     """A row for each strategy: the two ends, theory and what lies between, and the time at the limit and without."""
     largest = max((fit[key] for fit in fits for key in _SIZES if fit[key] is not None), default=0)
-    unit, name = unit_for(largest, decimal=decimal)
+    unit, name = unit_for(largest)
     columns = (f"limits in {name}", "dies", "completes", "theory", "diff", "time there", "no limit", "× time")
     return table(columns, [_row(fit, unit) for fit in fits], gap=1)
 

@@ -96,11 +96,9 @@ def _baseline(view: RunView) -> list[str]:
 
 
 def _ended(view: RunView, run: dict[str, Any], width: int) -> list[Text]:
-    lines = [safe(f"{sentence(run, decimal=False)}.", "answer" if completed(run) else "trouble")]
-    lines += [
-        safe(words) for words in (no_pools(run), excess(run, decimal=False), retained(run, decimal=False)) if words
-    ]
-    better = advice(run, decimal=False)
+    lines = [safe(f"{sentence(run)}.", "answer" if completed(run) else "trouble")]
+    lines += [safe(words) for words in (no_pools(run), excess(run), retained(run)) if words]
+    better = advice(run)
     if better:
         lines.append(Text.assemble(("→ ", "answer"), safe(f"{better} (i: recipe)")))
     known = [*times(run), *_baseline(view)]

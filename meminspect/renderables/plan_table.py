@@ -38,13 +38,11 @@ class PlanTable:
         plan: what to draw.
         width: columns of the terminal. Where the figures find no room, the bills still have them.
         ascii_only: draw bars with ASCII characters.
-        decimal: write sizes in decimal units.
     """
 
-    def __init__(self, plan: Plan, *, width: int, ascii_only: bool, decimal: bool) -> None:
+    def __init__(self, plan: Plan, *, width: int, ascii_only: bool) -> None:
         self._plan = plan
         self.width = width
-        self._decimal = decimal
         self._glyphs = bars.ASCII if ascii_only else bars.UNICODE
         self._theories = [row.theory for row in plan.rows if row.theory is not None]
         longest = max((theory.peak_rss_bytes for theory in self._theories), default=0)
@@ -140,7 +138,7 @@ class PlanTable:
         return line
 
     def _size(self, nbytes: int | None) -> str:
-        return format_bytes(nbytes, decimal=self._decimal)
+        return format_bytes(nbytes)
 
 
 def _peak(theory: Theory, pool: str) -> int:

@@ -40,7 +40,7 @@ class _Bar(NamedTuple):
     style: str
 
 
-def pool_chart(run: Run, *, width: int, height: int, decimal: bool) -> list[Text]:
+def pool_chart(run: Run, *, width: int, height: int) -> list[Text]:
     """Bars of each pool's peak above the baseline, measured and in theory.
 
     Drawn by plotext, whose state is global: to be called by one thread at a time.
@@ -49,7 +49,6 @@ def pool_chart(run: Run, *, width: int, height: int, decimal: bool) -> list[Text
         run: the run's document (`analysis.run.run_document`).
         width: columns at most.
         height: rows at most.
-        decimal: write sizes in decimal units.
 
     Returns:
         Lines; none when nothing was measured, or where there is no room.
@@ -57,7 +56,7 @@ def pool_chart(run: Run, *, width: int, height: int, decimal: bool) -> list[Text
     if run["peak"]["heap_bytes"] is None:
         return []
     peaks = _peaks(run)
-    scale = Scale.fit(max(figure or 0 for pair in peaks.values() for figure in pair), decimal=decimal)
+    scale = Scale.fit(max(figure or 0 for pair in peaks.values() for figure in pair))
     bars = _bars(peaks, scale)
     rows = bars[-1].row + 1
     if width < _LEAST_WIDTH or height < rows + _FRAME_ROWS:

@@ -26,10 +26,10 @@ _THEORY: Final = ("░", "-")
 _FRAME_ROWS: Final = 4  # title, frame, and the scale
 
 
-def result_table(runs: Sequence[Run], *, decimal: bool) -> Table:
+def result_table(runs: Sequence[Run]) -> Table:
     """One unit for all sizes, named in the head, so that they can be compared at a glance and 80 columns suffice."""
     largest = max((run["theory"]["peak_rss_bytes"] for run in runs if run["theory"]), default=0)
-    unit, name = unit_for(largest, decimal=decimal)
+    unit, name = unit_for(largest)
     columns = ("strategy", f"heap {name}", f"file {name}", "theory", "× floor", "returned", "resident", "outcome")
     rows = [_row(name, run, unit) for name, run in zip(names(runs), runs, strict=True)]
     return table(columns, rows, gap=1)  # or the longest outcomes would be cut
@@ -50,10 +50,10 @@ def _row(name: str, run: Run, unit: int) -> list[str]:
     ]
 
 
-def repeats_table(found: Sequence[Group], *, decimal: bool) -> Table:
+def repeats_table(found: Sequence[Group]) -> Table:
     """A line a strategy: medians, with the range of the time that matters."""
     largest = max((peak.median for group in found if (peak := group.peak("rss_bytes"))), default=0)
-    unit, name = unit_for(int(largest), decimal=decimal)
+    unit, name = unit_for(int(largest))
     columns = ("strategy", f"heap {name}", f"file {name}", "× floor", "returned", "resident (range)", "done")
     return table(columns, [_medians(group, unit) for group in found], gap=1)
 
@@ -73,7 +73,7 @@ def _medians(group: Group, unit: int) -> list[str]:
     ]
 
 
-def chart(runs: Sequence[Run], width: int, *, decimal: bool, ascii_only: bool) -> str:
+def chart(runs: Sequence[Run], width: int, *, ascii_only: bool) -> str:
     """Bars of measured peak and theory; empty when nothing was measured.
 
     Drawn by plotext, without colours: the two kinds of bar differ in their marks.
@@ -89,7 +89,7 @@ def chart(runs: Sequence[Run], width: int, *, decimal: bool, ascii_only: bool) -
     plotext: Any = importlib.import_module("plotext")  # which has no types to lose
     figures = [(run["peak"]["rss_bytes"], run["theory"]["peak_rss_bytes"]) for run in measured]
     largest = max(map(max, figures))
-    unit, unit_name = unit_for(largest, decimal=decimal)
+    unit, unit_name = unit_for(largest)
     marks = [_MEASURED[ascii_only], _THEORY[ascii_only]]
     rows = 3 * len(measured) - 1  # measured, theory, a gap
     plotext.clear_figure()

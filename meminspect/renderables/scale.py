@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from meminspect.units import uses_decimal
+
 __all__ = ["scaled", "unit_for"]
 
 
-def unit_for(largest_bytes: int, *, decimal: bool) -> tuple[int, str]:
+def unit_for(largest_bytes: int) -> tuple[int, str]:
     """The unit that suits the largest of some sizes, in bytes, and its name."""
-    base, names = (1000, ("MB", "GB")) if decimal else (1024, ("MiB", "GiB"))
+    base, names = (1000, ("MB", "GB")) if uses_decimal() else (1024, ("MiB", "GiB"))
     return (base**3, names[1]) if largest_bytes >= base**3 else (base**2, names[0])
 
 

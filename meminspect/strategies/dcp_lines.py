@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from meminspect.capture.records import Operation, Pool
 from meminspect.dtypes import bytes_of
+from meminspect.strategies import recipes
 from meminspect.theory.ledger import Item, Step
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def header(task: LoadTask) -> str:
     """Imports and the folder."""
     folder = task.checkpoint.files[0].path.parent if task.checkpoint.files else task.checkpoint.path
     return f"""
-# Model and config stand for your model class and its configuration.
+{recipes.stand_ins(task)}
 import torch
 import torch.distributed.checkpoint as dcp
 from pathlib import Path

@@ -76,8 +76,7 @@ elif tensors[name].is_meta:  # tied names are one tensor, which is there after t
         return f"""
 for file in files:
     with safe_open(file, framework="pt", backend="pread") as shard:  # no page of the file is mapped
-        for name in shard.offset_keys():
-            stored = shard.get_tensor(name){materialising.indented(each, 12)}
+        {recipes.stored_one_by_one(task)}{materialising.indented(each, 12)}
             del stored  # before the next one is read
 """
     return f"""

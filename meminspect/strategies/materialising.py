@@ -65,8 +65,7 @@ if tensors[name].is_meta:  # tied names are one tensor, which is there after the
         return f"""{names}
 for file in files:
     with safe_open(file, framework="pt") as shard:
-        for name in shard.offset_keys():
-            stored = shard.get_tensor(name){indented(each, 12)}
+        {recipes.stored_one_by_one(task)}{indented(each, 12)}
     stored = None  # and the file's pages go
 """
     return f"""{names}

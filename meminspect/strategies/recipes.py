@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from meminspect.strategies.task import LoadTask
 
 __all__ = [
+    "ON_META",
     "always_maps",
     "build",
     "convert",
@@ -22,9 +23,14 @@ __all__ = [
     "read_all",
     "read_one",
     "recipe",
+    "stand_ins",
+    "stored_one_by_one",
     "torch_load",
     "unmet",
 ]
+
+ON_META: Final = 'with torch.device("meta"):'
+"""How every recipe begins that builds the model without memory."""
 
 _PATHS_MAPPED: Final = (2, 6)  # torch.load(mmap=True) has long taken nothing but a str
 
@@ -79,7 +85,7 @@ def header(task: LoadTask, *imports: str, lazily: bool = False) -> str:
         imports: lines beside the usual ones.
         lazily: the files are opened, and their tensors read one by one.
     """
-    lines = ["# Model and config stand for your model class and its configuration."]
+    lines = [stand_ins(task)]
     if task.checkpoint.parallel_files:
         lines.append("# split_dims says along which dimension each tensor is sliced (wq: 0, wo: 1, norms: None).")
     lines += ["import torch", "from pathlib import Path"]
@@ -89,6 +95,15 @@ def header(task: LoadTask, *imports: str, lazily: bool = False) -> str:
     if task.checkpoint.layout == GGUF:
         lines += ["import gguf", *_GGUF_LINES]
     return "\n".join([*lines, "", _files(task)])
+
+
+def stand_ins(task: LoadTask) -> str:
+    """What a recipe's names stand for."""
+    own = task.options.model
+    if own is None:
+        return "# Model and config stand for your model class and its configuration."
+    whose = "; config is the checkpoint's own" if own.takes_config else ""
+    return f"# Model(config) stands for {own.call}{whose}."
 
 
 def build(task: LoadTask, *, in_place: bool = False) -> str:
@@ -106,7 +121,7 @@ def build(task: LoadTask, *, in_place: bool = False) -> str:
 
 def meta_build(_: LoadTask) -> str:
     """Build the model without memory."""
-    return 'with torch.device("meta"):\n    model = Model(config)  # names and shapes, no memory'
+    return f"{ON_META}\n    model = Model(config)  # names and shapes, no memory"
 
 
 def empty_build(task: LoadTask) -> str:
@@ -132,15 +147,33 @@ def read_one(task: LoadTask, *, mapped: bool = False, owned: bool = False, to_de
     device = task.options.device if to_device else "cpu"
     if is_safetensors(task):
         more = ', backend="pread"' if owned else "" if device == "cpu" else f", device={device!r}"
-        return f"load_file(file{more})"
+        return _state_dict_of(task, f"load_file(file{more})")
     if task.checkpoint.layout == GGUF:
         return '{stored.name: tensor_of(stored) for stored in gguf.GGUFReader(file, "c").tensors}'
     loaded = torch_load(task, device=device, mapped=mapped) + "".join(f"[{key!r}]" for key in task.checkpoint.entry)
     if task.checkpoint.layout == "per-tensor":
         return f"{{file.stem: {loaded}}}"
-    if not task.checkpoint.mixed:
+    return _state_dict_of(task, loaded)
+
+
+def _state_dict_of(task: LoadTask, loaded: str) -> str:
+    """The expression for the tensors alone of what is loaded, under the model's names."""
+    prefix, mixed = task.checkpoint.prefix, task.checkpoint.mixed
+    if not prefix and not mixed:
         return loaded
-    return f"{{name: value for name, value in {loaded}.items() if isinstance(value, torch.Tensor)}}"
+    name = f"name.removeprefix({prefix!r})" if prefix else "name"
+    which = " if isinstance(value, torch.Tensor)" if mixed else ""
+    return f"{{{name}: value for name, value in {loaded}.items(){which}}}"
+
+
+def stored_one_by_one(task: LoadTask) -> str:
+    """The head of a loop over an open safetensors file, with `name` and `stored`; its body is indented by 12."""
+    prefix = task.checkpoint.prefix
+    if not prefix:
+        return """for name in shard.offset_keys():
+            stored = shard.get_tensor(name)"""
+    return f"""for key in shard.offset_keys():
+            name, stored = key.removeprefix({prefix!r}), shard.get_tensor(key)"""
 
 
 def torch_load(task: LoadTask, *, device: str = "cpu", mapped: bool = False) -> str:

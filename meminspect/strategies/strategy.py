@@ -95,7 +95,14 @@ class Strategy:
         if task.checkpoint.parallel_files and task.architecture.id == "skeleton":
             return "these are model-parallel slices of an unknown architecture: nobody says how to join them"
         # What a task lacks, its recipe may lack the words for.
-        return self.lacks(task) or self._unmet(task)
+        return self.lacks(task) or self._why_not_on_meta(task) or self._unmet(task)
+
+    def _why_not_on_meta(self, task: LoadTask) -> str | None:
+        """Why a model cannot be built without memory: of what no state dict holds, its constructor has the values."""
+        unsaved = next((parameter for parameter in task.architecture.parameters if not parameter.saved), None)
+        if unsaved is None or recipes.ON_META not in self.recipe(task):
+            return None
+        return f"it builds the model on meta, where {shown(unsaved.name)}, which no state dict holds, gets no values"
 
     def _why_not_read(self, task: LoadTask) -> str | None:
         """Why its recipe cannot read the files."""

@@ -9,12 +9,13 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from meminspect.architectures import detect
+from meminspect.architectures.own import OwnModel
 from meminspect.capture.records import Pool
 from meminspect.collection import collection_paused
 from meminspect.dtypes import FLOATING, bytes_of
 from meminspect.sampling.interpreter import OURS, Interpreter
 from meminspect.strategies.grouping import Grouped, grouped
+from meminspect.strategies.recognition import recognised
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -47,7 +48,7 @@ class LoadOptions:
     `dtype` is the dtype that the loaded model shall have, None for the checkpoint's own; `init_dtype` is the one in
     which strategies that build a model first build it. `read_to` is where those that copy a whole state dict into a
     model on a device read it to. `quantisation` is what those that quantise make of linear layers. `trust_pickle` lets
-    a pickle run whatever code it names.
+    a pickle run whatever code it names. `model` is the user's own, None for what the checkpoint is recognised as.
     """
 
     device: str = "cpu"
@@ -57,11 +58,14 @@ class LoadOptions:
     quantisation: str = "int8"
     trust_pickle: bool = False
     interpreter: Interpreter = OURS
+    model: OwnModel | None = None
 
     @staticmethod
     def from_document(fields: Mapping[str, Any]) -> LoadOptions:
         """The inverse of `dataclasses.asdict`."""
-        return LoadOptions(**{**fields, "interpreter": Interpreter.from_document(fields["interpreter"])})
+        interpreter, model = Interpreter.from_document(fields["interpreter"]), fields.get("model")
+        own = None if model is None else OwnModel.from_document(model)
+        return LoadOptions(**{**fields, "interpreter": interpreter, "model": own})
 
 
 @dataclass(frozen=True)
@@ -206,13 +210,11 @@ class LoadTask:
 
 
 def task_for(checkpoint: Checkpoint, options: LoadOptions) -> LoadTask:
-    """Recognise the checkpoint's architecture.
+    """Recognise the checkpoint's architecture, or hold it against the user's own model.
 
     Raises:
-        CheckpointError: its configuration is absurd, or slices are of no known architecture.
+        CheckpointError: its configuration is absurd, slices are of no known architecture, or it is another model's.
     """
-    parallel_files = len(checkpoint.files) if checkpoint.parallel_files else 1
     with collection_paused():
-        tensors = {tensor.name: (tensor.whole_shape, tensor.dtype) for tensor in checkpoint.tensors}
-        found = detect(checkpoint.config, tensors, checkpoint.tied, parallel_files)
+        checkpoint, found = recognised(checkpoint, options.model)
     return LoadTask(checkpoint, found.architecture, options, found.note)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from textual.dom import DOMNode
     from textual.screen import Screen
 
+    from meminspect.architectures.own import OwnModel
     from meminspect.engine.session import Standby
     from meminspect.engine.spec import RunSpec
     from meminspect.errors import SeveralCheckpointsError
@@ -47,6 +48,7 @@ class MeminspectApp(App[int]):
         captures: captures to show instead.
         folder: where new captures go; the user's data folder unless given.
         python: what runs load in, unless the user chooses another; None for our own interpreter.
+        model: the user's own model that they load into; None for what a checkpoint is recognised as.
         trust_pickle: whether they trust pickles.
     """
 
@@ -68,6 +70,7 @@ class MeminspectApp(App[int]):
         folder: Path | None = None,
         *,
         python: Interpreter | None = None,
+        model: OwnModel | None = None,
         trust_pickle: bool = False,
     ) -> None:
         # Textual makes greys of colours for NO_COLOR, unless it leaves them to the terminal: then it leaves them out.
@@ -82,6 +85,7 @@ class MeminspectApp(App[int]):
         self._ckpt = ckpt
         self._captures = captures
         self._python = python
+        self._model = model
         self._trust_pickle = trust_pickle
 
     def on_mount(self) -> None:
@@ -116,7 +120,7 @@ class MeminspectApp(App[int]):
         from meminspect.sampling.interpreter import OURS
         from meminspect.strategies import LoadOptions
 
-        return LoadOptions(trust_pickle=self._trust_pickle, interpreter=self._python or OURS)
+        return LoadOptions(trust_pickle=self._trust_pickle, interpreter=self._python or OURS, model=self._model)
 
     def open_captures(self, captures: Sequence[Path], runs: Runs | None = None) -> None:
         """Show one run, or several beside each other, over the screen there is."""

@@ -47,6 +47,7 @@ class Choices(NamedTuple):
                 *(() if self.timeout_s is None else (f"at most {format_duration(self.timeout_s)}",)),
                 *(("then called once",) if self.forward else ()),
                 *(() if load.interpreter.python is None else (f"in {load.interpreter.words()}",)),
+                *(() if load.model is None else (f"into {load.model.name}",)),
                 *(("PICKLES ARE TRUSTED",) if load.trust_pickle else ()),
                 *(() if self.aim is None else (f"by {AIM_WORDS[self.aim]}",)),
             )

@@ -1,5 +1,7 @@
 """Entry point of the worker, run by path in any interpreter: `python …/worker/__main__.py SPEC RING LIFELINE`.
 
+With LIFELINE alone it tells what the user's model consists of.
+
 Run by path, Python puts this folder on the import path, which would shadow the user's modules with ours, and has never
 heard of the package. So the folder goes, and a finder for the one name `meminspect` comes.
 """
@@ -33,6 +35,11 @@ class _OurPackage:
 if __name__ == "__main__":
     sys.meta_path.insert(0, _OurPackage)
 
-    from meminspect.worker.main import main
+    if len(sys.argv) == 2:
+        from meminspect.worker import describing
 
-    main(*map(int, sys.argv[1:4]))
+        describing.main(int(sys.argv[1]))
+    else:
+        from meminspect.worker.main import main
+
+        main(*map(int, sys.argv[1:4]))

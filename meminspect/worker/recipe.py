@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,13 @@ class Recipe:
 def prepare(text: str, task: LoadTask) -> Recipe:
     """Compile a recipe for a task."""
     names = {"config": task.architecture.config, "split_dims": task.split_dims}
-    return Recipe(compile(text, "<recipe>", "exec"), names, lambda: models.build(task.architecture))
+    own, config = task.options.model, task.architecture.config
+    build = (
+        functools.partial(models.build, task.architecture)
+        if own is None
+        else functools.partial(models.own.build, own, config)
+    )
+    return Recipe(compile(text, "<recipe>", "exec"), names, build)
 
 
 def execute(recipe: Recipe, build: Callable[[], nn.Module]) -> nn.Module:

@@ -51,7 +51,7 @@ def verify(model: nn.Module, task: LoadTask, strategy: Strategy | None = None) -
         for name, pieces in task.pieces.items()
         if (tensor := loaded.get(name)) is not None and not _matches(tensor, task, pieces)
     ]
-    missing = [name for name in loaded if name not in task.pieces]
+    missing = [name for name in loaded if name not in task.pieces and _is_saved(name, task)]
     unexpected = [name for name in task.pieces if name not in loaded]
     return {
         "expected": len(task.pieces),
@@ -65,6 +65,11 @@ def verify(model: nn.Module, task: LoadTask, strategy: Strategy | None = None) -
             "unexpected": _first(unexpected),
         },
     }
+
+
+def _is_saved(name: str, task: LoadTask) -> bool:
+    """Whether a state dict holds a tensor of the model; what the architecture does not know ought to be in one."""
+    return name not in task.parameters or task.parameters[name].saved
 
 
 def _first(names: list[str]) -> list[str]:

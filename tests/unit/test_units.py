@@ -21,6 +21,7 @@ from meminspect.units import (
     parse_bytes,
     parse_count,
     parse_duration,
+    use_decimal,
 )
 
 if TYPE_CHECKING:
@@ -47,12 +48,14 @@ def test_bytes_in_binary_units(count: float | None, text: str) -> None:
     [(999, "999 B"), (1000, "1.00 kB"), (13_475_000_000, "13.47 GB"), (-2_500_000, "-2.50 MB"), (None, "–")],
 )
 def test_bytes_in_decimal_units(count: int | None, text: str) -> None:
-    assert format_bytes(count, decimal=True) == text
+    use_decimal(True)
+    assert format_bytes(count) == text
 
 
 @given(st.integers(-(2**62), 2**62), st.booleans())
 def test_a_formatted_size_is_right_to_half_a_digit(count: int, decimal: bool) -> None:
-    number, unit = format_bytes(count, decimal=decimal).split(" ")
+    use_decimal(decimal)
+    number, unit = format_bytes(count).split(" ")
     size = (DECIMAL if decimal else BINARY)[unit]
     assert abs(float(number) * size - count) <= 0.005001 * size
 
@@ -67,7 +70,8 @@ def test_a_formatted_size_is_right_to_half_a_digit(count: int, decimal: bool) ->
     ],
 )
 def test_a_size_that_rounds_up_takes_the_next_unit(count: int, decimal: bool, text: str) -> None:
-    assert format_bytes(count, decimal=decimal) == text
+    use_decimal(decimal)
+    assert format_bytes(count) == text
 
 
 @pytest.mark.parametrize(("rate", "text"), [(None, "–"), (0.0, "0 B/s"), (1.5 * GIB, "1.50 GiB/s")])

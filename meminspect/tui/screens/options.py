@@ -15,9 +15,10 @@ from meminspect.errors import UsageError
 from meminspect.renderables.texts import safe
 from meminspect.sampling.interpreter import OURS, open_interpreter
 from meminspect.strategies import CASTABLE, QUANTISATIONS, READ_TO, LoadOptions
+from meminspect.text import shown
 from meminspect.tui.choices import Cache, Choices
 from meminspect.tui.screens.base import Dialog
-from meminspect.units import format_bytes, parse_bytes, parse_duration
+from meminspect.units import format_bytes, parse_bytes, parse_duration, use_decimal, uses_decimal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from textual.binding import BindingType
 
     from meminspect.analysis.verdict import Aim
+    from meminspect.sampling.interpreter import Interpreter
 
 __all__ = ["OptionsScreen"]
 
@@ -36,6 +38,7 @@ _AS_IT_IS: Final = "as it is"
 _CACHES: Final = (_AS_IT_IS, "cold", "warm")
 _NO, _YES = "no", "yes"
 _AIMS: Final[dict[str, Aim | None]] = {"what suits the device": None, **{word: aim for aim, word in AIM_WORDS.items()}}
+_BINARY, _DECIMAL = "GiB (2³⁰)", "GB (10⁹)"
 _DEVICES: Final = ("cpu", "cuda")
 
 
@@ -75,6 +78,7 @@ class OptionsScreen(Dialog[Choices]):
             )
             aim = self._before.aim
             yield from _row("strategies sorted by", _select("aim", tuple(_AIMS), aim and AIM_WORDS[aim]))
+            yield from _row("sizes in", _select("sizes", (_BINARY, _DECIMAL), _DECIMAL if uses_decimal() else _BINARY))
             executable = "" if load.interpreter.python is None else load.interpreter.executable
             field = Input(executable, placeholder="ours, or the path of another", id="python", compact=True)
             yield from _row("Python that loads", field)
@@ -93,28 +97,51 @@ class OptionsScreen(Dialog[Choices]):
         """Say at once what cannot be taken."""
         self._choices()
 
-    async def on_input_submitted(self) -> None:
+    def on_input_submitted(self) -> None:
         """Enter in a field takes them all."""
-        await self.action_take()
+        self.action_take()
 
-    async def on_button_pressed(self, event: Button.Pressed) -> None:
+    def on_button_pressed(self, event: Button.Pressed) -> None:
         """Take or leave."""
         if event.button.id == "take":
-            await self.action_take()
+            self.action_take()
         else:
             self.action_leave()
 
-    async def action_take(self) -> None:
+    def action_take(self) -> None:
         """Answer with what is chosen, if it makes sense; another Python is asked first what it is."""
-        choices, name = self._choices(), self.query_one("#python", Input).value.strip()
+        if self._choices() is None:
+            return
+        name = self._python
+        if name:
+            asked = shown(name, 160, keep_end=True)
+            self.query_one("#error", Static).update(safe(f"asking {asked} what it is … (esc leaves)", "quiet"))
+            self.run_worker(self._ask(name), exclusive=True)
+        else:
+            self._answer(OURS)
+
+    @property
+    def _python(self) -> str:
+        return self.query_one("#python", Input).value.strip()
+
+    async def _ask(self, name: str) -> None:
+        """An interpreter may take its time; whoever names another meanwhile has not asked for this one."""
+        try:
+            interpreter = await asyncio.to_thread(open_interpreter, name)
+        except UsageError as error:
+            if name == self._python:
+                self.query_one("#error", Static).update(safe(f"{error.message}: {error.hint}", "trouble"))
+            return
+        if name == self._python:
+            self._answer(interpreter)
+
+    def _answer(self, interpreter: Interpreter) -> None:
+        choices = self._choices()
         if choices is None:
             return
-        try:
-            interpreter = await asyncio.to_thread(open_interpreter, name) if name else OURS
-        except UsageError as error:
-            self.query_one("#error", Static).update(safe(f"{error.message}: {error.hint}", "trouble"))
-            return
-        self.dismiss(choices._replace(load=dataclasses.replace(choices.load, interpreter=interpreter)))
+        use_decimal(self._chosen("sizes") == _DECIMAL)
+        load = dataclasses.replace(choices.load, interpreter=interpreter, model=self._before.load.model)
+        self.dismiss(choices._replace(load=load))
 
     def _choices(self) -> Choices | None:
         told = self.query_one("#error", Static)

@@ -80,13 +80,13 @@ class RaceScreen(WatchScreen):
             panel.border_title = title(view, name, waits=self.running)
             if self._runs is None:
                 panel.border_subtitle = provenance(view)
-        self.query_one("#table", Static).update(result_table(documents, decimal=False))
+        self.query_one("#table", Static).update(result_table(documents))
         self.query_one("#headline", Static).update(self._answer(views))
 
     def _answer(self, views: tuple[RunView, ...]) -> Text:
         results = [view.result for view in views if view.result is not None]
-        rounds = in_rounds(results, decimal=False) if repeated(results) else []
-        words = "; ".join(rounds) or comparison(results, decimal=False)
+        rounds = in_rounds(results) if repeated(results) else []
+        words = "; ".join(rounds) or comparison(results)
         if words and len({(view.facts.get("checkpoint") or {}).get("path") for view in views if view.facts}) > 1:
             words += "; they loaded different checkpoints"
         ended = sum(view.ended for view in views)

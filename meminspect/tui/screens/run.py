@@ -156,11 +156,11 @@ class RunScreen(WatchScreen):
         width = self.query_one("#figures").scrollable_content_region.width or self.size.width - 4
         bill = self.query_one("#bill", Static)
         if run["bill"]:
-            lines = [safe(line, "quiet") for line in storage_lines(run, decimal=False)]
-            bill.update(Text("\n").join([*bill_lines(run, width=width, decimal=False), *lines]))
+            lines = [safe(line, "quiet") for line in storage_lines(run)]
+            bill.update(Text("\n").join([*bill_lines(run, width=width), *lines]))
         else:
             bill.update("the load never began: there is no peak to take apart")
-        pools = pool_chart(run, width=min(width, _MOST_OF_A_CHART), height=_CHART_HEIGHT, decimal=False)
+        pools = pool_chart(run, width=min(width, _MOST_OF_A_CHART), height=_CHART_HEIGHT)
         self.query_one("#pools", Static).update(Text("\n").join(pools))
 
     @property

@@ -102,11 +102,13 @@ class StartScreen(BaseScreen):
     def _read(self) -> None:
         from meminspect.analysis.prospect import prospect_of
         from meminspect.checkpoint import read_checkpoint
+        from meminspect.engine.own_model import with_model_described
         from meminspect.tui.choices import Choices
 
         choices = self._choices or Choices(self.owner.first_options())
         self.owner.close_standby()  # a worker that waits would count as used memory
         checkpoint = read_checkpoint(self._ckpt)
+        choices = choices._replace(load=with_model_described(choices.load, checkpoint))
         prospect = prospect_of(checkpoint, choices.load, limit_bytes=choices.limit_bytes, aim=choices.aim)
         if self.app.call_from_thread(self._show, prospect, choices):
             self.app.call_from_thread(self._stand_by)
@@ -147,7 +149,7 @@ class StartScreen(BaseScreen):
         subject, strategies = self._prospect.subject, self._list
         width = strategies.scrollable_content_region.width or self.size.width - _PADDING  # not laid out yet
         table = strategies.show(self._prospect.plan, width)
-        card = [*checkpoint_card(subject, decimal=False), machine_card(subject.machine, decimal=False)]
+        card = [*checkpoint_card(subject), machine_card(subject.machine)]
         self.query_one("#subject", Static).update(Text("\n").join([*card, *warnings_card(subject)]))
         self.query_one("#answer", Static).update(_answer(self._prospect))
         self.query_one("#columns", Static).update(strategies.header(table))

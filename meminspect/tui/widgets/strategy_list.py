@@ -44,7 +44,7 @@ class StrategyList(OptionList):
         chosen = self.row.strategy.id if self.row is not None else plan.recommendation.strategy_id
         self._plan = plan
         width = max(width, LEAST_WIDTH) - len(_MARK)  # with less there is nothing to be seen of it
-        self.table = table = PlanTable(plan, width=width, ascii_only=False, decimal=False)
+        self.table = table = PlanTable(plan, width=width, ascii_only=False)
         self.set_options([Option(self._line(row, table), id=row.strategy.id) for row in plan.rows])
         self.highlighted = _place(plan, chosen)
         return table

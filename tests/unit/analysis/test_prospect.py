@@ -19,6 +19,7 @@ from meminspect.sampling.nvml import Gpu
 from meminspect.strategies import STRATEGIES, LoadOptions
 from meminspect.strategies.task import task_for
 from meminspect.synthesis import tiny_checkpoint
+from meminspect.units import use_decimal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -145,9 +146,10 @@ def test_given_no_gpu_then_its_memory_is_unknown_unless_it_is_named(
 
 @pytest.mark.usefixtures("machine")
 def test_sizes_are_written_in_the_units_that_are_asked_for(checkpoint: Checkpoint) -> None:
-    def why(*, decimal: bool) -> str:
-        return prospect_of(checkpoint, LoadOptions(), decimal=decimal).plan.recommendation.why
+    def why() -> str:
+        return prospect_of(checkpoint, LoadOptions()).plan.recommendation.why
 
-    assert "KiB" in why(decimal=False)
-    assert "KiB" not in why(decimal=True)
-    assert "kB" in why(decimal=True)
+    assert "KiB" in why()
+    use_decimal(True)
+    assert "KiB" not in why()
+    assert "kB" in why()

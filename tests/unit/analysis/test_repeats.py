@@ -116,7 +116,7 @@ def test_given_few_rounds_then_what_identical_loads_differ_by_is_noise() -> None
 def test_given_no_round_that_both_completed_then_nothing_is_compared() -> None:
     runs = [a_run("a", 1, 2), a_run("b", 1, 2, **DEAD), a_run("a", 2, 2, **DEAD), a_run("b", 2, 2)]
     assert difference(*groups(runs)) is None
-    assert comparison(runs, decimal=False)[-1] == "b: 1.00 s, no round in common"
+    assert comparison(runs)[-1] == "b: 1.00 s, no round in common"
 
 
 def test_a_difference_that_is_called_noise_is_never_larger_than_the_noise() -> None:
@@ -133,7 +133,7 @@ def test_the_soonest_is_named_with_how_the_others_compare() -> None:
     runs = interleaved(
         mmap_assign=[1.5, 1.4, 1.9, 1.5, 1.6], naive=[3.0, 3.2, 3.9, 3.2, 3.3], sharded=[3.3, 3.1, 3.5, 3.5, 3.0]
     )
-    assert comparison(runs, decimal=False) == [
+    assert comparison(runs) == [
         "mmap-assign took least heap, 2.00 GiB, as did naive and sharded",
         "mmap-assign was resident soonest: 1.50 s (1.40–1.90)",
         "naive: 3.20 s (3.00–3.90), 2.1 × as long in 5 of 5 rounds",
@@ -143,20 +143,20 @@ def test_the_soonest_is_named_with_how_the_others_compare() -> None:
 
 
 def test_given_a_rival_within_the_noise_then_nobody_is_called_soonest_without_saying_by_what() -> None:
-    lines = comparison(interleaved(a=[1.0, 1.2, 1.0, 1.1, 1.0], b=[1.1, 1.0, 1.1, 1.2, 1.05]), decimal=False)
+    lines = comparison(interleaved(a=[1.0, 1.2, 1.0, 1.1, 1.0], b=[1.1, 1.0, 1.1, 1.2, 1.05]))
     assert lines[1].startswith("a was resident soonest by its median: 1.00 s")
     assert "within the noise" in lines[2]
 
 
 def test_given_one_strategy_or_none_that_completed_then_there_is_nothing_to_compare() -> None:
-    assert comparison(interleaved(a=[1.0, 2.0]), decimal=False) == []
-    assert comparison([a_run("a", 1, 1, **DEAD), a_run("b", 1, 1)], decimal=False) == []
+    assert comparison(interleaved(a=[1.0, 2.0])) == []
+    assert comparison([a_run("a", 1, 1, **DEAD), a_run("b", 1, 1)]) == []
 
 
 def test_a_strategy_is_one_sentence_with_its_outcomes_counted() -> None:
     runs = [a_run("a", 1, 3, 1.0), a_run("a", 2, 3, 3.0), a_run("a", 3, 3, **DEAD)]
     (group,) = groups(runs)
-    assert sentence(group, decimal=False) == (
+    assert sentence(group) == (
         "a: 2 × completed, 1 × OOM-killed; peak 2.00 GiB, 1.00 × the model; returned after 2.00 s (1.00–3.00); "
         "resident after 2.00 s (1.00–3.00); killed while reading"
     )
@@ -166,7 +166,7 @@ def test_a_strategy_is_one_sentence_with_its_outcomes_counted() -> None:
 def test_given_runs_that_all_died_then_that_and_why_is_all_there_is() -> None:
     again = {**DEAD, "message": "killed while reading, a little later"}
     (group,) = groups([a_run("a", 1, 2, **DEAD), a_run("a", 2, 2, **again)])
-    assert sentence(group, decimal=False) == "a: 2 × OOM-killed; killed while reading"
+    assert sentence(group) == "a: 2 × OOM-killed; killed while reading"
 
 
 def test_only_the_rounds_of_one_command_are_put_together() -> None:

@@ -45,7 +45,7 @@ def test_without_a_trim_nobody_knows_and_the_reason_says_so() -> None:
     found = steady_document(report(heap=910 * MIB, trimmed=None), BASELINE)
     assert (found["retained_heap_bytes"], found["trimmed_heap_bytes"]) == (None, None)
     assert "malloc_trim" in found["retained_reason"]
-    assert retained({"steady": found}, decimal=False) == ""
+    assert retained({"steady": found}) == ""
 
 
 def test_where_the_system_tells_no_pools_only_the_total_is_known_and_only_if_somebody_saw_it() -> None:
@@ -64,6 +64,6 @@ def test_without_a_report_everything_is_unknown() -> None:
 
 def test_what_is_retained_is_a_sentence_with_its_reason() -> None:
     found = steady_document(report(heap=910 * MIB, trimmed=801 * MIB), BASELINE)
-    sentence = retained({"steady": found}, decimal=False)
+    sentence = retained({"steady": found})
     assert sentence.startswith("Afterwards 800.00 MiB are live, and the allocator keeps 109.00 MiB more: glibc ")
-    assert retained({"steady": {**found, "retained_reason": None}}, decimal=False) == ""
+    assert retained({"steady": {**found, "retained_reason": None}}) == ""

@@ -30,7 +30,7 @@ def run(**changed: Any) -> dict[str, Any]:
 
 
 def lines(**changed: Any) -> list[str]:
-    return storage_lines(run(**changed), decimal=False)
+    return storage_lines(run(**changed))
 
 
 def test_a_cold_mapped_load_says_what_was_read_and_what_it_put_off() -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from meminspect.analysis.verdict import PROCESS_BYTES, Candidate, recommend, unreclaimable_bytes, verdict
 from meminspect.theory.ledger import Pools, Theory
+from meminspect.units import use_decimal
 
 if TYPE_CHECKING:
     from meminspect.analysis.verdict import Aim
@@ -92,7 +93,8 @@ def test_the_reason_says_what_it_needs_and_saves() -> None:
     )
     assert recommend([naive, Candidate("meta-assign", theory(GIB), "tight")]).strategy_id == "naive"
     assert recommend([naive]).why == "3.00 GiB of heap"
-    assert recommend([naive], decimal=True).why == "3.22 GB of heap"
+    use_decimal(True)
+    assert recommend([naive]).why == "3.22 GB of heap"
 
 
 def test_the_reason_compares_totals_where_the_heap_is_the_same() -> None:

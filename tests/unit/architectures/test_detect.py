@@ -201,3 +201,19 @@ def test_litgpts_names_without_its_config_or_with_what_is_not_computed_make_a_sk
     assert "sliding_window_size is not supported" in detect({**config, "sliding_window_size": 4096}, tensors).note
     with pytest.raises(CheckpointError, match="mlp_class_name"):
         detect({**config, "mlp_class_name": "Other"}, tensors)
+
+
+def test_lit_llamas_names_are_named() -> None:
+    names = ("lm_head", "transformer.wte", "transformer.h.0.rms_1", "transformer.h.0.attn.c_attn",
+             "transformer.h.0.attn.c_proj", "transformer.h.0.rms_2", "transformer.h.0.mlp.c_fc1",
+             "transformer.h.0.mlp.c_fc2", "transformer.h.0.mlp.c_proj", "transformer.ln_f")  # fmt: skip
+    tensors: Tensors = {
+        f"{name}.scale" if "rms" in name or name.endswith("ln_f") else f"{name}.weight": ((8, 8), "float16")
+        for name in names
+    }
+
+    found = detect(None, tensors)
+
+    assert found.architecture.id == "skeleton"
+    assert found.note.startswith("it looks like litgpt, but it has the names of Lit-LLaMA")
+    assert found.note.endswith("unless --model names its class")

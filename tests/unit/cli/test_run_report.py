@@ -31,7 +31,7 @@ def a_run(strategy: str, **changes: Any) -> dict[str, Any]:
 
 
 def shown(capsys: pytest.CaptureFixture[str], *runs: dict[str, Any]) -> list[str]:
-    results.show(runs, decimal=False)
+    results.show(runs)
     return capsys.readouterr().out.splitlines()
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from meminspect.renderables.bill import Scale, bill_lines
 from meminspect.renderables.palette import STYLES
+from meminspect.units import use_decimal
 
 GIB = 1 << 30
 
@@ -34,8 +35,8 @@ NAIVE = run(
 )
 
 
-def drawn(document: dict[str, Any], width: int, *, decimal: bool = False) -> list[str]:
-    return [text.plain for text in bill_lines(document, width=width, decimal=decimal)]
+def drawn(document: dict[str, Any], width: int) -> list[str]:
+    return [text.plain for text in bill_lines(document, width=width)]
 
 
 def test_at_100_columns_items_are_explained_and_drawn_to_scale() -> None:
@@ -106,23 +107,23 @@ def test_without_a_measurement_theory_stands_alone() -> None:
 
 
 def test_without_either_there_is_nothing_to_draw() -> None:
-    assert bill_lines(run(None, None), width=80, decimal=False) == []
+    assert bill_lines(run(None, None), width=80) == []
 
 
 def test_a_bar_has_the_style_of_its_pool() -> None:
-    (floor, _) = bill_lines(run([line("floor", "file", 2)], None), width=60, decimal=False)
+    (floor, _) = bill_lines(run([line("floor", "file", 2)], None), width=60)
 
     assert {str(span.style) for span in floor.spans if "░" in floor.plain[span.start : span.end]} == {"file"}
 
 
 def test_every_style_is_in_the_palette() -> None:
-    styles = {str(span.style) for text in bill_lines(NAIVE, width=100, decimal=False) for span in text.spans}
+    styles = {str(span.style) for text in bill_lines(NAIVE, width=100) for span in text.spans}
 
     assert styles <= {*STYLES, ""}
 
 
 def test_a_hostile_capture_drives_nothing() -> None:
-    (text, _) = bill_lines(run([line("\x1b[2J[red]", "link=x\x07", 1)], None), width=100, decimal=False)
+    (text, _) = bill_lines(run([line("\x1b[2J[red]", "link=x\x07", 1)], None), width=100)
 
     assert text.plain.startswith("\\x1b[2J[red] (link=x\\x07)  1.00  █")
     assert {str(span.style) for span in text.spans} <= {*STYLES, ""}
@@ -130,7 +131,7 @@ def test_a_hostile_capture_drives_nothing() -> None:
 
 @pytest.mark.parametrize("width", range(0, 130, 7))
 def test_no_line_is_wider_than_asked(width: int) -> None:
-    assert all(text.cell_len <= max(width, 1) for text in bill_lines(NAIVE, width=width, decimal=False))
+    assert all(text.cell_len <= max(width, 1) for text in bill_lines(NAIVE, width=width))
 
 
 @pytest.mark.parametrize(
@@ -145,7 +146,8 @@ def test_no_line_is_wider_than_asked(width: int) -> None:
     ],
 )
 def test_one_unit_for_all(largest_bytes: int, decimal: bool, unit: str, text: str) -> None:
-    scale = Scale.fit(largest_bytes, decimal=decimal)
+    use_decimal(decimal)
+    scale = Scale.fit(largest_bytes)
 
     assert (scale.name, scale.text(largest_bytes)) == (unit, text)
 

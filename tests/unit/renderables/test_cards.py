@@ -30,7 +30,7 @@ def test_things_are_counted_in_english() -> None:
 
 
 def test_a_checkpoint_is_said_in_two_lines(subject: Subject) -> None:
-    first, second = checkpoint_card(subject, decimal=False)
+    first, second = checkpoint_card(subject)
 
     assert first.plain.startswith("tiny\\x1b[31m · meta layout · 2 model-parallel slices · ")
     assert first.plain.endswith(" KiB float16")
@@ -51,6 +51,6 @@ def test_a_machine_is_said_in_one_line() -> None:
     gpu = Gpu(index=0, name="H100", uuid=None, total_bytes=80 * GIB, free_bytes=79 * GIB, used_bytes=GIB, unified=False)
     machine = Machine(24 * GIB, 23 * GIB, 8 * GIB, 7 * GIB, 0, (gpu,), None, "6.1", None)
 
-    assert machine_card(machine, decimal=False).plain == (
+    assert machine_card(machine).plain == (
         "this machine: 24.00 GiB RAM · 7.00 GiB usable · cgroup limit 8.00 GiB · H100 with 79.00 GiB free"
     )

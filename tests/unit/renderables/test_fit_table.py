@@ -52,13 +52,13 @@ UNKNOWN = dict.fromkeys(
     ],
 )
 def test_an_answer_is_a_sentence(changes: dict[str, Any], sentence: str) -> None:
-    assert fit_sentence(a_fit(**changes), decimal=False) == sentence
+    assert fit_sentence(a_fit(**changes)) == sentence
 
 
 def test_strategies_are_rows_in_one_unit() -> None:
     file = io.StringIO()
     fits = [a_fit(), a_fit("mmap-assign", difference_bytes=-GIB // 4), a_fit("naive", **UNKNOWN, theory_bytes=None)]
-    Console(file=file, width=80, theme=Theme(STYLES)).print(fit_table(fits, decimal=False))
+    Console(file=file, width=80, theme=Theme(STYLES)).print(fit_table(fits))
     assert [line.rstrip() for line in file.getvalue().splitlines()] == [
         "limits in GiB dies completes theory  diff time there no limit × time",
         "meta-assign   2.75      3.00   2.50 +0.50     3.00 s   2.00 s   1.50",

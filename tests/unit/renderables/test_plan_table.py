@@ -8,6 +8,7 @@ from meminspect.analysis.verdict import Candidate, recommend, verdict
 from meminspect.renderables.plan_table import PlanTable
 from meminspect.strategies import STRATEGIES
 from meminspect.theory.ledger import BillLine, Pools, Theory
+from meminspect.units import use_decimal
 
 GIB = 1 << 30
 HEAVY = Theory(
@@ -27,8 +28,8 @@ def plan(ram: int | None = 2 * GIB) -> Plan:
     return Plan(rows, recommend(candidates), ram, None)
 
 
-def lines(ram: int | None = 2 * GIB, *, width: int = 80, ascii_only: bool = False, decimal: bool = False) -> list[str]:
-    table = PlanTable(plan(ram), width=width, ascii_only=ascii_only, decimal=decimal)
+def lines(ram: int | None = 2 * GIB, *, width: int = 80, ascii_only: bool = False) -> list[str]:
+    table = PlanTable(plan(ram), width=width, ascii_only=ascii_only)
     return [line.plain for line in table.lines()]
 
 
@@ -71,5 +72,6 @@ def test_without_a_budget_there_is_no_ceiling_and_no_verdict() -> None:
 
 
 def test_decimal_units_are_written_everywhere() -> None:
-    assert "GiB" not in "".join(lines(decimal=True))
-    assert "1.07 GB" in lines(decimal=True)[1]
+    use_decimal(True)
+    assert "GiB" not in "".join(lines())
+    assert "1.07 GB" in lines()[1]

@@ -7,6 +7,7 @@ from rich.color import Color
 
 from meminspect.renderables.palette import STYLES
 from meminspect.renderables.pool_chart import pool_chart
+from meminspect.units import use_decimal
 
 GIB = 1 << 30
 
@@ -28,7 +29,7 @@ CAST = run(pools(12.6, 6.25), pools(12.55, 6.3))
 
 
 def drawn(document: dict[str, Any], width: int = 60, height: int = 20) -> list[str]:
-    return [text.plain.rstrip() for text in pool_chart(document, width=width, height=height, decimal=False)]
+    return [text.plain.rstrip() for text in pool_chart(document, width=width, height=height)]
 
 
 def test_two_pools_measured_above_theory() -> None:
@@ -79,7 +80,7 @@ def test_without_theory_there_are_measured_bars_only() -> None:
 
 def test_a_bar_has_its_pools_colour() -> None:
     # when
-    lines = pool_chart(CAST, width=60, height=20, decimal=False)
+    lines = pool_chart(CAST, width=60, height=20)
 
     # then
     colours = [span.style.color for text in lines for span in text.spans if not isinstance(span.style, str)]
@@ -105,7 +106,8 @@ def test_without_room_nothing_is_drawn(width: int, height: int) -> None:
 
 @pytest.mark.parametrize(("width", "height"), [(52, 9), (300, 80)])
 def test_it_keeps_to_its_room_and_names_its_unit(width: int, height: int) -> None:
-    lines = pool_chart(CAST, width=width, height=height, decimal=True)
+    use_decimal(True)
+    lines = pool_chart(CAST, width=width, height=height)
 
     assert len(lines) <= height
     assert all(text.cell_len <= width for text in lines)

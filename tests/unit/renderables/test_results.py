@@ -15,6 +15,7 @@ from meminspect.analysis.repeats import groups
 from meminspect.analysis.words import OUTCOME_WORDS
 from meminspect.renderables.palette import STYLES
 from meminspect.renderables.results import chart, repeats_table, result_table
+from meminspect.units import use_decimal
 
 GIB = 1 << 30
 MIB = 1 << 20
@@ -38,9 +39,9 @@ NOTHING = {"heap_bytes": None, "file_bytes": None, "rss_bytes": None}
 DEAD = a_run("sharded", outcome="refused", peak=NOTHING, theory=None, returned_s=None, resident_s=None)
 
 
-def printed(runs: list[Run], *, decimal: bool = False, width: int = 80) -> list[str]:
+def printed(runs: list[Run], *, width: int = 80) -> list[str]:
     file = io.StringIO()
-    Console(file=file, width=width, theme=Theme(STYLES)).print(result_table(runs, decimal=decimal))
+    Console(file=file, width=width, theme=Theme(STYLES)).print(result_table(runs))
     return [line.rstrip() for line in file.getvalue().splitlines()]
 
 
@@ -55,7 +56,8 @@ def test_runs_are_rows_in_one_unit_that_the_head_names() -> None:
 
 
 def test_decimal_units_are_asked_for() -> None:
-    head, row = printed([a_run()], decimal=True)
+    use_decimal(True)
+    head, row = printed([a_run()])
     assert head.split()[1:5] == ["heap", "GB", "file", "GB"]
     assert row.split()[1:4] == ["6.44", "1.07", "6.44"]
 
@@ -109,7 +111,7 @@ def test_an_outcome_of_a_version_to_come_is_its_own_word() -> None:
 
 def printed_rounds(runs: list[Run]) -> list[str]:
     file = io.StringIO()
-    Console(file=file, width=80, theme=Theme(STYLES)).print(repeats_table(groups(runs), decimal=False))
+    Console(file=file, width=80, theme=Theme(STYLES)).print(repeats_table(groups(runs)))
     return [line.rstrip() for line in file.getvalue().splitlines()]
 
 
@@ -139,7 +141,7 @@ def test_rounds_of_any_time_find_room_in_80_columns() -> None:
 
 def test_the_chart_has_measured_and_theory_of_each_from_the_top() -> None:
     runs = [a_run(heap=3 * GIB, file=0, theory={"peak_rss_bytes": 6 * GIB}), a_run("sharded", 6 * GIB, 0)]
-    lines = chart(runs, 60, decimal=False, ascii_only=False).splitlines()
+    lines = chart(runs, 60, ascii_only=False).splitlines()
     assert lines[0].strip() == "peak above baseline in GiB: █ measured, ░ theory"
     bars = [line for line in lines if "█" in line or "░" in line][1:]
     assert [(line[:8].strip(" ┤│"), "█" in line, "░" in line) for line in bars] == [
@@ -152,24 +154,25 @@ def test_the_chart_has_measured_and_theory_of_each_from_the_top() -> None:
 
 
 def test_without_unicode_its_bars_are_ascii() -> None:
-    drawing = chart([a_run()], 60, decimal=True, ascii_only=True)
+    use_decimal(True)
+    drawing = chart([a_run()], 60, ascii_only=True)
     assert "peak above baseline in GB: # measured, - theory" in drawing
     assert not set("█░") & set(drawing)
 
 
 def test_runs_of_one_strategy_are_told_apart() -> None:
     runs = [a_run(repeat={"index": index, "of": 2}) for index in (1, 2)]
-    drawing = chart(runs, 80, decimal=False, ascii_only=False)
+    drawing = chart(runs, 80, ascii_only=False)
     assert "naive 1" in drawing
     assert "naive 2" in drawing
 
 
 def test_what_was_not_measured_or_not_predicted_is_not_drawn() -> None:
-    assert chart([], 80, decimal=False, ascii_only=False) == ""
-    assert chart([DEAD, a_run(theory=None)], 80, decimal=False, ascii_only=False) == ""
-    assert "sharded" not in chart([DEAD, a_run()], 80, decimal=False, ascii_only=False)
+    assert chart([], 80, ascii_only=False) == ""
+    assert chart([DEAD, a_run(theory=None)], 80, ascii_only=False) == ""
+    assert "sharded" not in chart([DEAD, a_run()], 80, ascii_only=False)
 
 
 def test_on_a_wide_terminal_it_does_not_grow_for_ever() -> None:
-    lines = chart([a_run()], 400, decimal=False, ascii_only=False).splitlines()
+    lines = chart([a_run()], 400, ascii_only=False).splitlines()
     assert max(map(len, lines)) == 100, "whatever terminal this test has"
