@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from captures import MACHINE, USABLE_BYTES
-from screens import FakeSession, FakeStandby
+from screens import CHECKPOINT, FakeSession, FakeStandby
 
 from meminspect.checkpoint import read_checkpoint
 from meminspect.sampling.machine import Machine
@@ -20,10 +19,9 @@ from meminspect.tui.runs import Runs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from meminspect.strategies import LoadTask
-
-CHECKPOINT = Path("llama-1.3b")
 
 
 @pytest.fixture(autouse=True)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conftest import CHECKPOINT
-from screens import FakeSession, until
+from screens import CHECKPOINT, FakeSession, until
 
 from meminspect.tui.app import MeminspectApp
 

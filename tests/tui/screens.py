@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import captures
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from meminspect.engine.spec import RunSpec
     from meminspect.strategies import LoadTask
 
+CHECKPOINT = Path("llama-1.3b")
 DEADLINE_S = 20
 TO_LIMIT = ("tab",) * 5  # from the first of the options to the memory limit
 

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 import captures
 import pytest
 from captures import Story
-from conftest import CHECKPOINT
 from keys import PRESSED, at_start, on, presses, running, shown
-from screens import TO_LIMIT, FakeSession, FakeStandby, drawn, listed, planned, until, watch
+from screens import CHECKPOINT, TO_LIMIT, FakeSession, FakeStandby, drawn, listed, planned, until, watch
 from textual.binding import Binding
 from textual.dom import DOMNode
 from textual.widgets import Input, OptionList, Select, TabbedContent

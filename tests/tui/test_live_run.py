@@ -7,8 +7,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import CHECKPOINT
-from screens import FakeSession, FakeStandby, drawn, offered, on, planned, session, told, towards, until, watch
+from screens import (
+    CHECKPOINT,
+    FakeSession,
+    FakeStandby,
+    drawn,
+    offered,
+    on,
+    planned,
+    session,
+    told,
+    towards,
+    until,
+    watch,
+)
 from textual.widgets import Input, TabbedContent
 
 from meminspect.capture.store import CaptureReader

@@ -9,8 +9,21 @@ from typing import TYPE_CHECKING, Any
 import captures
 import pytest
 from captures import Story
-from conftest import CHECKPOINT
-from screens import TO_LIMIT, FakeSession, drawn, listed, offered, on, planned, session, settled, told, towards, until
+from screens import (
+    CHECKPOINT,
+    TO_LIMIT,
+    FakeSession,
+    drawn,
+    listed,
+    offered,
+    on,
+    planned,
+    session,
+    settled,
+    told,
+    towards,
+    until,
+)
 from textual.widgets import Button, DataTable, Input, Select, TabbedContent
 from textual.widgets._footer import FooterKey
 

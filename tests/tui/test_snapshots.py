@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import captures
 import pytest
 from captures import Story
-from conftest import CHECKPOINT
-from screens import TO_LIMIT, Writing, drawn, planned, settled, until
+from screens import CHECKPOINT, TO_LIMIT, Writing, drawn, planned, settled, until
 from textual.widgets import Input, TabbedContent
 
 from meminspect.tui.app import MeminspectApp

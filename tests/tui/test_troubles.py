@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import captures
 import pytest
 from captures import Story
-from conftest import CHECKPOINT
-from screens import TO_LIMIT, FakeSession, FakeStandby, drawn, on, planned, session, told, until, watch
+from screens import CHECKPOINT, TO_LIMIT, FakeSession, FakeStandby, drawn, on, planned, session, told, until, watch
 from textual.widgets import Input
 
 from meminspect.errors import CheckpointError, RunError, UsageError
