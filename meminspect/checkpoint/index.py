@@ -76,13 +76,15 @@ def _read_index(index: Path) -> tuple[dict[str, str], object]:
     weight_map, metadata = content.get("weight_map"), content.get("metadata")
     if not isinstance(weight_map, dict) or not weight_map:
         raise refusal(index, "is not an index: it has no weight_map", _AGAIN)
+    plain: set[object] = set()
     for name, shard in weight_map.items():
-        if not isinstance(shard, str) or not _is_plain(shard):
+        if not isinstance(shard, str) or (shard not in plain and not _is_plain(shard)):
             raise refusal(
                 index,
                 f"places '{shown(name)}' in {_in_words(shard)}, which is not the name of a file beside it",
                 "do not use a checkpoint that points elsewhere",
             )
+        plain.add(shard)
     return weight_map, metadata.get("total_size") if isinstance(metadata, dict) else None
 
 
