@@ -111,6 +111,8 @@ def _check_shards(folder: Path, index: Path, names: Sequence[str]) -> list[Path]
 
 def _check_placement(index: Path, weight_map: dict[str, str], parts: list[Part]) -> list[StoredTensor]:
     """Compare the index with the shards; return the tensors that the index does not list."""
+    if _agree(weight_map, parts):  # as almost all do: what follows is for the words
+        return []
     holders: dict[str, str] = {}
     for part in parts:
         for tensor in part.tensors:
@@ -125,6 +127,12 @@ def _check_placement(index: Path, weight_map: dict[str, str], parts: list[Part])
     return [tensor for part in parts for tensor in part.tensors if tensor.name not in weight_map]
 
 
+def _agree(weight_map: dict[str, str], parts: list[Part]) -> bool:
+    """Whether each tensor is listed, in the file that holds it, and no other one."""
+    listed_there = (weight_map.get(tensor.name) == part.file.name for part in parts for tensor in part.tensors)
+    return sum(len(part.tensors) for part in parts) == len(weight_map) and all(listed_there)
+
+
 def _warn_unlisted(tensors: list[StoredTensor]) -> list[str]:
     if not tensors:
         return []
@@ -133,9 +141,11 @@ def _warn_unlisted(tensors: list[StoredTensor]) -> list[str]:
 
 def _warn_size(parts: list[Part], promised: object) -> list[str]:
     tensors = [tensor for part in parts for tensor in part.tensors]
+    if not isinstance(promised, (int, float)) or promised == sum(tensor.storage.nbytes for tensor in tensors):
+        return []
     nbytes = sum(storage.nbytes for storage in {tensor.storage for tensor in tensors})
     # Writers differ in whether they count a tied tensor once.
-    if not isinstance(promised, (int, float)) or promised in (nbytes, sum(tensor.nbytes for tensor in tensors)):
+    if promised in (nbytes, sum(tensor.nbytes for tensor in tensors)):
         return []
     return [f"the index says {format_bytes(promised)} of tensors ({promised:,}), the shards hold {nbytes:,} bytes"]
 
