@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from meminspect.checkpoint.assembling import assembled
 from meminspect.checkpoint.folders import file_names, member, read_config
+from meminspect.checkpoint.plain_index import parse_index
 from meminspect.checkpoint.reading import refusal
 from meminspect.checkpoint.strict_json import read_object
 from meminspect.text import listed, shown
@@ -72,7 +73,7 @@ def read_indexed(path: Path, layout: str, conventional: str, read_part: Callable
 
 
 def _read_index(index: Path) -> tuple[dict[str, str], object]:
-    content = read_object(index, MAX_INDEX_BYTES)
+    content = read_object(index, MAX_INDEX_BYTES, parse_index)
     weight_map, metadata = content.get("weight_map"), content.get("metadata")
     if not isinstance(weight_map, dict) or not weight_map:
         raise refusal(index, "is not an index: it has no weight_map", _AGAIN)
