@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from meminspect.checkpoint.assembling import assembled
-from meminspect.checkpoint.folders import file_names, member, read_config
+from meminspect.checkpoint.folders import file_names, member, read_config, still_there
 from meminspect.checkpoint.plain_index import parse_index
 from meminspect.checkpoint.reading import refusal
 from meminspect.checkpoint.strict_json import read_object
@@ -51,7 +51,9 @@ def read_indexed(path: Path, layout: str, conventional: str, read_part: Callable
     Raises:
         CheckpointError: a shard is missing, damaged or not what the index says.
     """
-    folder, index = (path.parent, path) if path.is_file() else (path, member(path, indices(path, conventional)[0]))
+    folder, index = (
+        (path.parent, path) if path.is_file() else (path, member(path, still_there(path, indices(path, conventional))))
+    )
     weight_map, total_bytes = _read_index(index)
     shards = _check_shards(folder, index, sorted(set(weight_map.values())))
     parts = [read_part(shard, shard.name, place) for place, shard in enumerate(shards)]
