@@ -73,7 +73,8 @@ class CaptureWriter:
             if not isinstance(error, FileExistsError):
                 with contextlib.suppress(OSError):
                     path.unlink()
-            raise CaptureError(f"cannot write the capture {path}: {error}", "name another with --out") from error
+            reason = error.strerror if isinstance(error, OSError) else error  # which would name the path again
+            raise CaptureError(f"cannot write the capture {path}: {reason}", "name another with --out") from error
 
     def fact(self, name: str, value: object) -> None:
         """Store a JSON document under a name, replacing what it held."""

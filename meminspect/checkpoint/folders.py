@@ -14,10 +14,10 @@ from meminspect.errors import CheckpointError, SeveralCheckpointsError
 from meminspect.text import listed, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-__all__ = ["describe_folder", "file_names", "member", "read_config", "several", "snapshot"]
+__all__ = ["describe_folder", "file_names", "member", "read_config", "several", "snapshot", "still_there"]
 
 MAX_ENTRIES = 100_000  # a folder of a checkpoint holds some hundreds; this one may be anybody's home
 MAX_CONFIG_BYTES = 16 << 20
@@ -47,6 +47,17 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a link that loops: reading it will say so
         return False
+
+
+def still_there(folder: Path, names: Sequence[str]) -> str:
+    """The first of the names that a layout finds in a folder which it has claimed.
+
+    Raises:
+        CheckpointError: there is none, since the folder has changed in between.
+    """
+    if not names:
+        raise refusal(folder, "changed while it was being read", "wait until the download or save has finished")
+    return names[0]
 
 
 def member(folder: Path, name: str) -> Path:

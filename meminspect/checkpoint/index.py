@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from meminspect.checkpoint.assembling import assembled
-from meminspect.checkpoint.folders import file_names, member, read_config
+from meminspect.checkpoint.folders import file_names, member, read_config, still_there
+from meminspect.checkpoint.plain_index import parse_index
 from meminspect.checkpoint.reading import refusal
 from meminspect.checkpoint.strict_json import read_object
 from meminspect.text import listed, shown
@@ -50,7 +51,9 @@ def read_indexed(path: Path, layout: str, conventional: str, read_part: Callable
     Raises:
         CheckpointError: a shard is missing, damaged or not what the index says.
     """
-    folder, index = (path.parent, path) if path.is_file() else (path, member(path, indices(path, conventional)[0]))
+    folder, index = (
+        (path.parent, path) if path.is_file() else (path, member(path, still_there(path, indices(path, conventional))))
+    )
     weight_map, total_bytes = _read_index(index)
     shards = _check_shards(folder, index, sorted(set(weight_map.values())))
     parts = [read_part(shard, shard.name, place) for place, shard in enumerate(shards)]
@@ -72,17 +75,19 @@ def read_indexed(path: Path, layout: str, conventional: str, read_part: Callable
 
 
 def _read_index(index: Path) -> tuple[dict[str, str], object]:
-    content = read_object(index, MAX_INDEX_BYTES)
+    content = read_object(index, MAX_INDEX_BYTES, parse_index)
     weight_map, metadata = content.get("weight_map"), content.get("metadata")
     if not isinstance(weight_map, dict) or not weight_map:
         raise refusal(index, "is not an index: it has no weight_map", _AGAIN)
+    plain: set[object] = set()
     for name, shard in weight_map.items():
-        if not isinstance(shard, str) or not _is_plain(shard):
+        if not isinstance(shard, str) or (shard not in plain and not _is_plain(shard)):
             raise refusal(
                 index,
                 f"places '{shown(name)}' in {_in_words(shard)}, which is not the name of a file beside it",
                 "do not use a checkpoint that points elsewhere",
             )
+        plain.add(shard)
     return weight_map, metadata.get("total_size") if isinstance(metadata, dict) else None
 
 
@@ -109,6 +114,8 @@ def _check_shards(folder: Path, index: Path, names: Sequence[str]) -> list[Path]
 
 def _check_placement(index: Path, weight_map: dict[str, str], parts: list[Part]) -> list[StoredTensor]:
     """Compare the index with the shards; return the tensors that the index does not list."""
+    if _agree(weight_map, parts):  # as almost all do: what follows is for the words
+        return []
     holders: dict[str, str] = {}
     for part in parts:
         for tensor in part.tensors:
@@ -123,6 +130,12 @@ def _check_placement(index: Path, weight_map: dict[str, str], parts: list[Part])
     return [tensor for part in parts for tensor in part.tensors if tensor.name not in weight_map]
 
 
+def _agree(weight_map: dict[str, str], parts: list[Part]) -> bool:
+    """Whether each tensor is listed, in the file that holds it, and no other one."""
+    listed_there = (weight_map.get(tensor.name) == part.file.name for part in parts for tensor in part.tensors)
+    return sum(len(part.tensors) for part in parts) == len(weight_map) and all(listed_there)
+
+
 def _warn_unlisted(tensors: list[StoredTensor]) -> list[str]:
     if not tensors:
         return []
@@ -131,9 +144,11 @@ def _warn_unlisted(tensors: list[StoredTensor]) -> list[str]:
 
 def _warn_size(parts: list[Part], promised: object) -> list[str]:
     tensors = [tensor for part in parts for tensor in part.tensors]
+    if not isinstance(promised, (int, float)) or promised == sum(tensor.storage.nbytes for tensor in tensors):
+        return []
     nbytes = sum(storage.nbytes for storage in {tensor.storage for tensor in tensors})
     # Writers differ in whether they count a tied tensor once.
-    if not isinstance(promised, (int, float)) or promised in (nbytes, sum(tensor.nbytes for tensor in tensors)):
+    if promised in (nbytes, sum(tensor.nbytes for tensor in tensors)):
         return []
     return [f"the index says {format_bytes(promised)} of tensors ({promised:,}), the shards hold {nbytes:,} bytes"]
 

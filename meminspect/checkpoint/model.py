@@ -33,8 +33,7 @@ class Chunk(NamedTuple):
     start: tuple[int, ...]  # its first element's place in the whole
 
 
-@dataclass(frozen=True, slots=True)
-class StoredTensor:
+class StoredTensor(NamedTuple):  # of which there may be a million: a frozen dataclass takes four times as long to make
     """One named tensor as it lies on disk; in model-parallel files the same name stands once in each file.
 
     A tensor that is stored in chunks stands once for each of them, under its one name.
@@ -130,6 +129,18 @@ class Checkpoint:
         return len(self.storages) < len(self.tensors)
 
     @functools.cached_property
+    def _kinds(self) -> tuple[tuple[StoredTensor, int], ...]:
+        """Of tensors that differ in nothing but name and place, as most of a model's do, the first and their number."""
+        firsts: dict[object, StoredTensor] = {}
+        counts: Counter[object] = Counter()
+        for tensor in self.tensors:
+            kind = tensor.dtype, tensor.shape, tensor.chunk
+            if kind not in firsts:
+                firsts[kind] = tensor
+            counts[kind] += 1
+        return tuple(zip(firsts.values(), counts.values(), strict=True))
+
+    @functools.cached_property
     def nbytes(self) -> int:
         """Bytes of tensor data, shared storages once: C in the theory."""
         return sum(storage.nbytes for storage in self.storages)
@@ -138,7 +149,7 @@ class Checkpoint:
     def parameters(self) -> int:
         """Elements of all tensors, tied ones once."""
         if not self._shares:
-            return sum(tensor.elements for tensor in self.tensors)
+            return sum(count * tensor.elements for tensor, count in self._kinds)
         seen: dict[tuple[Storage, int], int] = {}
         for tensor in self.tensors:
             view = (tensor.storage, tensor.offset)
@@ -148,7 +159,7 @@ class Checkpoint:
     @functools.cached_property
     def largest_tensor(self) -> StoredTensor | None:
         """The tensor with the most bytes, the first of equals; None without tensors."""
-        return max(self.tensors, key=lambda tensor: tensor.whole_nbytes, default=None)
+        return max((tensor for tensor, _ in self._kinds), key=lambda tensor: tensor.whole_nbytes, default=None)
 
     @functools.cached_property
     def shard_nbytes(self) -> tuple[int, ...]:
@@ -162,18 +173,18 @@ class Checkpoint:
     def dtypes(self) -> dict[str, tuple[int, int]]:
         """Number of tensors and their bytes (views of shared storages each) for every dtype."""
         sums: dict[str, tuple[int, int]] = {}
-        for tensor in self.tensors:
+        for tensor, count in self._kinds:
             tensors, nbytes = sums.get(tensor.dtype, (0, 0))
-            sums[tensor.dtype] = (tensors + tensor.is_first, nbytes + tensor.nbytes)
+            sums[tensor.dtype] = (tensors + count * tensor.is_first, nbytes + count * tensor.nbytes)
         return sums
 
     @functools.cached_property
     def tied(self) -> tuple[tuple[str, ...], ...]:
         """Groups of names that are the same elements of the same storage."""
-        shared = Counter(tensor.storage for tensor in self.tensors)
-        groups: dict[object, list[str]] = defaultdict(list)
         if not self._shares:
             return ()
+        shared = Counter(tensor.storage for tensor in self.tensors)
+        groups: dict[object, list[str]] = defaultdict(list)
         for tensor in self.tensors:
             if shared[tensor.storage] > 1 and tensor.elements and tensor.chunk is None:
                 groups[tensor.storage, tensor.offset, tensor.shape, tensor.strides].append(tensor.name)

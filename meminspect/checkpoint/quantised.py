@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from meminspect.text import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from meminspect.checkpoint.model import Checkpoint, StoredTensor
 
 __all__ = ["quantisation"]
 
+_ENDINGS = (".qweight", ".SCB", ".weight_scale", ".weight_scale_inv", "_blocks")
 _PACK_BITS = 32  # of the integers that GPTQ and AWQ pack weights into
 _BNB_STATE = ".quant_state.bitsandbytes__"
 _NAMES = {
@@ -39,7 +40,8 @@ def quantisation(checkpoint: Checkpoint) -> str | None:
     """One line, as "GPTQ, 4 bits, groups of 128, by config.json"; None where weights are plain numbers."""
     config = (checkpoint.config or {}).get("quantization_config")
     told = _by_config(config) if isinstance(config, dict) else None
-    found = _by_tensors({tensor.name: tensor for tensor in checkpoint.tensors})
+    telling = [one.name for one in checkpoint.tensors if one.name.endswith(_ENDINGS) or _BNB_STATE in one.name]
+    found = _by_tensors(telling, {tensor.name: tensor for tensor in checkpoint.tensors}) if telling else None
     if told is None:
         return f"{_words(found)}, by its tensors" if found else None
     if found is None or found.method == told.method:
@@ -70,8 +72,9 @@ def _by_config(config: Mapping[str, object]) -> _Form | None:
     return _Form(method, bits if type(bits) is int else None, group if type(group) is int else None)
 
 
-def _by_tensors(tensors: Mapping[str, StoredTensor]) -> _Form | None:
-    for name, tensor in tensors.items():
+def _by_tensors(telling: Iterable[str], tensors: Mapping[str, StoredTensor]) -> _Form | None:
+    for name in telling:
+        tensor = tensors[name]
         if name.endswith(".qweight"):
             form = _packed(tensors, name.removesuffix("qweight"), tensor)
         elif _BNB_STATE in name:

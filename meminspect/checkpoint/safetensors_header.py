@@ -39,14 +39,11 @@ _PLAIN_ENTRY = re.compile(
 )
 
 
-class _Entry(NamedTuple):
-    """A tensor as the header describes it; ordered by where its bytes lie."""
+class _Place(NamedTuple):
+    """Where the data of tensors lies that a header describes."""
 
-    begin: int
-    end: int
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
+    file: int  # index into Checkpoint.files
+    start: int  # bytes from the start of the file to the data, from which a header counts
 
 
 class _Kind(NamedTuple):
@@ -86,23 +83,14 @@ def read_safetensors(path: Path, name: str, index: int = 0) -> Part:
         # A tensor takes 50 bytes and three brackets: a text of mere brackets would parse to 20 times its size.
         if text.count(b"[") + text.count(b"{") > 1000 + length // 8:
             raise file.refuse("has a header of brackets, not of tensors", _AGAIN)
+        place = _Place(index, LENGTH_BYTES + length)
         try:
-            entries = _plain_entries(text) or _entries(parse_object(text))
-            end = _check_cover(entries)
+            tensors = _plain_tensors(text, place) or _tensors(parse_object(text), place)
+            end = _lay_out(tensors, place.start)
         except ValueError as error:
             raise file.refuse(f"has a damaged header: {error}", _AGAIN) from error
-        start = LENGTH_BYTES + length
-        _check_size(file, start + end)
-    tensors = tuple(
-        StoredTensor(
-            entry.name,
-            entry.dtype,
-            entry.shape,
-            Storage(index, entry.name, start + entry.begin, entry.end - entry.begin),
-        )
-        for entry in entries
-    )
-    return Part(CheckpointFile(name, path, file.nbytes), tensors)
+        _check_size(file, end)
+    return Part(CheckpointFile(name, path, file.nbytes), tuple(tensors))
 
 
 def _header_length(file: HeaderFile) -> int | None:
@@ -134,35 +122,37 @@ def _not_safetensors(file: HeaderFile) -> Exception:
     return file.refuse("is not a safetensors file: its header is not a JSON object", _AGAIN)
 
 
-def _plain_entries(text: bytes) -> list[_Entry] | None:
-    """The entries of a header that is spelt as the reference implementation spells it, in a third of the time.
+def _plain_tensors(text: bytes, place: _Place) -> list[StoredTensor] | None:
+    """The tensors of a header that is spelt as the reference implementation spells it, in a third of the time.
 
-    None for any other one, and for one with a fault: `_entries` says which.
+    None for any other one, and for one with a fault: `_tensors` says which.
     """
     try:
-        return _read_plainly(text)
+        return _read_plainly(text, place)
     except ValueError:
         return None
 
 
-def _read_plainly(text: bytes) -> list[_Entry] | None:
+def _read_plainly(text: bytes, place: _Place) -> list[StoredTensor] | None:
     metadata = _METADATA.match(text)
     if metadata is None or (metadata[1] and not _is_text_map(metadata[1])):
         return None
-    entries: list[_Entry] = []
+    file, start = place
+    tensors: list[StoredTensor] = []
     kinds: dict[tuple[bytes, bytes], _Kind] = {}  # a model has few shapes, and many tensors of each
     position, last = metadata.end(), b""
     for match in _PLAIN_ENTRY.finditer(text, position):
-        name, code, sizes_text, begin, end, last = match.groups()
+        encoded, code, sizes_text, begin_text, end_text, last = match.groups()
         kind = kinds.get((code, sizes_text)) or kinds.setdefault((code, sizes_text), _kind(code, sizes_text))
-        entry = _Entry(int(begin), int(end), name.decode(), kind.dtype, kind.shape)
-        if match.start() != position or entry.end - entry.begin != kind.nbytes:
+        dtype, shape, nbytes = kind
+        name, begin = encoded.decode(), int(begin_text)
+        if match.start() != position or begin + nbytes != int(end_text):
             return None
-        entries.append(entry)
+        tensors.append(StoredTensor(name, dtype, shape, Storage(file, name, start + begin, nbytes)))
         position = match.end()
-    if last != b"}" or text[position:].strip(b" ") or len({entry.name for entry in entries}) < len(entries):
+    if last != b"}" or text[position:].strip(b" ") or len({tensor.name for tensor in tensors}) < len(tensors):
         return None
-    return sorted(entries)
+    return tensors
 
 
 def _kind(code: bytes, sizes_text: bytes) -> _Kind:
@@ -177,14 +167,14 @@ def _is_text_map(text: bytes) -> bool:
     return all(isinstance(value, str) for value in parse_object(text).values())
 
 
-def _entries(header: dict[str, object]) -> list[_Entry]:
+def _tensors(header: dict[str, object], place: _Place) -> list[StoredTensor]:
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise ValueError("__metadata__ is not a map of strings")
-    return sorted(_entry(name, info) for name, info in header.items())
+    return [_tensor(name, info, place) for name, info in header.items()]
 
 
-def _entry(name: str, info: object) -> _Entry:
+def _tensor(name: str, info: object, place: _Place) -> StoredTensor:
     if not isinstance(info, dict):
         raise ValueError(f"the tensor '{shown(name)}' has no description")
     code = info.get("dtype")
@@ -206,7 +196,7 @@ def _entry(name: str, info: object) -> _Entry:
         raise ValueError(
             f"the tensor '{shown(name)}' takes {nbytes:,} bytes by its shape, {end - begin:,} by its data_offsets"
         )
-    return _Entry(begin, end, name, dtype, shape)
+    return StoredTensor(name, dtype, shape, Storage(place.file, name, place.start + begin, nbytes))
 
 
 def _naturals(value: object) -> tuple[int, ...] | None:
@@ -234,13 +224,24 @@ def _nbytes(dtype: str, shape: tuple[int, ...]) -> int:
     return elements * BITS[dtype] // 8
 
 
-def _check_cover(entries: list[_Entry]) -> int:
-    covered = 0
-    for entry in entries:
-        if entry.begin != covered:
-            fault = "overlaps the one before it" if entry.begin < covered else "leaves a hole before it"
-            raise ValueError(f"the tensor '{shown(entry.name)}' {fault}")
-        covered = entry.end
+def _lay_out(tensors: list[StoredTensor], start: int) -> int:
+    """Put tensors in the order of their bytes, which almost every header has already; where the data ends."""
+    try:
+        return _check_cover(tensors, start)
+    except ValueError:
+        tensors.sort(key=lambda tensor: (tensor.storage.offset, tensor.storage.nbytes, tensor.name))
+        return _check_cover(tensors, start)
+
+
+def _check_cover(tensors: list[StoredTensor], start: int) -> int:
+    """Where the data ends that begins at `start`."""
+    covered = start
+    for tensor in tensors:
+        _, _, offset, nbytes = tensor.storage
+        if offset != covered:
+            fault = "overlaps the one before it" if offset < covered else "leaves a hole before it"
+            raise ValueError(f"the tensor '{shown(tensor.name)}' {fault}")
+        covered += nbytes
     return covered
 
 

@@ -11,6 +11,7 @@ from meminspect.text import shown
 from meminspect.units import format_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 __all__ = ["parse_object", "read_object"]
@@ -18,8 +19,15 @@ __all__ = ["parse_object", "read_object"]
 MAX_DIGITS = 20  # a 64-bit number; Python 3.10 needs quadratic time for a long one
 
 
-def read_object(path: Path, max_bytes: int) -> dict[str, object]:
-    """Read a small JSON file that holds an object.
+def read_object(
+    path: Path, max_bytes: int, parse: Callable[[bytes], dict[str, object]] | None = None
+) -> dict[str, object]:
+    """Read a JSON file that holds an object.
+
+    Args:
+        path: the file.
+        max_bytes: the most that is read.
+        parse: what is to be used instead of `parse_object`, with the same result.
 
     Raises:
         CheckpointError: the file is larger than `max_bytes`, cannot be read or is not a JSON object.
@@ -31,7 +39,7 @@ def read_object(path: Path, max_bytes: int) -> dict[str, object]:
             )
         text = file.read(0, file.nbytes)
         try:
-            return parse_object(text)
+            return (parse or parse_object)(text)
         except ValueError as error:
             raise file.refuse(f"is not the JSON it should be: {error}", "fetch it again") from error
 

@@ -13,10 +13,8 @@ import re
 from array import array
 from collections import Counter
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
-from meminspect.architectures.model import Parameter
 from meminspect.capture.records import Pool
 
 if TYPE_CHECKING:
@@ -28,8 +26,6 @@ __all__ = ["Grouped", "grouped"]
 
 _RUN: Final = re.compile(r"(.{1,128}?)\1{3,}", re.DOTALL)  # a block of up to 128 tensors, four times or more
 _DIGITS: Final = b"0123456789"
-_of_parameter: Final = attrgetter(*(field.name for field in dataclasses.fields(Parameter) if field.name != "name"))
-_of_tensor: Final = attrgetter("dtype", "shape", "storage.file", "storage.nbytes", "offset", "strides")
 _MOST_KINDS: Final = 100_000  # of tensors, each a letter in the text that runs are looked for in; more are no groups
 
 
@@ -60,14 +56,15 @@ def grouped(task: LoadTask) -> Grouped:
     """The task with every run of equal blocks reduced; the task itself where there is none."""
     if task.checkpoint.parallel_files:  # of architectures that we know, which have no more than thousands of tensors
         return Grouped(task, {})
-    names, *others = _orders(task)
-    places = {name: place for place, name in enumerate(names)}
+    names, *every_other = _orders(task)
     runs = [_Run(match) for match in _RUN.finditer(_kinds(task))]
+    others = [order for order in every_other if order != names]
+    places = {name: place for place, name in enumerate(names)} if others else {}
     for order in others:
         runs = _met_alike(runs, [places[name] for name in order if name in places])
     if not runs:
         return Grouped(task, {})
-    gone = {names[place] for run in runs for place in range(run.start, run.start + run.period * run.blocks)}
+    gone = {name for run in runs for name in names[run.start : run.start + run.period * run.blocks]}
     gone -= {names[place] for run in runs for block in run.kept() for place in block}
     copies = {names[place]: run.blocks - 2 for run in runs for place in list(run.kept())[1]}
     checkpoint, architecture = task.checkpoint, task.architecture
@@ -88,7 +85,8 @@ def grouped(task: LoadTask) -> Grouped:
 def _kinds(task: LoadTask) -> str:
     """A letter for every parameter in the model's order: alike if they differ in nothing but numbers in their names."""
     tensors = {tensor.name: tensor for tensor in task.checkpoint.tensors}
-    users = Counter(tensor.storage for tensor in task.checkpoint.tensors)
+    shares = len(task.checkpoint.storages) < len(task.checkpoint.tensors)
+    users = Counter(tensor.storage for tensor in task.checkpoint.tensors if shares)
     letters: dict[object, int] = {}
     codes = array("L")
     for parameter in task.loading_order:
@@ -96,11 +94,9 @@ def _kinds(task: LoadTask) -> str:
         if tensor is None or parameter.tied_to is not None or users[tensor.storage] > 1:
             kind: object = parameter.name  # not stored, or not alone with its memory: like no other
         else:
-            kind = (
-                parameter.name.encode("utf-8", "surrogatepass").translate(None, _DIGITS),
-                *_of_parameter(parameter),
-                *_of_tensor(tensor),
-            )
+            name = parameter.name.encode("utf-8", "surrogatepass").translate(None, _DIGITS)
+            file, _, _, nbytes = tensor.storage
+            kind = name, parameter[1:], tensor.dtype, tensor.shape, file, nbytes, tensor.offset, tensor.strides
         codes.append(letters.setdefault(kind, len(letters)))
     return "".join(map(chr, codes)) if len(letters) <= _MOST_KINDS else ""
 

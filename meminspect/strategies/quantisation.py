@@ -213,12 +213,14 @@ def steps(task: LoadTask, parameter: Parameter, dtype: str, name: str) -> Iterat
     phases = ["copy" if dtype == "float32" else "cast"]
     if task.options.quantisation == "nf4":
         phases.append("cast")
-    for start in range(0, shape.rows, _ROWS):
-        nbytes = min(_ROWS, shape.rows - start) * shape.columns * _FLOAT_BYTES
+    full, rest = divmod(shape.rows, _ROWS)
+    for times, rows in ((full, _ROWS), (1, rest)):
+        nbytes = rows * shape.columns * _FLOAT_BYTES
         made = [Step(phase, Operation.MATERIALISE, task.pool, Item.STAGING, name, nbytes) for phase in phases]
-        yield from made
-        for step in made:
-            yield step._replace(phase=phases[-1], operation=Operation.RELEASE)
+        dropped = [step._replace(phase=phases[-1], operation=Operation.RELEASE) for step in made]
+        for _ in range(times if rows else 0):
+            yield from made
+            yield from dropped
 
 
 def last_phase(task: LoadTask, dtype: str) -> str:

@@ -89,5 +89,5 @@ def _prefixes(checkpoint: Checkpoint) -> Iterator[str]:
 
 
 def _without(checkpoint: Checkpoint, prefix: str) -> Checkpoint:
-    tensors = tuple(dataclasses.replace(one, name=one.name.removeprefix(prefix)) for one in checkpoint.tensors)
+    tensors = tuple(one._replace(name=one.name.removeprefix(prefix)) for one in checkpoint.tensors)
     return dataclasses.replace(checkpoint, tensors=tensors, prefix=prefix)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING
 
 from meminspect.capture.records import Operation, Pool
@@ -214,7 +213,7 @@ def copied_slice(task: LoadTask, piece: StoredTensor) -> Iterator[Step]:
     A place on a device that is no run of bytes is filled through a copy there (the same source).
     """
     parameter = task.parameters[piece.name]
-    sliced = dataclasses.replace(parameter, shape=piece.shape)
+    sliced = parameter._replace(shape=piece.shape)
     scattered = task.pool is Pool.VRAM and bool(parameter.split_dim)
     nbytes = bytes_of(task.initial_dtype(parameter), piece.elements)
     staging = Step("copy", Operation.MATERIALISE, Pool.VRAM, Item.STAGING, piece.name, nbytes)

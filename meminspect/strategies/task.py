@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import sys
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -15,6 +14,7 @@ from meminspect.collection import collection_paused
 from meminspect.dtypes import FLOATING, bytes_of
 from meminspect.sampling.interpreter import OURS, Interpreter
 from meminspect.strategies.grouping import Grouped, grouped
+from meminspect.strategies.module_order import conversion_order, loading_order
 from meminspect.strategies.recognition import recognised
 
 if TYPE_CHECKING:
@@ -134,34 +134,13 @@ class LoadTask:
 
     @functools.cached_property
     def loading_order(self) -> tuple[Parameter, ...]:
-        """The model's parameters in the order in which `load_state_dict` meets them.
-
-        It takes a module's own parameters, then its own buffers, then its children (torch/nn/modules/module.py,
-        `_load_from_state_dict`), where construction may have registered a buffer after a child.
-        """
-        return self._ordered(parameter=0, buffer=1, first_child=2)
+        """The model's parameters in the order in which `load_state_dict` meets them."""
+        return loading_order(self.architecture.parameters)
 
     @functools.cached_property
     def conversion_order(self) -> tuple[Parameter, ...]:
-        """The same in the order in which `model.to` meets them: a module's children come before its own (`_apply`)."""
-        return self._ordered(parameter=sys.maxsize - 1, buffer=sys.maxsize, first_child=0)
-
-    def _ordered(self, *, parameter: int, buffer: int, first_child: int) -> tuple[Parameter, ...]:
-        """Sorted by the places that a module's own parameters, its own buffers and its children take in it."""
-        keys: dict[str, tuple[int, ...]] = {"": ()}
-
-        def key_of(module: str) -> tuple[int, ...]:
-            if module not in keys:
-                key = key_of(module.rpartition(".")[0])
-                keys[module] = (*key, first_child + len(keys))
-            return keys[module]
-
-        def place(one: Parameter) -> tuple[int, ...]:
-            return (*key_of(one.name.rpartition(".")[0]), buffer if one.buffer else parameter)
-
-        for one in self.architecture.parameters:  # modules in the order in which they are met
-            key_of(one.name.rpartition(".")[0])
-        return tuple(sorted(self.architecture.parameters, key=place))
+        """The same in the order in which `model.to` meets them."""
+        return conversion_order(self.architecture.parameters)
 
     @functools.cached_property
     def floor_bytes(self) -> int:
@@ -191,7 +170,7 @@ class LoadTask:
 
     def untied(self) -> LoadTask:
         """The same with a model whose tied parameters have come apart: `to_empty` gives memory to each."""
-        parameters = tuple(dataclasses.replace(one, tied_to=None) for one in self.architecture.parameters)
+        parameters = tuple(one._replace(tied_to=None) for one in self.architecture.parameters)
         return dataclasses.replace(self, architecture=dataclasses.replace(self.architecture, parameters=parameters))
 
     def initial_dtype(self, parameter: Parameter) -> str:

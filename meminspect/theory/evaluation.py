@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluate"]
 
+# Looked up once: in Python 3.11 finding a member of an enumeration takes as long as the rest of a step.
+_COPY, _MATERIALISE, _RELEASE, _TOUCH = Operation.COPY, Operation.MATERIALISE, Operation.RELEASE, Operation.TOUCH
+_NONE, _VRAM = Pool.NONE, Pool.VRAM
+
 
 def evaluate(steps: Iterable[Step], floor_bytes: int, copies: Mapping[str, int] = MappingProxyType({})) -> Theory:
     """Run through a ledger once.
@@ -35,15 +39,19 @@ def evaluate(steps: Iterable[Step], floor_bytes: int, copies: Mapping[str, int] 
     host, device = _Host(), _Device()
     work = moved = 0
     for times, block in _blocks(steps, copies):
+        on_device: list[Step] = []
         for step in block:
-            operation, pool, nbytes = step.operation, step.pool, step.nbytes
-            if operation is not Operation.RELEASE and (operation is not Operation.TOUCH or step.phase == "touch"):
+            operation, pool, nbytes, delta = step.operation, step.pool, step.nbytes, step.delta_bytes
+            if operation is not _RELEASE and (operation is not _TOUCH or step.phase == "touch"):
                 work += times * nbytes
-            if operation is Operation.COPY or step.delta_bytes > 0:
+            if operation is _COPY or delta > 0:
                 moved += times * nbytes
-            if pool is not Pool.VRAM and pool is not Pool.NONE:
-                host.apply(step, times)
-        device.apply([step for step in block if step.pool is Pool.VRAM], times)
+            if pool is _VRAM:
+                on_device.append(step)
+            elif pool is not _NONE:
+                host.apply(step, delta, times)
+        if on_device:
+            device.apply(on_device, times)
     host.look()
     device.look()
     reserved = device.known(device.reserved_bytes)  # what it has once taken from the driver it keeps
@@ -85,9 +93,9 @@ class _Host:
         self._live_at_peak: dict[tuple[str, Pool], int] = {}
         self._rising = False
 
-    def apply(self, step: Step, times: int) -> None:
-        """Take a step; of one that is taken more than once only the sum."""
-        delta, pool = step.delta_bytes, step.pool
+    def apply(self, step: Step, delta: int, times: int) -> None:
+        """Take a step by which its pool grows by `delta`; of one that is taken more than once only the sum."""
+        pool = step.pool
         if times > 1:
             self.pools[pool] += times * delta
             self._live[step.item, pool] += times * delta
@@ -156,9 +164,9 @@ class _Device:
     def apply(self, steps: Sequence[Step], times: int) -> None:
         """Take steps as often as that says: what the allocator does depends on their order."""
         for step in itertools.chain.from_iterable(itertools.repeat(steps, times)):
-            if step.operation is Operation.MATERIALISE:
+            if step.operation is _MATERIALISE:
                 self._take(step)
-            elif step.operation is Operation.RELEASE:
+            elif step.operation is _RELEASE:
                 self._give_back(step)
 
     def look(self) -> None:

@@ -7,7 +7,6 @@ it, at an offset of a file) and planner_helpers.py; default_planner.py for `plan
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from meminspect.checkpoint.dcp_metadata import Item, read_items
@@ -121,7 +120,7 @@ def _read_item(file: HeaderFile, item: Item, name: str, index: int) -> StoredTen
         )
     storage = tensor.storage._replace(offset=tensor.storage.offset + item.offset, key=str(item.offset))
     chunk = None if item.sizes == item.whole else Chunk(item.whole, item.start)
-    return replace(tensor, storage=storage, chunk=chunk)
+    return tensor._replace(storage=storage, chunk=chunk)
 
 
 def _check_whole(folder: Path, tensors: Sequence[StoredTensor]) -> None:

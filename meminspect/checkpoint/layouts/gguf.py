@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from meminspect.checkpoint.folders import file_names, member
+from meminspect.checkpoint.folders import file_names, member, still_there
 from meminspect.checkpoint.gguf_header import MAGIC, Gguf, read_gguf
 from meminspect.checkpoint.layouts.base import Layout
 from meminspect.checkpoint.model import Checkpoint
@@ -44,7 +44,7 @@ def _has_magic(path: Path) -> bool:
 
 
 def _read(path: Path) -> Checkpoint:
-    folder, name = (path.parent, path.name) if path.is_file() else (path, _claims(path)[0])
+    folder, name = (path.parent, path.name) if path.is_file() else (path, still_there(path, _claims(path)))
     part = _PART.fullmatch(name)
     names = [name] if part is None else _parts(folder, part)
     # A link that the user names is one that the user trusts.

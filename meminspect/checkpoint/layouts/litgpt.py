@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from meminspect.checkpoint.assembling import assembled
 from meminspect.checkpoint.flat_yaml import read_flat_yaml
-from meminspect.checkpoint.folders import file_names, member, read_config
+from meminspect.checkpoint.folders import file_names, member, read_config, still_there
 from meminspect.checkpoint.layouts.base import Layout
 from meminspect.checkpoint.torch_file import read_torch_file
 from meminspect.errors import CheckpointError
@@ -39,7 +39,7 @@ def _claims(path: Path) -> tuple[str, ...]:
 
 def _read(path: Path) -> Checkpoint:
     folder = path.parent if path.is_file() else path
-    file = path if path.is_file() else member(folder, _claims(folder)[0])
+    file = path if path.is_file() else member(folder, still_there(folder, _claims(folder)))
     part = read_torch_file(file, file.name)
     config, warnings = _read_config(folder)
     return assembled(path, LAYOUT.id, [part], config, warnings)

@@ -9,7 +9,7 @@ import struct
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-from meminspect.checkpoint.folders import file_names, member, read_config
+from meminspect.checkpoint.folders import file_names, member, read_config, still_there
 from meminspect.checkpoint.layouts.base import Layout
 from meminspect.checkpoint.model import Checkpoint, CheckpointFile
 from meminspect.checkpoint.reading import open_header, refusal
@@ -58,6 +58,7 @@ def _holds_tensor(file: Path) -> bool:
 
 def _read(path: Path) -> Checkpoint:
     names = _candidates(path)
+    still_there(path, names)
     _check_stems(path, names)
     files: list[CheckpointFile] = []
     tensors: list[StoredTensor] = []

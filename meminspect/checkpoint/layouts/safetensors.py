@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from meminspect.checkpoint.folders import file_names, member, read_config
+from meminspect.checkpoint.folders import file_names, member, read_config, still_there
 from meminspect.checkpoint.index import INDEX
 from meminspect.checkpoint.layouts.base import Layout
 from meminspect.checkpoint.model import Checkpoint
@@ -46,15 +46,14 @@ def _read(path: Path) -> Checkpoint:
         others = [name for name in names if name != _CONVENTIONAL]
         warnings = (f"not read, since {_CONVENTIONAL} is the folder's checkpoint: {listed(others)}",)
         return _read_file(path, member(path, _CONVENTIONAL), _CONVENTIONAL, warnings)
-    if not names:
-        raise refusal(path, "holds no *.safetensors any more")
+    name = still_there(path, names)
     if len(names) > 1:
         raise refusal(
             path,
             f"holds {len(names)} safetensors files but not their index: {listed(names)}",
             "fetch model.safetensors.index.json as well",
         )
-    return _read_file(path, member(path, names[0]), names[0], ())
+    return _read_file(path, member(path, name), name, ())
 
 
 def _read_file(path: Path, file: Path, name: str, warnings: tuple[str, ...]) -> Checkpoint:

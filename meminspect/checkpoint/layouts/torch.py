@@ -9,7 +9,7 @@ import re
 from typing import TYPE_CHECKING
 
 from meminspect.checkpoint.assembling import assembled
-from meminspect.checkpoint.folders import file_names, member, read_config
+from meminspect.checkpoint.folders import file_names, member, read_config, still_there
 from meminspect.checkpoint.index import INDEX
 from meminspect.checkpoint.layouts import dcp, litgpt, meta, per_tensor
 from meminspect.checkpoint.layouts.base import Layout
@@ -65,7 +65,7 @@ def _weights(folder: Path) -> list[str]:
 def _read(path: Path) -> Checkpoint:
     if path.is_file():
         return _read_file(path, path, ())
-    name = _claims(path)[0]
+    name = still_there(path, _claims(path))
     shards = [name for name in _weights(path) if _SHARD.fullmatch(name)]
     if name in shards:
         raise refusal(

@@ -166,19 +166,25 @@ def test_given_a_huge_metadata_then_it_is_not_read(tmp_path: Path) -> None:
         refused(folder, "are read")
 
 
-METADATA_AND_FILE: dict[str, bytes] = {}
+METADATA, FILE = ".metadata", "__0_0.distcp"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = save(tmp_path_factory.mktemp("dcp") / "d", {"model": {"w": torch.ones(4), "v": torch.ones(2, 2)}, "n": 1})
-    METADATA_AND_FILE["metadata"] = pickletools.optimize((folder / ".metadata").read_bytes())
-    return folder
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The content of a sound checkpoint's files."""
+    state = {"model": {"w": torch.ones(4), "v": torch.ones(2, 2)}, "n": 1}
+    folder = save(tmp_path_factory.mktemp("dcp") / "d", state)
+    return {METADATA: pickletools.optimize((folder / METADATA).read_bytes()), FILE: (folder / FILE).read_bytes()}
 
 
+@pytest.mark.parametrize("name", [METADATA, FILE])
 @FUZZ
 @given(data=st.data())
-def test_given_mutated_metadata_then_it_is_read_or_refused(written: Path, data: st.DataObject) -> None:
-    content = data.draw(mutated(METADATA_AND_FILE["metadata"]))
-    (written / ".metadata").write_bytes(content)
-    read_or_refuse(written)
+def test_given_a_mutated_file_then_the_folder_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, written: dict[str, bytes], name: str, data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "mutated-dcp"
+    folder.mkdir(exist_ok=True)
+    for file, content in {**written, name: data.draw(mutated(written[name]))}.items():
+        (folder / file).write_bytes(content)
+    read_or_refuse(folder)

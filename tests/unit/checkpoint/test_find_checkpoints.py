@@ -13,8 +13,8 @@ from checkpoint_archives import archive_of, state_dict, tensor
 from checkpoint_files import f32, refused, safetensors_bytes
 
 import meminspect
-from meminspect.checkpoint import LAYOUTS, layouts, read_checkpoint
-from meminspect.errors import SeveralCheckpointsError
+from meminspect.checkpoint import LAYOUTS, Layout, layouts, read_checkpoint
+from meminspect.errors import CheckpointError, SeveralCheckpointsError
 
 TINY = safetensors_bytes({"w": f32(0, 4)}, bytes(4))
 TORCH = archive_of(state_dict(w=tensor()), _0=bytes(16))
@@ -186,3 +186,9 @@ def test_given_a_fresh_interpreter_then_reading_imports_neither_torch_nor_numpy(
     paths = [str(tmp_path / name) for name in ("a.safetensors", "consolidated.00.pth")]
     root = str(Path(meminspect.__file__).parents[1])
     subprocess.run([sys.executable, "-c", code, *paths], check=True, env={**os.environ, "PYTHONPATH": root})
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.id)
+def test_given_a_folder_that_is_emptied_between_two_looks_then_it_is_refused(layout: Layout, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError):
+        layout.read(tmp_path)

@@ -1,8 +1,12 @@
-"""Mutated checkpoints are read or refused, and nothing else happens."""
+"""Mutated checkpoints are read or refused, and nothing else happens.
+
+A longer run: `MEMINSPECT_TEST_MUTATIONS=100000 pytest --timeout=0 -k mutated tests/unit/checkpoint`.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from pathlib import Path
 
@@ -26,7 +30,8 @@ INDEX = json.dumps(
 ).encode()
 TORCH = archive_of(state_dict(w=tensor(), v=tensor((2, 2), (1, 2))), _0=bytes(16))
 INTERESTING = st.sampled_from([0, 1, 2, 0x7F, 0x80, 0xFE, 0xFF, *b'{}[]",:0-9.RQcbu(t\x85\x86'])
-FUZZ = settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+MUTATIONS = int(os.environ.get("MEMINSPECT_TEST_MUTATIONS", "200"))  # of each kind of header
+FUZZ = settings(max_examples=MUTATIONS, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def real_torch(*, zipped: bool = True) -> bytes:

@@ -4,11 +4,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from strategy_tasks import NAMES
 from torch import nn
 
 from meminspect.architectures import Architecture, Parameter
 from meminspect.checkpoint import Checkpoint
+from meminspect.strategies import module_order
 from meminspect.strategies.task import LoadOptions, LoadTask
 from meminspect.worker.models import build
 
@@ -61,3 +64,15 @@ def test_buffers_come_after_a_modules_own_parameters_and_before_its_children(tmp
     assert [parameter.name for parameter in task.loading_order] == [
         "last", "outer.weight", "outer.mask", "outer.child.weight",
     ]  # fmt: skip
+
+
+PATHS = st.lists(st.sampled_from(["a", "b", "ab", ""]), min_size=1, max_size=4).map(".".join)
+
+
+@given(st.lists(st.builds(Parameter, PATHS, st.just(()), st.booleans()), max_size=6).map(tuple))
+def test_what_is_taken_for_ordered_is_what_sorting_would_leave_as_it_is(parameters: tuple[Parameter, ...]) -> None:
+    in_order = module_order._are_in_loading_order(parameters)
+    by_place = module_order._ordered(parameters, own=0, buffer=1, first_child=2)
+
+    assert module_order.loading_order(parameters) == by_place
+    assert in_order <= (by_place == parameters)

@@ -125,7 +125,7 @@ def test_a_model_that_nobody_knows_is_neither_quantised_nor_adapted(tasks: Tasks
 def test_what_cannot_be_cut_into_blocks_is_not_quantised_to_four_bits(tasks: Tasks) -> None:
     task = tasks("gpt2", quantisation="nf4")
     first = layers(task)[0]
-    odd = [replace(one, shape=(3, 5)) if one == first else one for one in task.architecture.parameters]
+    odd = [one._replace(shape=(3, 5)) if one == first else one for one in task.architecture.parameters]
     task = replace(task, architecture=replace(task.architecture, parameters=tuple(odd)))
     assert STRATEGIES["lazy-quantize"].why_not(task) == f"nf4 takes 64 values at a time, and {first.name} has 15"
     assert "use one of int8, nf4" in (STRATEGIES["lazy"].why_not(tasks("gpt2", quantisation="int3")) or "")

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 # What is in the folder beside the strategies themselves.
 SHARED = {
-    "__init__", "dcp_lines", "grouping", "materialising", "own_readers", "quantisation", "recipes", "recognition",
+    "__init__", "dcp_lines", "grouping", "materialising", "module_order", "own_readers", "quantisation", "recipes",
+    "recognition",
     "sources", "steps", "strategy", "task",
 }  # fmt: skip
 FILES = {path.stem for path in Path(strategies.__file__).parent.glob("*.py")} - SHARED

@@ -238,7 +238,7 @@ def test_lazy_counts_tied_weights_once_in_every_dtype(tasks: Tasks) -> None:
 def per_tensor(task: LoadTask) -> LoadTask:
     """The same tensors, each in a file of its own."""
     tensors = tuple(
-        replace(tensor, storage=tensor.storage._replace(file=index, key=f"{tensor.name}/data/0"))
+        tensor._replace(storage=tensor.storage._replace(file=index, key=f"{tensor.name}/data/0"))
         for index, tensor in enumerate(task.checkpoint.tensors)
     )
     files = tuple(

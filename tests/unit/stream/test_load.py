@@ -288,7 +288,7 @@ def test_what_is_not_the_bytes_of_whole_tensors_is_refused_by_name(tmp_path: Pat
     torch.save({"w": torch.zeros(2)}, tmp_path / "big.pth")
     turned = read_checkpoint(tmp_path / "big.pth")
     file = dataclasses.replace(turned.files[0], big_endian=True)
-    chunk = dataclasses.replace(turned.tensors[0], chunk=Chunk((4,), (0,)))
+    chunk = turned.tensors[0]._replace(chunk=Chunk((4,), (0,)))
     for odd, words in (
         (dataclasses.replace(turned, files=(file,)), "big.pth is big-endian"),
         (dataclasses.replace(turned, tensors=(chunk,)), "'w' is stored in chunks"),

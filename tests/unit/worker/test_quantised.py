@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -169,9 +168,8 @@ def test_rows_and_blocks_of_zeros_stay_zeros(quantisation: str, folder: Path) ->
 
 def test_a_part_of_a_view_is_that_part_in_the_orientation_of_the_file(quantisation: str) -> None:
     for shape, transposed in (((128, 192), False), ((192, 128), True), ((96, 40), False)):
-        parameter = dataclasses.replace(
-            ARCHITECTURES["gpt2"].architecture(HF, "hf").parameters[4], shape=shape, transposed=transposed
-        )
+        weights = ARCHITECTURES["gpt2"].architecture(HF, "hf").parameters[4]
+        parameter = weights._replace(shape=shape, transposed=transposed)
         weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
         layer = layer_of(quantisation, weight.T if transposed else weight)
         view = QuantisedView.whole(layer.weight, layer.scale, parameter)
