@@ -68,5 +68,5 @@ class OwnModel:
         found = fields["parameters"]
         parameters = None
         if found is not None:
-            parameters = tuple(Parameter(**{**one, "shape": tuple(one["shape"])}) for one in found)
+            parameters = tuple(Parameter(name, tuple(shape), *others) for name, shape, *others in found)
         return OwnModel(**{**fields, "parameters": parameters})
