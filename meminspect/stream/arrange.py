@@ -7,7 +7,6 @@ slices or sent to a device passes through a thread's staging, a chunk at a time.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,16 +16,17 @@ import torch
 
 from meminspect.dtypes import BITS
 from meminspect.errors import StreamError
+from meminspect.staging import CHUNK_BYTES
 from meminspect.stream.memory import Block
-from meminspect.stream.reading import CHUNK_BYTES, Read
+from meminspect.stream.reading import Filling, Part, Read
 from meminspect.text import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from meminspect.checkpoint.model import Checkpoint, StoredTensor
 
-__all__ = ["Arrangement", "arrange", "arrange_slices", "torch_dtype"]
+__all__ = ["Arrangement", "arrange", "copy_staged", "direct_reads", "flat_tensor", "torch_dtype", "wanted_dtype"]
 
 _RUN_BYTES: Final = 4 << 20  # small tensors that share a block: a layer's, so that one that is dropped frees its memory
 _SMALL_BYTES: Final = 1 << 20
@@ -41,6 +41,13 @@ class Arrangement:
 
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
     reads: list[Read] = field(default_factory=list)
+
+    def fill(self, stored: Iterable[StoredTensor], reads: Callable[[Filling], Iterable[Read]]) -> None:
+        """Add the reads that fill memory, which goes by the first of the tensors in each part of it."""
+        filling = Filling(tuple(Part(tensor.name, tensor, self.tensors[tensor.name]) for tensor in stored))
+        before = len(self.reads)
+        self.reads.extend(reads(filling))
+        filling.reads_left = len(self.reads) - before
 
 
 class _Stretch(NamedTuple):
@@ -91,51 +98,6 @@ def arrange(
     return arrangement
 
 
-def arrange_slices(
-    checkpoint: Checkpoint, shapes: Mapping[str, Sequence[int]], dtype: torch.dtype | None, device: torch.device
-) -> Arrangement:
-    """Plan the loading of model-parallel slices, each joined with the others as it is read.
-
-    Args:
-        checkpoint: its headers.
-        shapes: of the tensors that are wanted, joined.
-        dtype: what floating-point tensors become; None to leave them.
-        device: where they will be.
-
-    Raises:
-        StreamError: slices do not make up the shape, or are of a type that torch does not have.
-        MemoryError: the system does not promise so much memory.
-    """
-    arrangement = Arrangement()
-    pieces: dict[str, list[StoredTensor]] = defaultdict(list)
-    for tensor in checkpoint.tensors:
-        if tensor.name in shapes:
-            pieces[tensor.name].append(tensor)
-    for name, slices in pieces.items():
-        shape = tuple(shapes[name])
-        dim = _split_dim(name, slices, shape)
-        stored = torch_dtype(slices[0])
-        wanted = _wanted(stored, dtype)
-        elements = math.prod(list(shape))
-        block = Block(elements * wanted.itemsize) if device.type == "cpu" and elements else None
-        whole = _flat(block, elements, wanted, device).view(shape)
-        arrangement.tensors[name] = whole
-        first_row = 0
-        for piece in slices if dim is not None else slices[:1]:
-            lies_as_stored = not dim  # split by rows, or not at all
-            if block is not None and stored == wanted and lies_as_stored:
-                start = first_row * math.prod(list(shape[1:])) * stored.itemsize
-                arrangement.reads.extend(
-                    _direct(piece.storage.file, piece.file_offset, piece.nbytes, name, block, start)
-                )
-            else:
-                part = whole if dim is None else whole.narrow(dim, first_row, piece.shape[dim])
-                arrangement.reads.extend(_by_rows(piece, stored, part))
-            first_row += 0 if dim is None else piece.shape[dim]
-    arrangement.reads.sort(key=lambda read: (read.file, read.offset))
-    return arrangement
-
-
 def torch_dtype(tensor: StoredTensor) -> torch.dtype:
     """The type of a stored tensor's elements.
 
@@ -148,7 +110,8 @@ def torch_dtype(tensor: StoredTensor) -> torch.dtype:
     return dtype
 
 
-def _wanted(stored: torch.dtype, dtype: torch.dtype | None) -> torch.dtype:
+def wanted_dtype(stored: torch.dtype, dtype: torch.dtype | None) -> torch.dtype:
+    """What a type becomes: floating-point ones the one that was asked for."""
     return dtype if dtype is not None and stored.is_floating_point else stored
 
 
@@ -170,13 +133,13 @@ def _stretches(
         if tensor.elements:
             sharing[tensor.storage.file, tensor.storage.offset, tensor.dtype].append(tensor)
         else:
-            wanted = _wanted(torch_dtype(tensor), dtype)
+            wanted = wanted_dtype(torch_dtype(tensor), dtype)
             arrangement.tensors[tensor.name] = torch.empty(tensor.shape, dtype=wanted)
     for (file, _, _), tensors in sorted(sharing.items(), key=lambda item: item[0]):
         stored = torch_dtype(tensors[0])
         start = min(tensor.file_offset for tensor in tensors)
         end = max(tensor.file_offset + _span(tensor) * stored.itemsize for tensor in tensors)
-        yield _Stretch(tuple(tensors), file, start, end, stored, _wanted(stored, dtype))
+        yield _Stretch(tuple(tensors), file, start, end, stored, wanted_dtype(stored, dtype))
 
 
 def _runs(stretches: Iterable[_Stretch]) -> Iterator[list[_Stretch]]:
@@ -210,22 +173,25 @@ def _place_run(run: Sequence[_Stretch], arrangement: Arrangement) -> None:
     for stretch in run:
         flat = block.tensor(stretch.stored, lead + stretch.start - start, stretch.elements)
         _place(stretch, flat, arrangement)
-    name = run[0].tensors[0].name
-    arrangement.reads.extend(_direct(file, start, end - start, name, block, lead))
+    firsts = [stretch.tensors[0] for stretch in run]
+    arrangement.fill(firsts, lambda filling: direct_reads(file, start, end - start, filling, block, lead))
 
 
 def _place_staged(stretch: _Stretch, device: torch.device, arrangement: Arrangement) -> None:
     """Give a stretch memory of its own, which chunks are copied to as they are read."""
     nbytes = stretch.elements * stretch.wanted.itemsize
-    flat = _flat(Block(nbytes) if device.type == "cpu" else None, stretch.elements, stretch.wanted, device)
+    flat = flat_tensor(Block(nbytes) if device.type == "cpu" else None, stretch.elements, stretch.wanted, device)
     _place(stretch, flat, arrangement)
+    arrangement.fill(stretch.tensors[:1], lambda filling: _staged(stretch, filling, flat))
+
+
+def _staged(stretch: _Stretch, filling: Filling, flat: torch.Tensor) -> Iterator[Read]:
     for begin in range(0, stretch.nbytes, CHUNK_BYTES):
         nbytes = min(CHUNK_BYTES, stretch.nbytes - begin)
         first = begin // stretch.stored.itemsize
         part = flat[first : first + nbytes // stretch.stored.itemsize]
-        deliver = partial(_copy, part, stretch.stored)
-        name = stretch.tensors[0].name
-        arrangement.reads.append(Read(stretch.file, stretch.start + begin, nbytes, name, None, deliver))
+        deliver = partial(copy_staged, part, stretch.stored)
+        yield Read(stretch.file, stretch.start + begin, nbytes, filling, None, deliver)
 
 
 def _place(stretch: _Stretch, flat: torch.Tensor, arrangement: Arrangement) -> None:
@@ -240,44 +206,20 @@ def _place(stretch: _Stretch, flat: torch.Tensor, arrangement: Arrangement) -> N
             arrangement.tensors[tensor.name] = flat[first : first + tensor.elements].view(tensor.shape)
 
 
-def _flat(block: Block | None, elements: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+def flat_tensor(block: Block | None, elements: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """A one-dimensional tensor that fills a block, or without one has memory of the device's."""
     if block is not None:
         return block.tensor(dtype, 0, elements)
     return torch.empty(elements, dtype=dtype, device=device)
 
 
-def _direct(file: int, offset: int, nbytes: int, name: str, block: Block, start: int) -> Iterator[Read]:
+def direct_reads(file: int, offset: int, nbytes: int, filling: Filling, block: Block, start: int) -> Iterator[Read]:
+    """Reads of a run of bytes that go to a block as they are."""
     for begin in range(0, nbytes, CHUNK_BYTES):
         count = min(CHUNK_BYTES, nbytes - begin)
-        yield Read(file, offset + begin, count, name, block.view(start + begin, count))
+        yield Read(file, offset + begin, count, filling, block.view(start + begin, count))
 
 
-def _copy(part: torch.Tensor, stored: torch.dtype, staged: torch.Tensor) -> None:
+def copy_staged(part: torch.Tensor, stored: torch.dtype, staged: torch.Tensor) -> None:
+    """Make part of a tensor of bytes that are as they were stored."""
     part.copy_(staged.view(stored).view(part.shape))
-
-
-def _split_dim(name: str, slices: Sequence[StoredTensor], shape: tuple[int, ...]) -> int | None:
-    """Along which dimension slices join; None where the first is the whole."""
-    same = all(piece.shape == slices[0].shape and piece.strides is None for piece in slices)
-    if same and slices[0].shape == shape:
-        return None
-    if same and len(slices[0].shape) == len(shape):
-        odd = [dim for dim, size in enumerate(slices[0].shape) if size != shape[dim]]
-        if len(odd) == 1 and slices[0].shape[odd[0]] * len(slices) == shape[odd[0]]:
-            return odd[0]
-    raise StreamError(
-        f"'{shown(name)}' is {list(slices[0].shape)} in each of {len(slices)} slices, "
-        f"which do not join to the model's {list(shape)}"
-    )
-
-
-def _by_rows(piece: StoredTensor, stored: torch.dtype, part: torch.Tensor) -> Iterator[Read]:
-    """Reads of a slice that does not lie in one piece in the whole: some rows at a time."""
-    row_bytes = piece.nbytes // max(1, piece.shape[0])
-    rows_at_once = max(1, CHUNK_BYTES // max(1, row_bytes))
-    for first in range(0, piece.shape[0], rows_at_once):
-        rows = min(rows_at_once, piece.shape[0] - first)
-        deliver = partial(_copy, part[first : first + rows], stored)
-        yield Read(
-            piece.storage.file, piece.file_offset + first * row_bytes, rows * row_bytes, piece.name, None, deliver
-        )

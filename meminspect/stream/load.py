@@ -10,16 +10,21 @@ from torch import nn
 
 from meminspect.checkpoint.registry import read_checkpoint
 from meminspect.errors import StreamError
-from meminspect.stream.arrange import arrange, arrange_slices
+from meminspect.staging import default_threads
+from meminspect.stream.arrange import arrange
 from meminspect.stream.models import assign, check_complete, places
-from meminspect.stream.reading import default_threads, read_all
+from meminspect.stream.reading import read_all
+from meminspect.stream.slices import arrange_slices
 from meminspect.text import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from meminspect.checkpoint.model import Checkpoint
+    from meminspect.stream.arrange import Arrangement
+    from meminspect.stream.models import Place
+    from meminspect.stream.reading import Observer
 
 __all__ = ["load"]
 
@@ -33,6 +38,7 @@ def load(
     dtype: torch.dtype | None = ...,
     threads: int | None = ...,
     progress: bool = ...,
+    observer: Observer | None = ...,
 ) -> dict[str, torch.Tensor]: ...
 
 
@@ -46,6 +52,7 @@ def load(
     threads: int | None = ...,
     strict: bool = ...,
     progress: bool = ...,
+    observer: Observer | None = ...,
 ) -> nn.Module: ...
 
 
@@ -58,6 +65,7 @@ def load(
     threads: int | None = None,
     strict: bool = True,
     progress: bool = False,
+    observer: Observer | None = None,
 ) -> nn.Module | dict[str, torch.Tensor]:
     """Load a checkpoint into memory of its own, as fast as it can be read, with nothing beside the model.
 
@@ -74,6 +82,7 @@ def load(
         strict: a model's missing and unexpected names are errors, as in `load_state_dict`. A name that is tied to one
             that the checkpoint has is not missing.
         progress: draw a bar on stderr.
+        observer: is told of each tensor when its memory begins to be filled, is full, and is the model's.
 
     Returns:
         The model, with its tensors; or names and tensors.
@@ -89,21 +98,7 @@ def load(
     _require_plain_bytes(checkpoint)
     built = _built(model)
     wanted = None if built is None else places(built)
-    if wanted is None:
-        if checkpoint.parallel_files:
-            raise StreamError(
-                f"{checkpoint.path} is in slices, and only a model says how they join", "give it a model to load"
-            )
-        arrangement = arrange(checkpoint, [tensor.name for tensor in checkpoint.tensors], dtype, device)
-    else:
-        shapes = {tensor.name: tensor.shape for tensor in checkpoint.tensors}
-        check_complete(wanted, shapes, joined=checkpoint.parallel_files, strict=strict)
-        whole = {name: place.shape for place in wanted for name in place.names}
-        arrangement = (
-            arrange_slices(checkpoint, whole, dtype, device)
-            if checkpoint.parallel_files
-            else arrange(checkpoint, whole, dtype, device)
-        )
+    arrangement = _arranged(checkpoint, wanted, dtype, device, strict=strict)
     with _bar(checkpoint, progress) as done:
         read_all(
             [file.path for file in checkpoint.files],
@@ -111,11 +106,35 @@ def load(
             arrangement.reads,
             threads or default_threads(),
             done,
+            observer,
         )
     if built is None or wanted is None:
         return {tensor.name: arrangement.tensors[tensor.name] for tensor in checkpoint.tensors}
-    assign(built, wanted, arrangement.tensors)
+    assign(built, wanted, arrangement.tensors, observer)
     return built
+
+
+def _arranged(
+    checkpoint: Checkpoint,
+    wanted: Sequence[Place] | None,
+    dtype: torch.dtype | None,
+    device: torch.device,
+    *,
+    strict: bool,
+) -> Arrangement:
+    """The tensors that a model wants, or all of them."""
+    if wanted is None:
+        if checkpoint.parallel_files:
+            raise StreamError(
+                f"{checkpoint.path} is in slices, and only a model says how they join", "give it a model to load"
+            )
+        return arrange(checkpoint, [tensor.name for tensor in checkpoint.tensors], dtype, device)
+    shapes = {tensor.name: tensor.shape for tensor in checkpoint.tensors}
+    check_complete(wanted, shapes, joined=checkpoint.parallel_files, strict=strict)
+    found = {name: place.shape for place in wanted if (name := place.name_in(shapes)) is not None}
+    if checkpoint.parallel_files:
+        return arrange_slices(checkpoint, found, dtype, device)
+    return arrange(checkpoint, found, dtype, device)
 
 
 def _require_plain_bytes(checkpoint: Checkpoint) -> None:

@@ -11,7 +11,9 @@ from meminspect.errors import StreamError
 from meminspect.text import listed, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
+
+    from meminspect.stream.reading import Observer
 
 __all__ = ["Place", "assign", "check_complete", "places"]
 
@@ -27,6 +29,10 @@ class Place(NamedTuple):
     def shape(self) -> tuple[int, ...]:
         """The shape that is expected."""
         return tuple(self.tensor.shape)
+
+    def name_in(self, found: Collection[str]) -> str | None:
+        """By which of its names it is loaded: of those in a checkpoint the one that `load_state_dict` copies last."""
+        return next((name for name in reversed(self.names) if name in found), None)
 
 
 def places(model: nn.Module) -> list[Place]:
@@ -79,7 +85,7 @@ def check_complete(
         for name in place.names
         if not joined and name in shapes and shapes[name] != place.shape
     ]
-    missing = [place.names[0] for place in every if not any(name in shapes for name in place.names)]
+    missing = [place.names[0] for place in every if place.name_in(shapes) is None]
     unexpected = [name for name in shapes if name not in known]
     if strict and missing:
         wrong.append(f"missing: {listed(missing, limit=20)}")
@@ -89,17 +95,19 @@ def check_complete(
         raise StreamError(f"the checkpoint is not this model's: {'; '.join(wrong)}")
 
 
-def assign(model: nn.Module, wanted: Iterable[Place], tensors: Mapping[str, torch.Tensor]) -> None:
+def assign(
+    model: nn.Module, wanted: Iterable[Place], tensors: Mapping[str, torch.Tensor], observer: Observer | None = None
+) -> None:
     """Put tensors into their places; what the checkpoint lacks is initialised by its own module, or is an error.
 
     Raises:
         StreamError: something is left on the meta device.
     """
     for place in wanted:
-        found = [tensors[name] for name in place.names if name in tensors]
-        if not found:
+        name = place.name_in(tensors)
+        if name is None:
             continue
-        value: Any = found[-1]  # what `load_state_dict` would have copied last
+        value: Any = tensors[name]
         if isinstance(place.tensor, nn.Parameter):
             value = nn.Parameter(value, requires_grad=place.tensor.requires_grad)
             value.__dict__.update(place.tensor.__dict__)
@@ -108,6 +116,8 @@ def assign(model: nn.Module, wanted: Iterable[Place], tensors: Mapping[str, torc
                 module._parameters[key] = value
             else:
                 module._buffers[key] = value
+        if observer is not None:
+            observer.assigned(name, value)
     _initialise_rest(model)
     rest = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]
     if rest:

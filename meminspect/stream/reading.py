@@ -3,28 +3,54 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
+from collections import Counter
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from typing import TYPE_CHECKING, Final, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 
-from meminspect.errors import StreamError
+from meminspect.stream.files import Files
 from meminspect.stream.memory import Block
-from meminspect.text import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-__all__ = ["CHUNK_BYTES", "Read", "default_threads", "read_all"]
+    from meminspect.checkpoint.model import StoredTensor
 
-CHUNK_BYTES: Final = 8 << 20
-"""The most that is read at once, and so what one thread's staging takes; whole huge pages."""
+__all__ = ["Filling", "Observer", "Part", "Read", "read_all"]
 
-_PATH_LIMIT: Final = 160  # characters of it in an error; its end tells most
-_MOST_THREADS: Final = 8  # copying out of the page cache is bound by memory from there on
+
+class Part(NamedTuple):
+    """Memory that comes to be: a tensor's, or that of several which share it; or a thread's staging."""
+
+    name: str
+    stored: StoredTensor | None  # where in the checkpoint the first of its bytes are; None for staging
+    tensor: torch.Tensor
+
+
+class Observer(Protocol):
+    """Whoever watches a load. Called from the reading threads, but never by two at once."""
+
+    def begins(self, part: Part) -> None:
+        """Its memory is about to be written to for the first time, or taken on a device."""
+
+    def ends(self, part: Part) -> None:
+        """The last of its bytes are there."""
+
+    def assigned(self, name: str, tensor: torch.Tensor) -> None:
+        """The model has taken a tensor over."""
+
+
+@dataclass(slots=True, eq=False)
+class Filling:
+    """Parts that are filled together, and by how many reads that have not been carried out yet."""
+
+    parts: tuple[Part, ...]
+    reads_left: int = 0
+    begun: bool = False
 
 
 class Read(NamedTuple):
@@ -33,19 +59,18 @@ class Read(NamedTuple):
     file: int  # index into the files
     offset: int  # bytes from the start of the file
     nbytes: int
-    name: str  # a tensor that lies in it
+    filling: Filling
     target: memoryview | None
     deliver: Callable[[torch.Tensor], None] | None = None  # takes the bytes, as uint8; they are overwritten afterwards
 
 
-def default_threads() -> int:
-    """As many as there are processors for us, within reason."""
-    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
-    return min(_MOST_THREADS, len(affinity(0)) if affinity else os.cpu_count() or 1)
-
-
 def read_all(
-    paths: Sequence[Path], sizes: Sequence[int], reads: Sequence[Read], threads: int, done: Callable[[int], object]
+    paths: Sequence[Path],
+    sizes: Sequence[int],
+    reads: Sequence[Read],
+    threads: int,
+    done: Callable[[int], object],
+    observer: Observer | None = None,
 ) -> None:
     """Carry out all reads; return when the last is done, or when all threads have ended after the first that failed.
 
@@ -55,71 +80,110 @@ def read_all(
         reads: what to read, in the order in which it is begun.
         threads: how many read at once.
         done: called, from any thread, with the number of bytes after each read.
+        observer: is told what comes to be, in the order in which it begins.
 
     Raises:
         StreamError: a file cannot be read, or is not what it was when its header was read.
         MemoryError: there is no room.
     """
-    staging = threading.local()
-
-    def carry_out(read: Read) -> None:
-        if read.target is not None:
-            _read_into(descriptors[read.file], paths[read.file], read, read.target)
-        elif read.deliver is not None:
-            if not hasattr(staging, "block"):
-                staging.block = Block(max(each.nbytes for each in reads if each.target is None))
-            block: Block = staging.block
-            _read_into(descriptors[read.file], paths[read.file], read, block.view(0, read.nbytes))
-            read.deliver(block.tensor(torch.uint8, 0, read.nbytes))
-        done(read.nbytes)
-
+    files = Files(paths, sizes, Counter(read.file for read in reads))
     with contextlib.ExitStack() as stack:
-        descriptors = [_opened(path, size, stack) for path, size in zip(paths, sizes, strict=True)]
-        before = [_identity(descriptor) for descriptor in descriptors]
+        stack.callback(files.close)
+        work = _Work(reads, files, threads, done, observer)
+        stack.callback(work.close)
         pool = stack.enter_context(ThreadPoolExecutor(threads, thread_name_prefix="stream"))
-        # Whatever comes, Ctrl-C too: what has not begun is dropped, and every thread ends before the files are closed.
-        stack.callback(pool.shutdown, wait=True, cancel_futures=True)
-        pending = [pool.submit(carry_out, read) for read in reads]
+        stack.callback(work.stop)  # whatever comes, Ctrl-C too: every thread ends before the files are closed
+        pending = [pool.submit(work.carry_out) for _ in range(min(threads, len(reads)))]
         finished, _ = wait(pending, return_when=FIRST_EXCEPTION)
         for future in finished:
             future.result()
-        for path, descriptor, identity in zip(paths, descriptors, before, strict=True):
-            if _identity(descriptor) != identity:
-                raise StreamError(
-                    f"{_words(path)} has changed while it was being read",
-                    "load it again",
-                )
 
 
-def _opened(path: Path, size: int, stack: contextlib.ExitStack) -> int:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise StreamError(f"{_words(path)} cannot be opened: {error.strerror}") from error
-    stack.callback(os.close, descriptor)
-    if os.fstat(descriptor).st_size != size:
-        raise StreamError(f"{_words(path)} has changed since its header was read", "load it again")
-    return descriptor
+class _Work:
+    """The reads that have not begun, which threads take one after the other."""
 
+    def __init__(
+        self,
+        reads: Sequence[Read],
+        files: Files,
+        threads: int,
+        done: Callable[[int], object],
+        observer: Observer | None,
+    ) -> None:
+        self._waiting = iter(reads)
+        self._files = files
+        self._done = done
+        self._observer = observer
+        self._turn = threading.Lock()
+        staged = [read.nbytes for read in reads if read.target is None]
+        self._staging = [_Staging.of(number, max(staged)) for number in range(min(threads, len(staged)))]
+        self._unused = iter(self._staging)
+        if observer is not None:
+            for staging in self._staging:
+                observer.begins(staging.part)
+                observer.ends(staging.part)
 
-def _words(path: Path) -> str:
-    return shown(str(path), _PATH_LIMIT, keep_end=True)
+    def stop(self) -> None:
+        """Begin no more."""
+        with self._turn:
+            self._waiting = iter(())
 
+    def close(self) -> None:
+        """Give the staging back, the first before the second."""
+        self._unused = iter(())
+        while self._staging:
+            del self._staging[0]
 
-def _identity(descriptor: int) -> tuple[int, int]:
-    status = os.fstat(descriptor)
-    return status.st_size, status.st_mtime_ns
-
-
-def _read_into(descriptor: int, path: Path, read: Read, target: memoryview) -> None:
-    offset, end = read.offset, read.offset + read.nbytes
-    while offset < end:
+    def carry_out(self) -> None:
+        """Read until nothing is left, or until somebody has failed."""
+        staging: _Staging | None = None
         try:
-            count = os.preadv(descriptor, [target[offset - read.offset :]], offset)
-        except OSError as error:
-            raise StreamError(
-                f"{_words(path)} cannot be read at {offset:,}, in '{shown(read.name)}': {error.strerror}"
-            ) from error
-        if not count:
-            raise StreamError(f"{_words(path)} ends at {offset:,}, in the middle of '{shown(read.name)}'")
-        offset += count
+            while (read := self._next()) is not None:
+                if read.target is not None:
+                    self._files.read(read, read.target)
+                elif read.deliver is not None:
+                    staging = staging or self._next_staging()
+                    self._files.read(read, staging.block.view(0, read.nbytes))
+                    read.deliver(staging.part.tensor[: read.nbytes])
+                self._done(read.nbytes)
+                self._end(read)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _next_staging(self) -> _Staging:
+        with self._turn:
+            return next(self._unused)
+
+    def _next(self) -> Read | None:
+        with self._turn:
+            read = next(self._waiting, None)
+            if read is None:
+                return None
+            self._files.begin(read.file)
+            if self._observer is not None and not read.filling.begun:
+                read.filling.begun = True
+                for part in read.filling.parts:
+                    self._observer.begins(part)
+            return read
+
+    def _end(self, read: Read) -> None:
+        with self._turn:
+            self._files.end(read.file)
+            read.filling.reads_left -= 1
+            if self._observer is not None and not read.filling.reads_left:
+                for part in read.filling.parts:
+                    self._observer.ends(part)
+
+
+class _Staging(NamedTuple):
+    """What one thread reads to that cannot read to its bytes' final place."""
+
+    block: Block
+    part: Part
+
+    @classmethod
+    def of(cls, number: int, nbytes: int) -> _Staging:
+        """That of a thread."""
+        block = Block(nbytes)
+        return cls(block, Part(f"staging of reader {number + 1}", None, block.tensor(torch.uint8, 0, nbytes)))

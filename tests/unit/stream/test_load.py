@@ -3,6 +3,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
+import threading
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,6 +22,8 @@ from meminspect.stream import load, reading
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from meminspect.stream.reading import Part
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool, torch.float8_e4m3fn)
 Saver = "Callable[[dict[str, torch.Tensor], Path], None]"
@@ -59,6 +63,33 @@ class Pair(nn.Module):
         self.inner = nn.Linear(4, 6, bias=bias)
         self.head = nn.Linear(4, 7, bias=False)
         self.register_buffer("mask", torch.ones(3, 3))
+
+
+class Watched:
+    """An observer that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.begun: list[Part] = []
+        self.ended: list[Part] = []
+        self.assignments: list[str] = []
+        self.together = False
+        self._inside = threading.Lock()
+
+    def begins(self, part: Part) -> None:
+        self._alone(lambda: self.begun.append(part))
+
+    def ends(self, part: Part) -> None:
+        self._alone(lambda: self.ended.append(part))
+
+    def assigned(self, name: str, tensor: torch.Tensor) -> None:
+        self.assignments.append(name)
+
+    def _alone(self, keep: Callable[[], None]) -> None:
+        if not self._inside.acquire(blocking=False):
+            self.together = True
+            return
+        keep()
+        self._inside.release()
 
 
 @FORMATS
@@ -155,6 +186,63 @@ def test_tied_parameters_stay_tied_and_one_name_is_enough(tmp_path: Path) -> Non
     assert torch.equal(model.head.weight, state["embedding.weight"])
 
 
+def test_of_tied_names_that_are_stored_apart_the_last_alone_is_read(tmp_path: Path) -> None:
+    def tied() -> Pair:
+        model = Pair()
+        model.head.weight = model.embedding.weight
+        return model
+
+    state = {**tied().state_dict(), "head.weight": torch.full((7, 4), 5.0)}
+    save_safetensors({name: tensor.clone() for name, tensor in state.items()}, tmp_path)
+    watched = Watched()
+    model = load(tied, tmp_path, observer=watched)
+    reference = tied()
+    reference.load_state_dict(state)
+    assert torch.equal(model.get_parameter("embedding.weight"), reference.embedding.weight)
+    assert "embedding.weight" not in {part.name for part in watched.begun}
+
+
+def test_an_observer_is_told_of_every_tensor_in_the_order_of_the_file_and_never_by_two_threads_at_once(
+    tmp_path: Path,
+) -> None:
+    tensors = {f"t{number:03}": torch.full((500 if number % 3 else 3 << 20,), float(number)) for number in range(24)}
+    save_torch(tensors, tmp_path)
+    watched = Watched()
+    loaded = load(None, tmp_path, threads=4, observer=watched)
+    assert [part.name for part in watched.begun] == list(tensors)
+    assert sorted(part.name for part in watched.ended) == list(tensors)
+    assert all(torch.equal(part.tensor, loaded[part.name]) for part in watched.ended)
+    assert not watched.together
+
+
+def test_an_observer_sees_the_staging_of_a_cast_and_that_it_is_gone_afterwards(tmp_path: Path) -> None:
+    save_torch({f"t{number}": torch.zeros(3 << 20) for number in range(4)}, tmp_path)
+    watched = Watched()
+    load(None, tmp_path, dtype=torch.float16, threads=3, observer=watched)
+    staging = [part for part in watched.begun if part.stored is None]
+    assert [part.tensor.nbytes for part in staging] == [8 << 20] * 3
+    gone = [weakref.ref(part.tensor) for part in staging]
+    del staging, watched
+    assert [ref() for ref in gone] == [None] * 3
+
+
+def test_more_files_than_a_process_may_have_open_are_loaded(tmp_path: Path) -> None:
+    import resource
+
+    tensors = {f"part.{number:03}": torch.full((3,), float(number)) for number in range(150)}
+    for name, tensor in tensors.items():
+        torch.save(tensor, tmp_path / f"{name}.pt")
+    few, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, most))
+    try:
+        loaded = load(None, tmp_path, threads=3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (few, most))
+    assert {name: tensor.tolist() for name, tensor in loaded.items()} == {
+        name: tensor.tolist() for name, tensor in tensors.items()
+    }
+
+
 def test_all_that_differs_is_named_and_nothing_is_touched(tmp_path: Path) -> None:
     state = Pair().state_dict()
     del state["inner.bias"]
@@ -201,8 +289,11 @@ def test_model_parallel_slices_are_joined_as_they_are_read(tmp_path: Path, dtype
         "inner.bias": torch.randn(6).half(),
         "head.weight": torch.randn(7, 4).half(),
         "mask": torch.ones(3, 3).half(),
+        "scale": torch.tensor(3.0).half(),
     }
-    dims = {"embedding.weight": 1, "inner.weight": 0, "inner.bias": 0, "head.weight": 1, "mask": None}
+    dims = {
+        "embedding.weight": 1, "inner.weight": 0, "inner.bias": 0, "head.weight": 1, "mask": None, "scale": None,
+    }  # fmt: skip
     for rank in range(2):
         piece = {
             name: tensor if dims[name] is None else tensor.chunk(2, dims[name])[rank].clone()
@@ -210,7 +301,13 @@ def test_model_parallel_slices_are_joined_as_they_are_read(tmp_path: Path, dtype
         }
         torch.save(piece, tmp_path / f"consolidated.{rank:02d}.pth")
     (tmp_path / "params.json").write_text("{}")
-    model = load(Pair, tmp_path, dtype=dtype)
+
+    def scaled() -> Pair:
+        model = Pair()
+        model.register_buffer("scale", torch.tensor(1.0))
+        return model
+
+    model = load(scaled, tmp_path, dtype=dtype)
     for name, tensor in model.state_dict().items():
         assert same_bits(tensor, whole[name].to(dtype or torch.float16)), name
 
@@ -267,8 +364,6 @@ def test_an_error_of_the_disk_ends_all_threads_and_says_where(tmp_path: Path, mo
 
 
 def test_an_interrupt_in_the_middle_ends_all_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import threading
-
     save_torch({f"t{number}": torch.zeros(2 << 20) for number in range(8)}, tmp_path)
 
     def interrupted(*_: Any, **__: Any) -> Any:

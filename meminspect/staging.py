@@ -1,0 +1,19 @@
+"""How many threads the fast loader reads with and what each stages: its theory has to know that without torch."""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+__all__ = ["CHUNK_BYTES", "default_threads"]
+
+CHUNK_BYTES: Final = 8 << 20
+"""The most that is read at once, and so what one thread's staging takes; whole huge pages."""
+
+_MOST_THREADS: Final = 8  # copying out of the page cache is bound by memory from there on
+
+
+def default_threads() -> int:
+    """As many as there are processors for us, within reason."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
+    return min(_MOST_THREADS, len(affinity(0)) if affinity else os.cpu_count() or 1)
