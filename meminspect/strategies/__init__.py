@@ -20,6 +20,7 @@ from meminspect.strategies import (
     sequential,
     sharded,
     skip_init,
+    stream,
 )
 from meminspect.strategies.strategy import Strategy
 from meminspect.strategies.task import CASTABLE, QUANTISATIONS, READ_TO, LoadOptions, LoadTask
@@ -32,6 +33,7 @@ __all__ = ["CASTABLE", "QUANTISATIONS", "READ_TO", "STRATEGIES", "LoadOptions", 
 STRATEGIES: Final[Mapping[str, Strategy]] = {
     strategy.id: strategy
     for strategy in (
+        stream.STRATEGY,
         mmap_assign.STRATEGY,
         lazy.STRATEGY,
         meta_assign.STRATEGY,

@@ -47,6 +47,7 @@ class Strategy:
     quantises: bool = False  # whether the loaded model's linear layers are quantised
     adds: Callable[[LoadTask], Sequence[Parameter]] = _nothing  # what the loaded model has beyond the checkpoint's
     lacks: Callable[[LoadTask], str | None] = lambda _: None  # in one sentence what a task must have for it and has not
+    unpickles: bool = True  # whether torch.load unpickles a pickle for it, which runs what that names
     own_readers: frozenset[str] = frozenset()  # of the layouts that only their own library reads, those it loads
 
     def theory(self, task: LoadTask) -> Theory:
@@ -109,7 +110,7 @@ class Strategy:
         unread = why_not_read(task, self.own_readers)
         if unread is not None:
             return unread
-        if task.checkpoint.untrusted and not task.options.trust_pickle:
+        if task.checkpoint.untrusted and self.unpickles and not task.options.trust_pickle:
             return (
                 f"torch.load runs {listed(task.checkpoint.untrusted)} only for those who trust the file, which takes "
                 "--trust-pickle; or save its state dict by itself"

@@ -22,13 +22,21 @@ _MADV_POPULATE_WRITE: Final = 23  # Linux 5.14; include/uapi/asm-generic/mman-co
 _SHARE: Final = 0.9  # of what is free: the page cache must not be driven out
 _INTERPRETER_BYTES: Final = 16 << 20  # of the passing process: it shares the worker's limit, if there is one
 # It must not outlive us: PR_SET_PDEATHSIG, SIGKILL (man 2 prctl), and then a look whether it has come too late.
+# Small pages and huge ones come from different lists of the kernel's, so that either kind is touched.
 _CODE: Final = """
 import ctypes, mmap, os, sys
 nbytes, advice, parent = map(int, sys.argv[1:])
 ctypes.CDLL(None).prctl(1, 9)
 if os.getppid() == parent:
-    block = mmap.mmap(-1, nbytes)
-    block.madvise(advice)
+    small = mmap.mmap(-1, nbytes)
+    small.madvise(advice)
+    small.close()
+    huge = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    try:
+        huge.madvise(mmap.MADV_HUGEPAGE)
+    except OSError:
+        sys.exit()
+    huge.madvise(advice)
 """
 
 

@@ -14,6 +14,7 @@ from meminspect.worker.hooks import (
     numpy_files,
     quantising,
     safetensors_files,
+    streaming,
     torch_files,
 )
 
@@ -27,7 +28,7 @@ __all__ = ["installed"]
 
 @contextlib.contextmanager
 def installed(tracker: Tracker) -> Iterator[None]:
-    """Watch torch.load, safetensors, load_state_dict, copies, casts and quantisation while the context lasts."""
+    """Watch all that loads, copies, casts and quantises while the context lasts."""
     with contextlib.ExitStack() as stack:
         for hook in (
             torch_files,
@@ -35,6 +36,7 @@ def installed(tracker: Tracker) -> Iterator[None]:
             numpy_files,
             mappings,
             safetensors_files,
+            streaming,
             modules,
             meta_models,
             casting,

@@ -1,0 +1,65 @@
+"""Watches our own fast loader, which tells of itself: from its threads, one at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from typing import TYPE_CHECKING, Any
+
+import meminspect.stream
+from meminspect.capture.records import Operation, Pool
+from meminspect.worker.hooks.tracker import describe, pool_of, replaced
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import torch
+
+    from meminspect.stream.reading import Part
+    from meminspect.worker.hooks.tracker import Tracker
+
+__all__ = ["watch"]
+
+
+class _Watcher:
+    """An observer: a tensor is materialised from the begin of its first read to the end of its last."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        self._tracker = tracker
+        self._begun: dict[str, int] = {}  # event ids
+
+    def begins(self, part: Part) -> None:
+        recorder, tensor, stored = self._tracker.recorder, part.tensor, part.stored
+        recorder.phase("read")
+        self._begun[part.name] = recorder.begin(
+            Operation.MATERIALISE,
+            pool_of(tensor.device),
+            part.name,
+            tensor.untyped_storage().nbytes(),
+            detail=describe(str(tensor.dtype), tuple(tensor.shape)),
+            file=-1 if stored is None else stored.storage.file,
+            offset=-1 if stored is None else stored.file_offset,
+        )
+
+    def ends(self, part: Part) -> None:
+        id_, tensor = self._begun.pop(part.name), part.tensor
+        self._tracker.end(id_, pool_of(tensor.device), part.name, tensor.untyped_storage())
+
+    def assigned(self, name: str, tensor: torch.Tensor) -> None:
+        self._tracker.recorder.phase("assign")
+        self._tracker.recorder.done(Operation.ASSIGN, Pool.NONE, name, tensor.nbytes)
+
+
+@contextlib.contextmanager
+def watch(tracker: Tracker) -> Iterator[None]:
+    """Watch until the context ends."""
+
+    def watched_load(load: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(load)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return load(*args, observer=_Watcher(tracker), **kwargs)
+
+        return call
+
+    with replaced(meminspect.stream, "load", watched_load):
+        yield
