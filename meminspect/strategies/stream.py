@@ -68,26 +68,26 @@ def _ledger(task: LoadTask) -> Iterator[Step]:
         yield Step("read", Operation.MATERIALISE, task.pool, Item.FLOOR, memory.name, nbytes)
     for step in staging:
         yield step._replace(operation=Operation.RELEASE)
-    for name in _loaded_names(task):
-        elements = sum(piece.elements for piece in _joined(task, name))
-        nbytes = bytes_of(task.cast_dtype(task.pieces[name][0].dtype), elements)
+    for name, loaded in _loaded_names(task).items():
+        elements = sum(piece.elements for piece in _joined(task, loaded))
+        nbytes = bytes_of(task.cast_dtype(task.pieces[loaded][0].dtype), elements)
         yield Step("assign", Operation.ASSIGN, Pool.NONE, "", name, nbytes)
 
 
-def _loaded_names(task: LoadTask) -> list[str]:
-    """Of tied names that are stored the last, which is what `load_state_dict` leaves; in the model's order."""
-    last: dict[str, str] = {}
+def _loaded_names(task: LoadTask) -> dict[str, str]:
+    """The model's parameters by their first name, and of their stored names the last: what `load_state_dict` leaves."""
+    first: dict[str, str] = {}
+    loaded: dict[str, str] = {}
     for parameter in task.loading_order:
-        owner = parameter.tied_to or parameter.name
-        last.setdefault(owner, "")
+        name = first.setdefault(parameter.tied_to or parameter.name, parameter.name)
         if parameter.name in task.pieces:
-            last[owner] = parameter.name
-    return [name for name in last.values() if name]
+            loaded[name] = parameter.name
+    return loaded
 
 
 def _stretches(task: LoadTask) -> Iterator[_Memory]:
     """The parts of storages that tensors need, in the order of the files."""
-    wanted = set(_loaded_names(task))
+    wanted = set(_loaded_names(task).values())
     sharing: dict[tuple[int, int, str], list[StoredTensor]] = defaultdict(list)
     for tensor in task.checkpoint.tensors:
         if tensor.name in wanted and tensor.elements:
@@ -113,7 +113,7 @@ def _span_bytes(tensor: StoredTensor) -> int:
 
 def _slices(task: LoadTask) -> Iterator[_Memory]:
     """Whole tensors, in the order of the first file; rows that lie as they will are read where they belong."""
-    wanted = set(_loaded_names(task))
+    wanted = set(_loaded_names(task).values())
     for name in task.pieces:
         pieces = _joined(task, name)
         stored, elements = pieces[0].dtype, sum(piece.elements for piece in pieces)

@@ -65,6 +65,11 @@ class _Stretch(NamedTuple):
         return self.end - self.start
 
     @property
+    def stays(self) -> bool:
+        """Whether its bytes are in memory what they are in the file."""
+        return self.stored == self.wanted
+
+    @property
     def elements(self) -> int:
         return self.nbytes // self.stored.itemsize
 
@@ -85,16 +90,13 @@ def arrange(
         MemoryError: the system does not promise so much memory.
     """
     arrangement = Arrangement()
-    direct: list[_Stretch] = []
-    staged: list[_Stretch] = []
-    for stretch in _stretches(checkpoint, set(names), dtype, arrangement):
-        as_stored = device.type == "cpu" and stretch.stored == stretch.wanted
-        (direct if as_stored else staged).append(stretch)
-    for run in _runs(direct):
-        _place_run(run, arrangement)
-    for stretch in staged:
-        _place_staged(stretch, device, arrangement)
-    arrangement.reads.sort(key=lambda read: (read.file, read.offset))
+    on_host = device.type == "cpu"
+    for run in _runs(_stretches(checkpoint, set(names), dtype, arrangement)):
+        if on_host and run[0].stays:
+            _place_run(run, arrangement)
+        else:
+            for stretch in run:
+                _place_staged(stretch, device, arrangement)
     return arrangement
 
 
@@ -158,6 +160,8 @@ def _belongs(run: Sequence[_Stretch], stretch: _Stretch) -> bool:
     first, last = run[0], run[-1]
     return (
         max(last.nbytes, stretch.nbytes) < _SMALL_BYTES
+        and last.stays
+        and stretch.stays
         and stretch.file == first.file
         and 0 <= stretch.start - last.end <= _MOST_GAP_BYTES
         and stretch.end - first.start <= _RUN_BYTES

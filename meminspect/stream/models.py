@@ -117,7 +117,7 @@ def assign(
             else:
                 module._buffers[key] = value
         if observer is not None:
-            observer.assigned(name, value)
+            observer.assigned(place.names[0], value)
     _initialise_rest(model)
     rest = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]
     if rest:

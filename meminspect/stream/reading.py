@@ -41,7 +41,7 @@ class Observer(Protocol):
         """The last of its bytes are there."""
 
     def assigned(self, name: str, tensor: torch.Tensor) -> None:
-        """The model has taken a tensor over."""
+        """The model has taken a tensor over, by the first of its names in the model."""
 
 
 @dataclass(slots=True, eq=False)

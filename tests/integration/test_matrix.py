@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from meminspect.strategies import LoadTask
 
 PLAIN: Final = (
-    "mmap-assign", "lazy", "meta-assign", "init-module", "skip-init", "sharded", "sequential", "direct-device",
-    "naive-cast", "naive",
+    "stream", "mmap-assign", "lazy", "meta-assign", "init-module", "skip-init", "sharded", "sequential",
+    "direct-device", "naive-cast", "naive",
 )  # fmt: skip
 KNOWS_LAYERS: Final = ("adapters", "lazy-quantize", "quantize-after")  # these change what an architecture calls linear
 RUNS: Final = ""

@@ -53,6 +53,8 @@ COMBINATIONS = [
     Combination("sequential", "meta", None),
     Combination("lazy", "safetensors", "bfloat16"),
     Combination("lazy", "meta", "bfloat16"),
+    Combination("stream", "safetensors", None),
+    Combination("stream", "meta", "bfloat16"),
 ]
 
 

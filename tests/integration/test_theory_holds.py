@@ -93,6 +93,7 @@ CELLS = [
     Cell("shards", "mmap-assign"),
     Cell("shards", "sharded"),
     Cell("shards", "lazy"),
+    Cell("shards", "stream"),
 ]
 # Every strategy on every kind of file that it takes, with and without a cast.
 MORE_CELLS = [
