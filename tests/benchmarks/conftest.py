@@ -21,6 +21,13 @@ if TYPE_CHECKING:
 _FIGURES = pytest.StashKey[list[tuple[str, str]]]()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    options = parser.getgroup("benchmarks of stream")
+    options.addoption("--pairs", type=int, default=15, help="rounds in which every contender loads once")
+    options.addoption("--peers-python", default=None, help="an interpreter that has the other loaders")
+    options.addoption("--checkpoint-bytes", type=float, default=2.7e9, help="of the checkpoint that is loaded")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_FIGURES] = []
 

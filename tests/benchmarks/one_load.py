@@ -1,0 +1,195 @@
+"""One load in a fresh process: `python one_load.py PATH CONTENDER FILES`, the first and the last in JSON.
+
+Prints one JSON document: seconds until every tensor is in memory of its own, and how far VmHWM rose meanwhile; or why
+this contender cannot load here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import mmap
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+CHUNK_BYTES = 8 << 20
+POPULATE_WRITE = 23
+ROOM = 1.3  # of the files: the most that any contender takes
+
+
+def status(key: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
+
+
+def huge_memory(nbytes: int) -> mmap.mmap:
+    memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory
+
+
+def read_by_threads(files: list[Path], threads: int, place: Callable[[int, int], memoryview]) -> None:
+    """Every thread takes the next chunk of the files that nobody has taken: the queue is as deep as they are many."""
+    turn, chunks = threading.Lock(), iter(list(every_chunk(files)))
+
+    def work() -> None:
+        while True:
+            with turn:
+                chunk = next(chunks, None)
+            if chunk is None:
+                return
+            descriptor, offset, nbytes, at = chunk
+            if os.preadv(descriptor, [place(at, nbytes)], offset) != nbytes:
+                raise OSError("a short read")
+
+    workers = [threading.Thread(target=work) for _ in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+
+
+def every_chunk(files: list[Path]) -> Any:
+    at = 0
+    for path in files:
+        descriptor, size = os.open(path, os.O_RDONLY), path.stat().st_size
+        for offset in range(0, size, CHUNK_BYTES):
+            nbytes = min(CHUNK_BYTES, size - offset)
+            yield descriptor, offset, nbytes, at
+            at += nbytes
+
+
+def copied(files: list[Path], threads: int, *, touched: bool) -> Callable[[], object]:
+    """The machine's floor: the same bytes by the same number of threads, into one stretch of memory."""
+    memory = huge_memory(sum(path.stat().st_size for path in files))
+    view = memoryview(memory)
+    if touched:
+        memory.madvise(POPULATE_WRITE)
+
+    def copy() -> object:
+        read_by_threads(files, threads, lambda at, nbytes: view[at : at + nbytes])
+        return memory
+
+    return copy
+
+
+def passed(files: list[Path], threads: int) -> Callable[[], object]:
+    """A sequential read at the same depth that keeps nothing."""
+    buffers = {}
+
+    def place(_: int, nbytes: int) -> memoryview:
+        buffer = buffers.setdefault(threading.get_ident(), bytearray(CHUNK_BYTES))
+        return memoryview(buffer)[:nbytes]
+
+    return lambda: read_by_threads(files, threads, place)
+
+
+def cloned(state_dict: dict[str, Any]) -> dict[str, Any]:
+    for name in state_dict:
+        state_dict[name] = state_dict[name].clone()
+    return state_dict
+
+
+def by_torch(files: list[Path], *, mapped: bool) -> Callable[[], object]:
+    import torch
+
+    def load() -> object:
+        state_dict: dict[str, Any] = {}
+        for file in files:
+            part = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
+            state_dict |= cloned(part) if mapped else part
+        return state_dict
+
+    return load
+
+
+def by_safetensors(files: list[Path], *, mapped: bool) -> Callable[[], object]:
+    from safetensors.torch import load_file
+
+    def load() -> object:
+        state_dict: dict[str, Any] = {}
+        for file in files:
+            state_dict |= cloned(load_file(file)) if mapped else load_file(file, backend="pread")
+        return state_dict
+
+    return load
+
+
+def by_fastsafetensors(files: list[Path]) -> Callable[[], object]:
+    from fastsafetensors import SafeTensorsFileLoader, SingleGroup
+
+    def load() -> object:
+        loader = SafeTensorsFileLoader(SingleGroup(), "cpu", nogds=True)
+        loader.add_filenames({0: [str(file) for file in files]})
+        buffer = loader.copy_files_to_device()
+        return loader, buffer, {name: buffer.get_tensor(name) for name in buffer.key_to_rank_lidx}
+
+    return load
+
+
+def by_runai(files: list[Path]) -> Callable[[], object]:
+    from runai_model_streamer import SafetensorsStreamer
+
+    def load() -> object:
+        with SafetensorsStreamer() as streamer:
+            streamer.stream_files([str(file) for file in files])
+            return {name: tensor.clone() for name, tensor in streamer.get_tensors()}  # it reuses its buffer
+
+    return load
+
+
+def by_us(folder: Path) -> Callable[[], object]:
+    from meminspect.stream import load
+
+    return lambda: load(None, folder)
+
+
+def prepared(contender: str, folder: Path) -> Callable[[], object]:
+    from meminspect.checkpoint import read_checkpoint
+    from meminspect.staging import default_threads
+
+    files, threads = [file.path for file in read_checkpoint(folder).files], default_threads()
+    return {
+        "floor": lambda: copied(files, threads, touched=False),
+        "floor, touched": lambda: copied(files, threads, touched=True),
+        "sequential read": lambda: passed(files, threads),
+        "stream": lambda: by_us(folder),
+        "torch.load": lambda: by_torch(files, mapped=False),
+        "torch.load mapped, cloned": lambda: by_torch(files, mapped=True),
+        "safetensors mapped, cloned": lambda: by_safetensors(files, mapped=True),
+        "safetensors pread": lambda: by_safetensors(files, mapped=False),
+        "fastsafetensors": lambda: by_fastsafetensors(files),
+        "runai-model-streamer": lambda: by_runai(files),
+    }[contender]()
+
+
+def main(contender: str, folder: Path) -> None:
+    importlib.import_module("torch")
+    from meminspect.worker.ballast import populate
+
+    try:
+        load = prepared(contender, folder)
+    except ImportError as error:
+        print(json.dumps({"skipped": f"not installed: {error}"}))  # noqa: T201 - the benchmark reads it
+        return
+    nbytes = sum(path.stat().st_size for path in folder.iterdir())
+    if contender != "floor, touched":
+        populate(int(ROOM * nbytes))
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins again here
+    before_bytes, began_s = status("VmRSS"), time.perf_counter()
+    kept = load()
+    took_s = time.perf_counter() - began_s
+    print(json.dumps({"s": took_s, "peak_bytes": status("VmHWM") - before_bytes}), flush=True)  # noqa: T201
+    del kept
+
+
+if __name__ == "__main__":
+    sys.path[:] = [*json.loads(sys.argv[1]), *sys.path]
+    main(sys.argv[2], Path(json.loads(sys.argv[3])))
