@@ -40,6 +40,9 @@ class Observer(Protocol):
     def ends(self, part: Part) -> None:
         """The last of its bytes are there."""
 
+    def drops(self, part: Part) -> None:
+        """Staging is about to be given back: nothing is being read any more."""
+
     def assigned(self, name: str, tensor: torch.Tensor) -> None:
         """The model has taken a tensor over, by the first of its names in the model."""
 
@@ -132,6 +135,8 @@ class _Work:
         """Give the staging back, the first before the second."""
         self._unused = iter(())
         while self._staging:
+            if self._observer is not None:
+                self._observer.drops(self._staging[0].part)
             del self._staging[0]
 
     def carry_out(self) -> None:

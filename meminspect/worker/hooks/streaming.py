@@ -45,6 +45,9 @@ class _Watcher:
         id_, tensor = self._begun.pop(part.name), part.tensor
         self._tracker.end(id_, pool_of(tensor.device), part.name, tensor.untyped_storage())
 
+    def drops(self, part: Part) -> None:
+        self._tracker.recorder.before_fall(grown=True)
+
     def assigned(self, name: str, tensor: torch.Tensor) -> None:
         self._tracker.recorder.phase("assign")
         self._tracker.recorder.done(Operation.ASSIGN, Pool.NONE, name, tensor.nbytes)

@@ -71,6 +71,7 @@ class Watched:
     def __init__(self) -> None:
         self.begun: list[Part] = []
         self.ended: list[Part] = []
+        self.dropped: list[str] = []
         self.assignments: list[str] = []
         self.together = False
         self._inside = threading.Lock()
@@ -80,6 +81,9 @@ class Watched:
 
     def ends(self, part: Part) -> None:
         self._alone(lambda: self.ended.append(part))
+
+    def drops(self, part: Part) -> None:
+        self.dropped.append(part.name)
 
     def assigned(self, name: str, tensor: torch.Tensor) -> None:
         self.assignments.append(name)
@@ -221,6 +225,7 @@ def test_an_observer_sees_the_staging_of_a_cast_and_that_it_is_gone_afterwards(t
     load(None, tmp_path, dtype=torch.float16, threads=3, observer=watched)
     staging = [part for part in watched.begun if part.stored is None]
     assert [part.tensor.nbytes for part in staging] == [8 << 20] * 3
+    assert watched.dropped == [part.name for part in staging]
     gone = [weakref.ref(part.tensor) for part in staging]
     del staging, watched
     assert [ref() for ref in gone] == [None] * 3
