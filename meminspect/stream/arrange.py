@@ -7,6 +7,7 @@ slices or sent to a device passes through a thread's staging, a chunk at a time.
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from dataclasses import dataclass, field
 from functools import partial
@@ -106,10 +107,17 @@ def torch_dtype(tensor: StoredTensor) -> torch.dtype:
     Raises:
         StreamError: torch has no such type, or not for a plain tensor.
     """
-    dtype = getattr(torch, tensor.dtype, None)
-    if not isinstance(dtype, torch.dtype) or BITS[tensor.dtype] < _BYTE or tensor.dtype.startswith(("q", "quint")):
+    dtype = _plain_dtype(tensor.dtype)
+    if dtype is None:
         raise StreamError(f"'{shown(tensor.name)}' is {tensor.dtype}, of which torch has no plain tensors")
     return dtype
+
+
+@functools.cache
+def _plain_dtype(name: str) -> torch.dtype | None:
+    dtype = getattr(torch, name, None)
+    plain = isinstance(dtype, torch.dtype) and BITS[name] >= _BYTE and not name.startswith(("q", "quint"))
+    return dtype if plain else None
 
 
 def wanted_dtype(stored: torch.dtype, dtype: torch.dtype | None) -> torch.dtype:
@@ -138,9 +146,11 @@ def _stretches(
             wanted = wanted_dtype(torch_dtype(tensor), dtype)
             arrangement.tensors[tensor.name] = torch.empty(tensor.shape, dtype=wanted)
     for (file, _, _), tensors in sorted(sharing.items(), key=lambda item: item[0]):
-        stored = torch_dtype(tensors[0])
-        start = min(tensor.file_offset for tensor in tensors)
-        end = max(tensor.file_offset + _span(tensor) * stored.itemsize for tensor in tensors)
+        stored, start = torch_dtype(tensors[0]), tensors[0].file_offset
+        end = start + _span(tensors[0]) * stored.itemsize
+        for tensor in tensors[1:]:
+            start = min(start, tensor.file_offset)
+            end = max(end, tensor.file_offset + _span(tensor) * stored.itemsize)
         yield _Stretch(tuple(tensors), file, start, end, stored, wanted_dtype(stored, dtype))
 
 
@@ -200,6 +210,10 @@ def _staged(stretch: _Stretch, filling: Filling, flat: torch.Tensor) -> Iterator
 
 def _place(stretch: _Stretch, flat: torch.Tensor, arrangement: Arrangement) -> None:
     """Make the tensors of a stretch out of its elements, which those that share a storage go on sharing."""
+    only = stretch.tensors[0]
+    if len(stretch.tensors) == 1 and only.strides is None:
+        arrangement.tensors[only.name] = flat.view(only.shape)
+        return
     for tensor in stretch.tensors:
         first = (tensor.file_offset - stretch.start) // stretch.stored.itemsize
         if tensor.strides is not None:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from meminspect.checkpoint.registry import read_checkpoint
+from meminspect.collection import collection_paused
 from meminspect.errors import StreamError
 from meminspect.staging import default_threads
 from meminspect.stream.arrange import arrange
@@ -98,7 +99,8 @@ def load(
     _require_plain_bytes(checkpoint)
     built = _built(model)
     wanted = None if built is None else places(built)
-    arrangement = _arranged(checkpoint, wanted, dtype, device, strict=strict)
+    with collection_paused():
+        arrangement = _arranged(checkpoint, wanted, dtype, device, strict=strict)
     with _bar(checkpoint, progress) as done:
         read_all(
             [file.path for file in checkpoint.files],
