@@ -35,7 +35,7 @@ class Observer(Protocol):
     """Whoever watches a load. Called from the reading threads, but never by two at once."""
 
     def begins(self, part: Part) -> None:
-        """Its memory is about to be written to for the first time, or taken on a device."""
+        """Its memory is about to be written to for the first time."""
 
     def ends(self, part: Part) -> None:
         """The last of its bytes are there."""
