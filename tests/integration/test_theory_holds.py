@@ -160,13 +160,11 @@ def test_given_a_real_load_then_every_tensor_is_the_checkpoints(run_of: Callable
 @pytest.mark.parametrize(
     ("checkpoint", "strategy", "item"),
     [
-        ("meta", "naive", Item.FLOOR),
-        ("meta", "naive", Item.UPCAST),
-        ("meta", "naive", Item.DUPLICATE),
+        ("slices", "naive", Item.FLOOR),
+        ("slices", "naive", Item.UPCAST),
+        ("slices", "naive", Item.DUPLICATE),
         ("shards", "sharded", Item.SHARD),
-        ("slices", "mmap-assign", Item.STAGING),
-        ("gpt2", "meta-assign", Item.FLOOR),
-        ("skeleton", "mmap-assign", Item.FLOOR),
+        ("meta", "meta-assign", Item.FLOOR),
         ("shards", "lazy", Item.STAGING),
     ],
 )
