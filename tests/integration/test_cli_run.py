@@ -86,7 +86,7 @@ class Scenario(NamedTuple):
     arguments: tuple[str, ...]
 
 
-SEVERAL = ("mmap-assign", "lazy", "naive")
+SEVERAL = ("mmap-assign", "naive")
 
 # All are run when the first is asked for, two at a time: they measure nothing that their neighbours could disturb.
 SCENARIOS = {

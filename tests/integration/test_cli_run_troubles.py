@@ -114,7 +114,11 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
         yield mount
 
 
-@pytest.mark.parametrize("kib", [4, 100, 350], ids=["at once", "before the worker", "during the run"])
+@pytest.mark.parametrize(
+    "kib",
+    [pytest.param(4, marks=pytest.mark.slow), pytest.param(100, marks=pytest.mark.slow), 350],
+    ids=["at once", "before the worker", "during the run"],
+)
 def test_given_a_disk_that_fills_up_then_one_line_says_so_and_nothing_is_left_running(
     variants: Variants, home: Home, small_disk: Callable[[int], Path], kib: int
 ) -> None:
@@ -154,7 +158,7 @@ def test_given_a_shard_that_vanishes_when_the_worker_starts_then_it_is_named(
     assert done.run["died_at"] == {"phase": "import", "tensor": None}
 
 
-@pytest.mark.parametrize("strategy", ["mmap-assign", "meta-assign"])
+@pytest.mark.parametrize("strategy", ["mmap-assign", pytest.param("meta-assign", marks=pytest.mark.slow)])
 def test_given_a_file_that_shrinks_before_it_is_loaded_then_the_run_fails_with_the_reason(
     variants: Variants, home: Home, tmp_path: Path, strategy: str
 ) -> None:
@@ -172,7 +176,7 @@ def test_given_a_file_that_shrinks_before_it_is_loaded_then_the_run_fails_with_t
     ("variant", "strategy", "name"),
     [
         ("shards", "sharded", 'sp ace \'quo"te\' tri"""ple ünï {x} %s [1]*? new\nline\t\x1b[31m\\'),
-        ("shards", "meta-assign", "not utf-8 \udcff"),
+        pytest.param("shards", "meta-assign", "not utf-8 \udcff", marks=pytest.mark.slow),
     ],
     ids=["quotes and control characters", "no UTF-8"],
 )

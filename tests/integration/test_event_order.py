@@ -57,15 +57,15 @@ NF4 = LoadOptions(quantisation="nf4")
 CELLS = [
     Cell("meta 1", "meta-assign", CAST),
     Cell("meta 2", "naive", NARROW),
-    Cell("meta 2", "mmap-assign", CAST),
-    Cell("safetensors 3", "mmap-assign", CAST),
     Cell("odd pth", "lazy", CAST),
     Cell("odd pth", "stream", PLAIN),
-    Cell("meta 2", "stream", CAST),
     Cell("safetensors 3", "lazy-quantize", CAST),
-    Cell("gpt2 1", "adapters", CAST),
 ]
 MORE_CELLS = [
+    Cell("gpt2 1", "adapters", CAST),
+    Cell("meta 2", "stream", CAST),
+    Cell("safetensors 3", "mmap-assign", CAST),
+    Cell("meta 2", "mmap-assign", CAST),
     Cell("meta 2", "sharded", PLAIN),
     Cell("safetensors 1", "naive", PLAIN),
     Cell("odd pth", "meta-assign", CAST),

@@ -92,7 +92,6 @@ CELLS = [
     Cell("slices", "naive"),
     Cell("shards", "mmap-assign"),
     Cell("shards", "sharded"),
-    Cell("shards", "lazy"),
     Cell("shards", "stream"),
 ]
 # Every strategy on every kind of file that it takes, with and without a cast.
@@ -165,7 +164,6 @@ def test_given_a_real_load_then_every_tensor_is_the_checkpoints(run_of: Callable
         ("slices", "naive", Item.DUPLICATE),
         ("shards", "sharded", Item.SHARD),
         ("meta", "meta-assign", Item.FLOOR),
-        ("shards", "lazy", Item.STAGING),
     ],
 )
 def test_given_a_theory_that_forgets_a_term_then_the_comparison_says_so(

@@ -20,7 +20,7 @@ GIB = 1 << 30
 def test_given_a_gpu_that_fills_up_during_the_load_then_the_timeline_shows_it(
     tmp_path: Path, stub_nvml: StubNvml
 ) -> None:
-    architecture = architecture_for("llama", "meta", parameters=200_000_000)
+    architecture = architecture_for("llama", "meta", parameters=100_000_000)
     checkpoint = synthesise(SynthesisSpec(tmp_path / "llama", architecture, "meta"))
     stub_nvml.gpu(0, total_bytes=80 * GIB, used_bytes=7 * GIB)
     stub_nvml.gpu(1, total_bytes=24 * GIB, used_bytes=GIB)

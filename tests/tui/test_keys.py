@@ -61,7 +61,7 @@ def _keys(owner: type[DOMNode]) -> Iterator[str]:
 
 
 @presses("MeminspectApp.q", "MeminspectApp.ctrl+c")
-@pytest.mark.parametrize("key", ["q", "ctrl+c"])
+@pytest.mark.parametrize("key", ["q", pytest.param("ctrl+c", marks=pytest.mark.slow)])
 async def test_quitting_ends_what_runs_and_what_waits(task: LoadTask, key: str) -> None:
     app = at_start()
     async with app.run_test() as pilot:
@@ -197,7 +197,7 @@ async def test_options_reach_the_run(task: LoadTask) -> None:
         FakeSession.begun[-1].end()
 
 
-@pytest.mark.parametrize("size", ["six", "0", "-1", "1e9"])
+@pytest.mark.parametrize("size", ["six", *(pytest.param(size, marks=pytest.mark.slow) for size in ("0", "-1", "1e9"))])
 async def test_a_limit_that_is_none_is_not_taken(task: LoadTask, size: str) -> None:
     async with at_start().run_test() as pilot:
         await planned(pilot)
@@ -238,7 +238,15 @@ async def test_p_leads_to_the_picker_and_back_to_another_worker_that_waits(task:
 
 
 @presses("ConfirmScreen.y", "ConfirmScreen.n")
-@pytest.mark.parametrize(("key", "runs"), [("n", False), ("escape", False), ("enter", False), ("y", True)])
+@pytest.mark.parametrize(
+    ("key", "runs"),
+    [
+        pytest.param("n", False, marks=pytest.mark.slow),
+        pytest.param("escape", False, marks=pytest.mark.slow),
+        ("enter", False),
+        ("y", True),
+    ],
+)
 async def test_what_does_not_fit_asks_first(task: LoadTask, key: str, *, runs: bool) -> None:
     async with at_start().run_test() as pilot:
         await planned(pilot)

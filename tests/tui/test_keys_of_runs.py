@@ -117,7 +117,10 @@ async def test_i_shows_what_does_better(task: LoadTask) -> None:
 
 
 @presses("RunScreen.e")
-@pytest.mark.parametrize(("down", "suffix"), [(0, "json"), (1, "csv"), (2, "svg")])
+@pytest.mark.parametrize(
+    ("down", "suffix"),
+    [pytest.param(0, "json", marks=pytest.mark.slow), pytest.param(1, "csv", marks=pytest.mark.slow), (2, "svg")],
+)
 async def test_e_exports_beside_what_is_there(task: LoadTask, down: int, suffix: str) -> None:
     path = captures.write(Path("captures/run.meminspect"), task, Story("mmap-assign"))
     Path(f"run.{suffix}").write_text("somebody's")

@@ -120,10 +120,9 @@ def test_pick_with_what_a_path_can_become(compare: Compare, task: LoadTask) -> N
 
 
 # The ends that are told in a line or two look alike from 120 columns on.
+SOON = [("completed", "80"), ("completed", "120"), ("killed", "80"), ("gpu", "80"), ("hostile", "80")]
 RUNS = [
-    pytest.param(
-        name, SIZES[size], id=f"{name}-{size}", marks=() if size == "80" or name == "completed" else pytest.mark.slow
-    )
+    pytest.param(name, SIZES[size], id=f"{name}-{size}", marks=() if (name, size) in SOON else pytest.mark.slow)
     for name in STORIES
     for size in SIZES
     if size != "200" or name not in ("failed", "refused", "cancelled", "hostile")
@@ -143,7 +142,7 @@ def test_run(compare: Compare, task: LoadTask, name: str, size: tuple[int, int])
 
 
 @every_size
-@pytest.mark.parametrize("share", [0, 0.6], ids=["starting", "loading"])
+@pytest.mark.parametrize("share", [pytest.param(0, marks=pytest.mark.slow), 0.6], ids=["starting", "loading"])
 def test_run_under_way(compare: Compare, task: LoadTask, share: float, size: tuple[int, int]) -> None:
     capture = captures.write(Path("live.meminspect"), task, Story("naive", share, None))
 

@@ -93,7 +93,12 @@ async def test_a_defect_in_the_first_reading_is_said_in_its_place_and_logged(
     ("error", "words", "is_logged"),
     [
         (CheckpointError("it is gone", "look"), "it is gone", False),
-        (OSError(5, "Input/output error", "params.json"), "params.json: Input/output error", False),
+        pytest.param(
+            OSError(5, "Input/output error", "params.json"),
+            "params.json: Input/output error",
+            False,
+            marks=pytest.mark.slow,
+        ),
         (ValueError("ours"), "internal error while reading the checkpoint: ValueError", True),
     ],
 )
@@ -277,7 +282,7 @@ async def test_a_history_that_cannot_be_read_is_a_message(task: LoadTask, monkey
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [(None, "no such capture"), (b"not a capture", "not a readable capture"), (b"", "not a")]
+    ("content", "words"), [(None, "no such capture"), (b"not a capture", "not a readable capture")]
 )
 async def test_a_capture_that_cannot_be_read_is_told_and_escape_ends(content: bytes | None, words: str) -> None:
     path = Path("some.meminspect")
@@ -367,7 +372,7 @@ async def test_a_machine_that_cannot_keep_a_worker_waiting_still_runs(task: Load
 # Exports
 
 
-@pytest.mark.parametrize("down", [0, 2], ids=["json", "svg"])
+@pytest.mark.parametrize("down", [0, pytest.param(2, marks=pytest.mark.slow)], ids=["json", "svg"])
 async def test_an_export_into_a_folder_that_takes_nothing_is_told(
     task: LoadTask, monkeypatch: pytest.MonkeyPatch, down: int
 ) -> None:

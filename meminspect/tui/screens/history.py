@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
+from rich.cells import cell_len
 from rich.text import Text
 from textual.widgets import DataTable, Footer, Static
 from textual.worker import get_current_worker
@@ -94,13 +95,18 @@ class HistoryScreen(BaseScreen):
     def _fill(self, capture: Path, row: _Row) -> None:
         self._rows[capture] = row
         table = self.query_one(DataTable)
-        for column in [str(key.value) for key in table.columns if key.value]:  # a new size may not have drawn its own
-            table.update_cell(str(capture), column, self._cell(capture, column), update_width=True)
+        # A new size may not have drawn its own columns yet.
+        shown = {str(key.value): column for key, column in table.columns.items()}
+        if any(self._cell(capture, name).cell_len > column.width for name, column in shown.items()):
+            self._draw()
+            return
+        for name in shown:
+            table.update_cell(str(capture), name, self._cell(capture, name))
 
     def _sort(self) -> None:
         """By the time that they began: of those that were planned together, as a race's, names do not tell."""
         self._captures = sorted(self._captures, key=lambda capture: self._rows[capture].started, reverse=True)
-        self._draw()  # also where the order is right: columns filled cell by cell may be as narrow as their heads
+        self._draw()
 
     def on_resize(self) -> None:
         """More columns find room, or fewer."""
@@ -127,7 +133,9 @@ class HistoryScreen(BaseScreen):
         table, chosen = self.query_one(DataTable), self._under_cursor
         table.clear(columns=True)
         for column in self._columns:
-            table.add_column(column, key=column)
+            # Measured here: the table measures when it is idle, and keeps lines that it has painted narrower before.
+            cells = [self._cell(capture, column).cell_len for capture in self._captures]
+            table.add_column(column, key=column, width=max(cell_len(column), 1, *cells))
         for capture in self._captures:
             table.add_row(*(self._cell(capture, column) for column in self._columns), key=str(capture))
         if chosen in self._captures:
