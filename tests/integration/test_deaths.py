@@ -83,10 +83,10 @@ def gone(process: psutil.Process) -> bool:
 @pytest.mark.parametrize(
     ("victim", "phase"),  # every process at its beginning, in the load and after it; a run takes seconds of two cores
     [
-        ("worker", "read"), ("supervisor", "build"), ("command", "warm-up"),
+        ("worker", "read"), ("command", "warm-up"),
         *(pytest.param(victim, phase, marks=pytest.mark.slow) for victim, phase in (
-            ("worker", "import"), ("worker", "warm-up"), ("worker", "verify"), ("supervisor", "verify"),
-            ("command", "read"),
+            ("worker", "import"), ("supervisor", "build"), ("worker", "warm-up"), ("worker", "verify"),
+            ("supervisor", "verify"), ("command", "read"),
         )),
     ],
 )  # fmt: skip

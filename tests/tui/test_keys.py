@@ -269,6 +269,7 @@ async def test_what_does_not_fit_asks_first(task: LoadTask, key: str, *, runs: b
         assert FakeSession.begun == []
 
 
+@pytest.mark.slow
 async def test_the_mouse_does_the_same(task: LoadTask) -> None:
     async with at_start().run_test(size=(120, 40)) as pilot:
         await planned(pilot)

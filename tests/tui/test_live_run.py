@@ -228,6 +228,7 @@ async def test_after_a_run_the_plan_is_made_anew_and_another_worker_waits(task: 
 # A race
 
 
+@pytest.mark.slow
 async def test_three_run_in_turn_and_each_panel_tells_how_far_it_is(task: LoadTask) -> None:
     async with at_start().run_test(size=(160, 24)) as pilot:
         first = await race_begun(pilot)
@@ -315,6 +316,7 @@ async def test_leaving_a_race_under_way_cancels_it_once_the_user_says_so(task: L
         assert len(FakeSession.begun) == 1
 
 
+@pytest.mark.slow
 async def test_quitting_during_a_race_leaves_nothing_behind(task: LoadTask) -> None:
     app = at_start()
     async with app.run_test(size=SIZE) as pilot:

@@ -76,6 +76,7 @@ def test_start(compare: Compare, task: LoadTask, size: tuple[int, int]) -> None:
     assert compare(MeminspectApp(CHECKPOINT), size, planned)
 
 
+@pytest.mark.slow
 def test_start_in_light(compare: Compare, task: LoadTask) -> None:
     async def drive(pilot: Pilot[Any]) -> None:
         await planned(pilot)
@@ -84,6 +85,7 @@ def test_start_in_light(compare: Compare, task: LoadTask) -> None:
     assert compare(MeminspectApp(CHECKPOINT), MEDIUM, drive)
 
 
+@pytest.mark.slow
 def test_start_without_colours(compare: Compare, task: LoadTask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
 
@@ -156,6 +158,7 @@ def test_run_under_way(compare: Compare, task: LoadTask, share: float, size: tup
     assert compare(MeminspectApp(CHECKPOINT), size, drive)
 
 
+@pytest.mark.slow
 def test_run_in_light(compare: Compare, task: LoadTask) -> None:
     capture = captures.write(Path("light.meminspect"), task, Story("sharded"))
 
