@@ -18,6 +18,7 @@ MIB = 1 << 20
 TOLERANCE = 64 * MIB  # and so few probes
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own")
 def test_the_smallest_limit_is_found_beside_theory_and_only_its_capture_is_kept(checkpoint: Path, home: Home) -> None:
     done = home.meminspect(

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import pytest
 from command_line import Home
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def broken():
 """
 
 
+@pytest.mark.slow
 def test_a_model_of_the_current_folder_is_loaded_into_and_verified(tmp_path: Path) -> None:
     (tmp_path / "a_net.py").write_text(SOURCE)
     saved = "import torch, a_net; torch.save(a_net.Net().half().state_dict(), 'net.pth')"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
 from command_line import Home, finished, phase_of, until
 
 from meminspect.capture.store import CaptureReader
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 GIB = 1 << 30
 
 
+@pytest.mark.slow
 def test_given_a_gpu_that_fills_up_during_the_load_then_the_timeline_shows_it(
     tmp_path: Path, stub_nvml: StubNvml
 ) -> None:
