@@ -52,10 +52,10 @@ CHECKPOINTS: dict[str, Callable[[Path], Path]] = {
     "slices": lambda out: sound(out, "meta", parameters=PARAMETERS, shards=2),
     "shards": lambda out: sound(out, "safetensors", parameters=PARAMETERS, shards=3),
     "gpt2": lambda out: sound(
-        out, "safetensors", parameters=PARAMETERS // 2, architecture="gpt2", dtype="float32"
+        out, "safetensors", parameters=PARAMETERS, architecture="gpt2", dtype="float32"
     ),
     "skeleton": _skeleton,
-    "float32": lambda out: sound(out, "meta", parameters=PARAMETERS // 2, dtype="float32"),
+    "float32": lambda out: sound(out, "meta", parameters=PARAMETERS, dtype="float32"),
     "bin": lambda out: sound(out, "bin", parameters=PARAMETERS, shards=3),
     "files": lambda out: sound(out, "per-tensor", parameters=PARAMETERS),
     "dcp": lambda out: sound(out, "dcp", parameters=PARAMETERS, shards=2),
@@ -118,8 +118,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_of(folder: Path, request: pytest.FixtureRequest) -> Callable[[Cell], Run]:
     """The run of a cell; all that are selected are run when the first is asked for, two at a time."""
     home = Home(folder / "home")
-    asked = [item.callspec.params.get("cell") for item in request.session.items if hasattr(item, "callspec")]
-    cells = [*CELLS, *(cell for cell in dict.fromkeys(asked) if isinstance(cell, Cell) and cell not in CELLS)]
+    asked = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
+    forgotten = [Cell(one["checkpoint"], one["strategy"]) for one in asked if one.keys() >= {"strategy", "item"}]
+    found = [cell for one in asked if isinstance(cell := one.get("cell"), Cell)]
+    cells = list(dict.fromkeys([*CELLS, *found, *forgotten]))
 
     def runs(name: str) -> dict[Cell, Run]:
         checkpoint, done = CHECKPOINTS[name](folder / name), {}
@@ -164,6 +166,18 @@ def test_given_a_real_load_then_every_tensor_is_the_checkpoints(run_of: Callable
         ("slices", "naive", Item.DUPLICATE),
         ("shards", "sharded", Item.SHARD),
         ("meta", "meta-assign", Item.FLOOR),
+        *(
+            pytest.param(*forgotten, marks=pytest.mark.slow)
+            for forgotten in (
+                ("meta", "naive", Item.FLOOR),
+                ("meta", "naive", Item.UPCAST),
+                ("meta", "naive", Item.DUPLICATE),
+                ("slices", "mmap-assign", Item.STAGING),
+                ("gpt2", "meta-assign", Item.FLOOR),
+                ("skeleton", "mmap-assign", Item.FLOOR),
+                ("shards", "lazy", Item.STAGING),
+            )
+        ),
     ],
 )
 def test_given_a_theory_that_forgets_a_term_then_the_comparison_says_so(

@@ -282,7 +282,12 @@ async def test_a_history_that_cannot_be_read_is_a_message(task: LoadTask, monkey
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [(None, "no such capture"), (b"not a capture", "not a readable capture")]
+    ("content", "words"),
+    [
+        (None, "no such capture"),
+        (b"not a capture", "not a readable capture"),
+        pytest.param(b"", "not a", marks=pytest.mark.slow),
+    ],
 )
 async def test_a_capture_that_cannot_be_read_is_told_and_escape_ends(content: bytes | None, words: str) -> None:
     path = Path("some.meminspect")
