@@ -32,14 +32,9 @@ def _recipe(task: LoadTask) -> str:
     if task.casts:
         options += f", dtype=torch.{task.options.dtype}"
     return recipes.recipe(
-        "\n".join(
-            [
-                "# Model and config stand for your model class and its configuration.",
-                *(["import torch"] if task.casts else []),
-                "from meminspect.stream import load",
-            ]
-        ),
-        f"path = {str(task.checkpoint.path)!r}\nmodel = load(lambda: Model(config), path{options})",
+        f"{recipes.stand_ins(task)}\nimport torch\nfrom meminspect.stream import load",
+        recipes.meta_build(task),
+        f"path = {str(task.checkpoint.path)!r}\nload(model, path{options})",
     )
 
 
@@ -154,7 +149,7 @@ def _lacks(task: LoadTask) -> str | None:
 STRATEGY = Strategy(
     id="stream",
     summary="builds the model without memory, then threads read every tensor to where it stays, cast on the way",
-    good="weights in memory of one's own, as fast as the machine copies, at the model's size; runs no pickle",
+    good="weights in memory of one's own at the model's size, read by several threads; runs no pickle",
     bad="needs this package where it runs; pages of the file are not shared with other processes",
     recipe=_recipe,
     ledger=_ledger,

@@ -13,7 +13,7 @@ from meminspect.collection import collection_paused
 from meminspect.errors import StreamError
 from meminspect.staging import default_threads
 from meminspect.stream.arrange import arrange
-from meminspect.stream.models import assign, check_complete, places
+from meminspect.stream.models import assign, check_complete, initialise, places, self_initialising
 from meminspect.stream.reading import read_all
 from meminspect.stream.slices import arrange_slices
 from meminspect.text import shown
@@ -101,6 +101,7 @@ def load(
     wanted = None if built is None else places(built)
     with collection_paused():
         arrangement = _arranged(checkpoint, wanted, dtype, device, strict=strict)
+    lacking = [] if built is None or wanted is None else self_initialising(built, wanted, arrangement.tensors)
     with _bar(checkpoint, progress) as done:
         read_all(
             [file.path for file in checkpoint.files],
@@ -112,7 +113,8 @@ def load(
         )
     if built is None or wanted is None:
         return {tensor.name: arrangement.tensors[tensor.name] for tensor in checkpoint.tensors}
-    assign(built, wanted, arrangement.tensors, observer)
+    assign(wanted, arrangement.tensors, observer)
+    initialise(lacking, device)
     return built
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from meminspect.stream.reading import Observer
 
-__all__ = ["Place", "assign", "check_complete", "places"]
+__all__ = ["Place", "assign", "check_complete", "initialise", "places", "self_initialising"]
 
 
 class Place(NamedTuple):
@@ -95,14 +95,38 @@ def check_complete(
         raise StreamError(f"the checkpoint is not this model's: {'; '.join(wrong)}")
 
 
-def assign(
-    model: nn.Module, wanted: Iterable[Place], tensors: Mapping[str, torch.Tensor], observer: Observer | None = None
-) -> None:
-    """Put tensors into their places; what the checkpoint lacks is initialised by its own module, or is an error.
+def self_initialising(model: nn.Module, wanted: Iterable[Place], found: Collection[str]) -> list[nn.Module]:
+    """The modules of which a checkpoint has nothing, and which initialise themselves.
+
+    Args:
+        model: on the meta device.
+        wanted: the model's places.
+        found: the checkpoint's names.
 
     Raises:
-        StreamError: something is left on the meta device.
+        StreamError: something else would be left on the meta device; all names are given.
     """
+    filled = {id(place.tensor) for place in wanted if place.name_in(found) is not None}
+    initialising: list[nn.Module] = []
+    left: list[str] = []
+    for prefix, module in model.named_modules():
+        own = {**module._parameters, **module._buffers}
+        has = {key: tensor for key, tensor in own.items() if tensor is not None}
+        lacking = [key for key, tensor in has.items() if tensor.is_meta and id(tensor) not in filled]
+        if lacking and len(lacking) == len(has) and callable(getattr(module, "reset_parameters", None)):
+            initialising.append(module)
+        else:
+            left += [f"{prefix}.{key}" if prefix else key for key in lacking]
+    if left:
+        raise StreamError(
+            f"the checkpoint has nothing for {listed(left, limit=20)}, which would stay without memory",
+            "give their modules a reset_parameters(), or build those buffers outside of the meta device",
+        )
+    return initialising
+
+
+def assign(wanted: Iterable[Place], tensors: Mapping[str, torch.Tensor], observer: Observer | None = None) -> None:
+    """Put tensors into their places in the model."""
     for place in wanted:
         name = place.name_in(tensors)
         if name is None:
@@ -118,20 +142,10 @@ def assign(
                 module._buffers[key] = value
         if observer is not None:
             observer.assigned(place.names[0], value)
-    _initialise_rest(model)
-    rest = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]
-    if rest:
-        raise StreamError(
-            f"still without memory, since the checkpoint has nothing for them: {listed(rest, limit=20)}",
-            "give their modules a reset_parameters(), or build those buffers outside of the meta device",
-        )
 
 
-def _initialise_rest(model: nn.Module) -> None:
-    """Modules of which nothing was in the checkpoint, and which can, initialise themselves."""
-    for module in model.modules():
-        own = [tensor for tensor in (*module._parameters.values(), *module._buffers.values()) if tensor is not None]
-        reset = getattr(module, "reset_parameters", None)
-        if own and callable(reset) and all(tensor.is_meta for tensor in own):
-            module.to_empty(device="cpu", recurse=False)
-            reset()
+def initialise(modules: Iterable[nn.Module], device: torch.device) -> None:
+    """Give modules memory, and let them fill it."""
+    for module in modules:
+        module.to_empty(device=device, recurse=False)
+        module.reset_parameters()  # type: ignore[operator]

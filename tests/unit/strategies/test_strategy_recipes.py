@@ -47,7 +47,7 @@ def undefined_names(text: str) -> set[str]:
 
 def test_a_recipe_is_plain_pytorch_that_compiles(recipe: str) -> None:
     compile(recipe, "<recipe>", "exec")
-    ours = {"meminspect.stream"} if "model = load(" in recipe else set()
+    ours = {"meminspect.stream"} if "\nload(model, path" in recipe else set()
     imported = {
         node.module if isinstance(node, ast.ImportFrom) else node.names[0].name
         for node in ast.walk(ast.parse(recipe))

@@ -18,6 +18,7 @@ from meminspect.checkpoint import read_checkpoint
 from meminspect.checkpoint.model import Chunk
 from meminspect.errors import CheckpointError, StreamError
 from meminspect.stream import load, reading
+from meminspect.stream.models import initialise
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -276,8 +277,19 @@ def test_what_nobody_initialises_is_an_error_with_its_name(tmp_path: Path) -> No
     state = Pair().state_dict()
     del state["mask"]
     save_torch(state, tmp_path)
-    with pytest.raises(StreamError, match=r"still without memory.*: mask"):
-        load(Pair, tmp_path, strict=False)
+    with torch.device("meta"):
+        model = Pair()
+    with pytest.raises(StreamError, match=r"has nothing for mask, which would stay without memory"):
+        load(model, tmp_path, strict=False)
+    assert all(parameter.is_meta for parameter in model.parameters()), "it is told before anything is read"
+
+
+def test_what_initialises_itself_does_so_where_the_rest_is() -> None:
+    module = nn.Linear(2, 2, device="meta")
+    initialise([module], torch.device("meta"))
+    assert module.weight.is_meta
+    initialise([module], torch.device("cpu"))
+    assert 0 < module.weight.abs().max() <= 1
 
 
 def test_a_model_with_memory_is_refused_by_the_name_of_what_has_it(tmp_path: Path) -> None:

@@ -150,5 +150,5 @@ def test_what_no_state_dict_holds_keeps_strategies_from_building_on_meta(theirs:
     why_not = {id_: strategy.why_not(task) for id_, strategy in STRATEGIES.items()}
     assert why_not["naive"] is None
     assert why_not["sharded"] is None
-    for id_ in ("meta-assign", "mmap-assign", "lazy", "skip-init"):
+    for id_ in ("meta-assign", "mmap-assign", "lazy", "skip-init", "stream"):
         assert "where angles, which no state dict holds, gets no values" in (why_not[id_] or ""), id_
