@@ -28,6 +28,13 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
+_NEEDED: Final = (
+    ("heap", "heap_bytes"),
+    ("file pages that can be reclaimed", "file_bytes"),
+    ("pinned memory", "pinned_bytes"),
+    ("vram", "vram_allocated_bytes"),
+)
+
 
 @click.command()
 @click.argument("strategy_id", metavar="STRATEGY")
@@ -70,14 +77,6 @@ def command(strategy_id: str, ckpt: Path | None, load_options: LoadOptions, *, d
     console.print(heading("the lines that are executed"))
     for code in strategy.recipe(task).splitlines():
         console.print(safe(code), soft_wrap=True)
-
-
-_NEEDED: Final = (
-    ("heap", "heap_bytes"),
-    ("file pages that can be reclaimed", "file_bytes"),
-    ("pinned memory", "pinned_bytes"),
-    ("vram", "vram_allocated_bytes"),
-)
 
 
 def _instead(better: dict[str, Any] | None) -> str:

@@ -91,8 +91,8 @@ def _kinds(task: LoadTask) -> str:
     codes = array("L")
     for parameter in task.loading_order:
         tensor = tensors.get(parameter.name)
-        if tensor is None or parameter.tied_to is not None or users[tensor.storage] > 1:
-            kind: object = parameter.name  # not stored, or not alone with its memory: like no other
+        if tensor is None or tensor.chunk or parameter.tied_to is not None or users[tensor.storage] > 1:
+            kind: object = parameter.name  # not stored, in chunks, or not alone with its memory: like no other
         else:
             name = parameter.name.encode("utf-8", "surrogatepass").translate(None, _DIGITS)
             file, _, _, nbytes = tensor.storage

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["STRATEGY"]
 
-# What is read and quantised comes and goes between what stays: glibc would keep the holes, a tenth of the whole.
+# What is read and quantised comes and goes between what stays: glibc would keep the holes.
 _GIVE_BACK = """
 allocator = ctypes.CDLL(None)
 if hasattr(allocator, "mallopt"):  # glibc: what is freed goes back to the system at once, whatever its size
