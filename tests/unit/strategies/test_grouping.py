@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from header_checkpoints import checkpoint_of
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from meminspect.checkpoint.model import Checkpoint, CheckpointFile, Storage, StoredTensor
+from meminspect.checkpoint.model import Checkpoint, CheckpointFile, Chunk, Storage, StoredTensor
 from meminspect.strategies import STRATEGIES, LoadOptions
 from meminspect.strategies.grouping import grouped
 from meminspect.strategies.task import task_for
@@ -135,3 +136,11 @@ def test_a_hundred_thousand_tensors_cost_a_theory_what_a_few_do() -> None:
     for strategy in STRATEGIES.values():
         strategy.theory(task)
     assert time.process_time() - started_s < 3
+
+
+def test_tensors_in_chunks_are_named_each_since_their_chunks_may_differ() -> None:
+    task = task_for(spread([(f"layers.{n}.up", "float16", (64,)) for n in range(9)]), LoadOptions())
+    chunked = tuple(tensor._replace(chunk=Chunk((64,), (0,))) for tensor in task.checkpoint.tensors)
+    assert named(task) < 9
+
+    assert named(replace(task, checkpoint=replace(task.checkpoint, tensors=chunked))) == 9
