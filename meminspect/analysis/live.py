@@ -47,7 +47,7 @@ def place_at(events: Iterable[Event], t_ns: int, baseline_ns: int) -> Place:
             telling = None
         if event.kind is EventKind.PHASE:
             phase, tensor = event.name, None
-        elif event.kind is EventKind.BEGIN:
+        elif event.kind is EventKind.BEGIN and event.name:  # a whole file that is mapped is no tensor
             tensor = event.name
             telling = event.name if event.nbytes >= RESOLUTION_BYTES else telling
     return Place(phase, telling or tensor)
@@ -56,7 +56,11 @@ def place_at(events: Iterable[Event], t_ns: int, baseline_ns: int) -> Place:
 def tensors_materialised(events: Iterable[Event]) -> int:
     """How many different tensors got memory or a mapping."""
     return len(
-        {event.name for event in events if event.kind is EventKind.END and event.operation is Operation.MATERIALISE}
+        {
+            event.name
+            for event in events
+            if event.kind is EventKind.END and event.operation is Operation.MATERIALISE and event.name
+        }
     )
 
 
@@ -158,9 +162,11 @@ def bill(
     """
     resident = _most_resident([event for event in events if baseline_ns <= event.t_ns < t_ns], room_bytes)
     shares = _shares(ledger)
+    anywhere = {(pool, tensor): items for (_, pool, tensor), items in shares.items()}  # a library has its own phases
     sums: dict[tuple[str, Pool], int] = defaultdict(int)
     for phase, pool, tensor, nbytes in resident:
-        items = shares.get((phase, pool.name.lower(), tensor))
+        kind = pool.name.lower()
+        items = shares.get((phase, kind, tensor)) or anywhere.get((kind, tensor))
         if not items:
             continue
         total = sum(items.values())

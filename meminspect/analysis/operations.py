@@ -66,7 +66,7 @@ class Operations:
                 self._loading = True
 
     def _begin(self, event: Event) -> None:
-        if not self._loading:
+        if not self._loading or not event.name:  # a whole file that is mapped is no tensor
             return
         shape, dtypes = self._described(event)
         self._in_flight[event.id] = len(self.rows)

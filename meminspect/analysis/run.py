@@ -82,6 +82,7 @@ def run_document(capture: CaptureReader) -> dict[str, Any]:
         "theory": confined_document(capture.fact("theory"), room_bytes),
         "bill": _bill(cut, events, capture, room_bytes),
         "tensors": _tensors(events, capture.fact("tensors"), capture.fact("checkpoint")),
+        "attribution": capture.fact("attribution"),
         "io": io_document(capture, cut, samples),
         **forward_document(capture, cut, events, samples),
         "overhead": _overhead(cut, samples, capture.fact("supervision"), capture.fact("hooks")),
@@ -194,16 +195,22 @@ def _bill(
         return None
     lines = bill(
         events, capture.ledger(), cut.highest.t_ns, cut.baseline.t_ns, cut.peak_rss_bytes,
-        retained_bytes=_retained_at_peak(capture), room_bytes=room_bytes,
+        retained_bytes=_retained_at_peak(capture, cut), room_bytes=room_bytes,
     )  # fmt: skip
     return [{"item": line.item, "pool": line.pool or None, "bytes": line.nbytes} for line in lines]
 
 
-def _retained_at_peak(capture: CaptureReader) -> int:
-    """What the allocator kept at the peak of memory that was freed during the load; 0 also where nobody asked it."""
+def _retained_at_peak(capture: CaptureReader, cut: Window) -> int:
+    """What the allocator kept at the peak of memory that was freed during the load; 0 also where nobody asked it.
+
+    It counts what nobody has written to, too, which is in no memory: it cannot keep more than heap was seen.
+    """
     before = (capture.fact("baseline") or {}).get("retained_bytes")
     at_peak = (capture.fact("window") or {}).get("retained_at_peak_bytes")
-    return 0 if before is None or at_peak is None else max(0, at_peak - before)
+    if before is None or at_peak is None:
+        return 0
+    heap_bytes = cut.peaks().heap_bytes
+    return max(0, at_peak - before if heap_bytes is None else min(at_peak - before, heap_bytes))
 
 
 def _tensors(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.metadata
 import json
 import os
 import re
@@ -20,7 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["OURS", "Interpreter", "open_interpreter"]
 
-_ASKED: Final = ("torch", "safetensors", "gguf")
+_REQUIRED: Final = ("torch", "safetensors")  # by meminspect itself
+_ASKED: Final = (*_REQUIRED, "gguf", "transformers", "accelerate", "bitsandbytes", "torchao")
 _OLDEST: Final = {"python": (3, 10), "torch": (2, 1)}  # load_state_dict(assign=True) and torch.load(mmap=True)
 _PATIENCE_S: Final = 30.0
 
@@ -60,22 +63,31 @@ class Interpreter:
 
     def lacks(self, package: str, oldest: tuple[int, ...] = ()) -> str | None:
         """In words, to follow 'this environment', that a package is not there or too old; None when it will do."""
-        if self.python is None:
+        if self.python is None and package in _REQUIRED:
             return None
-        found = self.packages.get(package)
+        found = _version_here(package) if self.python is None else self.packages.get(package)
         if found is None:
             return f"has no {package}"
         return f"has {package} {shown(found)}" if _numbers(found) < oldest else None
 
     def words(self) -> str:
         """Which Python this is, and what it has."""
-        packages = " and ".join(f"{name} {shown(version)}" for name, version in self.packages.items())
+        packages = " and ".join(f"{name} {shown(self.packages[name])}" for name in _REQUIRED if name in self.packages)
         return f"Python {shown(self.python or '')} with {packages} ({shown(self.executable, 160, keep_end=True)})"
 
     @staticmethod
     def from_document(fields: Mapping[str, Any]) -> Interpreter:
         """The inverse of `dataclasses.asdict`."""
         return Interpreter(**fields)
+
+
+@functools.cache
+def _version_here(package: str) -> str | None:
+    """A package's version in our own environment, which imports nothing."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 OURS: Final = Interpreter()

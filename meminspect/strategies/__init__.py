@@ -22,6 +22,7 @@ from meminspect.strategies import (
     skip_init,
     stream,
 )
+from meminspect.strategies.libraries import accelerate_dispatch, hf_device_map, hf_naive, hf_pretrained
 from meminspect.strategies.strategy import Strategy
 from meminspect.strategies.task import CASTABLE, QUANTISATIONS, READ_TO, LoadOptions, LoadTask
 
@@ -48,6 +49,10 @@ STRATEGIES: Final[Mapping[str, Strategy]] = {
         adapters.STRATEGY,
         lazy_quantize.STRATEGY,
         quantize_after.STRATEGY,
+        hf_pretrained.STRATEGY,
+        hf_device_map.STRATEGY,
+        accelerate_dispatch.STRATEGY,
+        hf_naive.STRATEGY,
     )
 }
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from meminspect.dtypes import BITS, GGML_BLOCKS, bytes_of
 from meminspect.strategies import quantisation, recipes
 from meminspect.strategies.own_readers import why_not_read
+from meminspect.strategies.packages import why_not_installed
 from meminspect.strategies.task import CASTABLE, QUANTISATIONS
 from meminspect.text import listed, shown
 from meminspect.theory.evaluation import evaluate
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from meminspect.architectures.model import Parameter
+    from meminspect.strategies.packages import Package
     from meminspect.strategies.task import LoadOptions, LoadTask
     from meminspect.theory.ledger import Step, Theory
 
@@ -49,6 +51,7 @@ class Strategy:
     lacks: Callable[[LoadTask], str | None] = lambda _: None  # in one sentence what a task must have for it and has not
     unpickles: bool = True  # whether torch.load unpickles a pickle for it, which runs what that names
     own_readers: frozenset[str] = frozenset()  # of the layouts that only their own library reads, those it loads
+    packages: tuple[Package, ...] = ()  # what its recipe imports that not every environment has
 
     def theory(self, task: LoadTask) -> Theory:
         """What loading this task must cost."""
@@ -69,7 +72,7 @@ class Strategy:
 
     def remark(self, task: LoadTask) -> str:
         """In one sentence what a user may not expect of the load; empty when it is as anybody would."""
-        dtype, built = task.options.dtype, task.options.init_dtype
+        dtype, built = task.options.dtype, self.built_dtype(task)
         remarks = []
         if not self.casts and dtype not in (None, built):
             remarks.append(f"the model stays in {built}, which it was built in: this strategy does not cast to {dtype}")
@@ -96,7 +99,8 @@ class Strategy:
         if task.checkpoint.parallel_files and task.architecture.id == "skeleton":
             return "these are model-parallel slices of an unknown architecture: nobody says how to join them"
         # What a task lacks, its recipe may lack the words for.
-        return self.lacks(task) or self._why_not_on_meta(task) or self._unmet(task)
+        lacks = self.lacks(task) or self._why_not_on_meta(task) or self._unmet(task)
+        return lacks or why_not_installed(self.packages, task.options.interpreter)
 
     def _why_not_on_meta(self, task: LoadTask) -> str | None:
         """Why a model cannot be built without memory: of what no state dict holds, its constructor has the values."""

@@ -128,6 +128,8 @@ def _run(wanted: dict[str, Any], recorder: Recorder) -> None:
     window, _ = recorder.reading("resident", reset=True)
     recorder.report("window", {**_held(window), "retained_at_peak_bytes": recorder.retained_at_peak_bytes})
     books.close()
+    if tracker.attribution is not None:
+        recorder.report("attribution", tracker.attribution.document(model))
 
     _report_steady(model, recorder)
     if wanted["forward"]:
@@ -154,14 +156,16 @@ def _task(checkpoint: Checkpoint, options: LoadOptions) -> LoadTask:
 def _prepared(strategy: Strategy, task: LoadTask, recorder: Recorder) -> tuple[Callable[[], nn.Module], Tracker]:
     """Everything that is to be done before the baseline; returns what is left to do, and what will follow it."""
     from meminspect.worker.hooks import installed
+    from meminspect.worker.hooks.derived import Attribution
     from meminspect.worker.hooks.modules import constructed, plan_construction
     from meminspect.worker.hooks.tracker import Tracker
     from meminspect.worker.recipe import default_dtype, execute, prepare
 
     tracker = Tracker(recorder, task.checkpoint)
-    recipe = prepare(strategy.recipe(task), task)
+    tracker.attribution = Attribution() if strategy.packages else None
+    recipe = prepare(strategy, task)
     with default_dtype(strategy.built_dtype(task)):
-        construction = plan_construction(recipe.build)
+        construction = tracker.construction = plan_construction(recipe.build)
 
     def load() -> nn.Module:
         with installed(tracker), default_dtype("float32"):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from meminspect.strategies import packages
 from meminspect.worker import models
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from meminspect.strategies.task import LoadTask
+    from meminspect.strategies import LoadTask, Strategy
 
 __all__ = ["Recipe", "default_dtype", "execute", "prepare"]
 
@@ -31,16 +32,17 @@ class Recipe:
     build: Callable[[], nn.Module]
 
 
-def prepare(text: str, task: LoadTask) -> Recipe:
-    """Compile a recipe for a task."""
+def prepare(strategy: Strategy, task: LoadTask) -> Recipe:
+    """Compile a strategy's recipe for a task."""
     names = {"config": task.architecture.config, "split_dims": task.split_dims}
     own, config = task.options.model, task.architecture.config
-    build = (
-        functools.partial(models.build, task.architecture)
-        if own is None
-        else functools.partial(models.own.build, own, config)
-    )
-    return Recipe(compile(text, "<recipe>", "exec"), names, build)
+    if packages.TRANSFORMERS in strategy.packages:
+        build = functools.partial(models.hugging_face.build, task)
+    elif own is None:
+        build = functools.partial(models.build, task.architecture)
+    else:
+        build = functools.partial(models.own.build, own, config)
+    return Recipe(compile(strategy.recipe(task), "<recipe>", "exec"), names, build)
 
 
 def execute(recipe: Recipe, build: Callable[[], nn.Module]) -> nn.Module:

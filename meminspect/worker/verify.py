@@ -17,6 +17,8 @@ from meminspect.strategies.quantisation import quantised, scale_name
 from meminspect.worker.quantised import QuantisedView
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import nn
 
     from meminspect.checkpoint.model import StoredTensor
@@ -51,7 +53,8 @@ def verify(model: nn.Module, task: LoadTask, strategy: Strategy | None = None) -
         for name, pieces in task.pieces.items()
         if (tensor := loaded.get(name)) is not None and not _matches(tensor, task, pieces)
     ]
-    missing = [name for name in loaded if name not in task.pieces and _is_saved(name, task)]
+    unsaved = set(_unsaved(model))
+    missing = [name for name in loaded if name not in task.pieces and name not in unsaved and _is_saved(name, task)]
     unexpected = [name for name in task.pieces if name not in loaded]
     return {
         "expected": len(task.pieces),
@@ -65,6 +68,13 @@ def verify(model: nn.Module, task: LoadTask, strategy: Strategy | None = None) -
             "unexpected": _first(unexpected),
         },
     }
+
+
+def _unsaved(model: nn.Module) -> Iterator[str]:
+    """The buffers that no state dict holds."""
+    for path, module in model.named_modules():
+        for name in module._non_persistent_buffers_set:
+            yield f"{path}.{name}" if path else name
 
 
 def _is_saved(name: str, task: LoadTask) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from meminspect.worker.hooks import (
     casting,
     dcp_files,
+    derived,
     mappings,
     meta_models,
     modules,
@@ -16,6 +17,7 @@ from meminspect.worker.hooks import (
     safetensors_files,
     streaming,
     torch_files,
+    transformers_models,
 )
 
 if TYPE_CHECKING:
@@ -28,19 +30,17 @@ __all__ = ["installed"]
 
 @contextlib.contextmanager
 def installed(tracker: Tracker) -> Iterator[None]:
-    """Watch all that loads, copies, casts and quantises while the context lasts."""
+    """Watch all that loads, copies, casts and quantises while the context lasts.
+
+    Where attribution is asked for, every operation is: a library makes tensors of tensors in ways that no recipe has.
+    """
     with contextlib.ExitStack() as stack:
-        for hook in (
-            torch_files,
-            dcp_files,
-            numpy_files,
-            mappings,
-            safetensors_files,
-            streaming,
-            modules,
-            meta_models,
-            casting,
-            quantising,
-        ):
+        for hook in (torch_files, dcp_files, numpy_files, mappings, safetensors_files, streaming, modules, meta_models):
             stack.enter_context(hook.watch(tracker))
+        if tracker.attribution is None:
+            stack.enter_context(casting.watch(tracker))
+            stack.enter_context(quantising.watch(tracker))
+        else:
+            stack.enter_context(transformers_models.watch(tracker))
+            stack.enter_context(derived.watch(tracker, tracker.attribution))
         yield

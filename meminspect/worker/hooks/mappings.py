@@ -29,6 +29,7 @@ def watch(tracker: Tracker) -> Iterator[None]:
             file = tracker.file_index(filename)
             if file >= 0:
                 file_at[storage.data_ptr()] = file
+                tracker.mapped_whole(file, storage)
             return storage
 
         return staticmethod(call)

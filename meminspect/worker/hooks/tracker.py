@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from meminspect.checkpoint.model import Checkpoint, StoredTensor
+    from meminspect.worker.hooks.derived import Attribution
+    from meminspect.worker.hooks.modules import ConstructionPlan
     from meminspect.worker.recorder import Recorder
 
 __all__ = ["Form", "Tracker", "describe", "pool_of", "replaced"]
@@ -48,6 +50,11 @@ class Form(NamedTuple):
     def of(cls, tensor: torch.Tensor) -> Form:
         """What a tensor is."""
         return cls(tensor.dtype, tensor.device, tuple(tensor.shape))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its elements."""
+        return self.dtype.itemsize * math.prod(self.shape)
 
 
 @contextlib.contextmanager
@@ -87,11 +94,15 @@ class Tracker:
 
     Attributes:
         model: the one that has been built on meta, if any.
+        attribution: what counts the bytes that get a name, if anybody asks.
+        construction: which factory call makes which of the model's parameters (`hooks.modules`).
     """
 
     def __init__(self, recorder: Recorder, checkpoint: Checkpoint) -> None:
         self.recorder = recorder
         self.model: nn.Module | None = None
+        self.attribution: Attribution | None = None
+        self.construction: ConstructionPlan = {}
         self.slice: tuple[Any, StoredTensor] | None = None  # the part of a file that is read next, and what it holds
         self.filling = False  # a copy under way makes its target resident, and is reported as that
         self._on_meta: dict[int, str] = {}  # the names of its tensors that have no memory yet, by `id`
@@ -178,7 +189,7 @@ class Tracker:
             filled: False for memory that is yet to be written; writing it is no event of its own.
             falls: whether what it is made of may be dropped next.
         """
-        pool, nbytes = pool_of(form.device), form.dtype.itemsize * math.prod(form.shape)
+        pool, nbytes = pool_of(form.device), form.nbytes
         self.recorder.phase(phase)
         detail = describe(str(form.dtype), form.shape)
         id_ = self.recorder.begin(Operation.MATERIALISE, pool, name, nbytes, detail=detail)
@@ -188,6 +199,12 @@ class Tracker:
         if filled and falls and nbytes >= SMALL_BYTES:
             self.recorder.before_fall()
         return result
+
+    def has_made(self, name: str, storage: torch.UntypedStorage, detail: str) -> None:
+        """Report a storage that has been made of a tensor that we know, and that nobody could tell of before."""
+        pool, nbytes = pool_of(storage.device), storage.nbytes()
+        id_ = self.recorder.begin(Operation.MATERIALISE, pool, name, nbytes, detail=detail)
+        self.end(id_, pool, name, storage)
 
     def mapped(self, tensor: StoredTensor, storage: torch.UntypedStorage) -> None:
         """A stored tensor has been mapped, which takes no time and no memory yet."""
@@ -200,12 +217,22 @@ class Tracker:
             self._live[id_].file = tensor.storage.file
             self._mapped[tensor.storage.file] += 1
 
+    def mapped_whole(self, file: int, storage: torch.UntypedStorage) -> None:
+        """A whole file has been mapped: while that is held its pages stay, whatever becomes of the tensors in it."""
+        if self.attribution is not None:  # recipes of ours hold none
+            id_ = self.recorder.done(Operation.MATERIALISE, Pool.FILE, "", 0, file=file)
+            live = self._live[id_] = _Live(storage, self._released)
+            live.id, live.pool, live.name, live.nbytes, live.address, live.file = id_, Pool.FILE, "", 0, 0, file
+            self._mapped[file] += 1
+
     def name(self, storage: torch.UntypedStorage, name: str) -> None:
         """From now on the storage has a name; its end is not reported."""
         self._names[storage.data_ptr()] = name
 
     def _follow(self, id_: int, pool: Pool, name: str, storage: torch.UntypedStorage, *, named: bool = True) -> None:
         started_ns = time.monotonic_ns()
+        if self.attribution is not None:
+            self.attribution.named(storage.nbytes())
         address = storage.data_ptr()
         if address and not named:
             self._filling[address] = id_

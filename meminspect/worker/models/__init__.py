@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from meminspect.worker.models import gpt2, litgpt, llama, own, skeleton
+from meminspect.worker.models import gpt2, hugging_face, litgpt, llama, own, skeleton
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from meminspect.architectures.model import Architecture
 
-__all__ = ["BUILDERS", "build", "own"]
+__all__ = ["BUILDERS", "build", "hugging_face", "own"]
 
 BUILDERS: Mapping[str, Callable[[Architecture], nn.Module]] = {
     "llama": llama.build,

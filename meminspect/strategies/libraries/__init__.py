@@ -1,0 +1,1 @@
+"""Strategies that load through the field's libraries, as their users call them: one file each."""

@@ -1,0 +1,68 @@
+"""`hf-pretrained`: the one line that most people load a model with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from meminspect.capture.records import Operation, Pool
+from meminspect.dtypes import bytes_of
+from meminspect.strategies import packages, recipes, steps
+from meminspect.strategies.libraries import hugging_face
+from meminspect.strategies.strategy import Strategy
+from meminspect.theory.ledger import Item, Step
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from meminspect.strategies.task import LoadTask
+
+__all__ = ["STRATEGY", "from_pretrained"]
+
+
+def _recipe(task: LoadTask) -> str:
+    device = task.options.device
+    moved = "" if device == "cpu" else f"model = model.to({device!r})"
+    return recipes.recipe(
+        hugging_face.imports(task),
+        f"model = {hugging_face.auto_class(task)}.from_pretrained(\n"
+        f"    {hugging_face.folder(task)}, {hugging_face.dtype_argument(task)}\n)\n{moved}",
+    )
+
+
+def from_pretrained(task: LoadTask) -> Iterator[Step]:
+    """What transformers 5 does to load to the host (`core_model_loading.py`): every file stays mapped to the end.
+
+    A tensor that is cast or moved is made anew; all others are the file's pages.
+    """
+    sources = hugging_face.mapped_sources(task)
+    yield from steps.read(task, sources)
+    for parameter in task.loading_order:
+        for piece in task.pieces.get(parameter.name, ())[:1]:
+            if task.cast_dtype(piece.dtype) != piece.dtype:
+                yield from sources.use("cast", piece)
+                nbytes = bytes_of(task.cast_dtype(piece.dtype), piece.elements)
+                yield Step("cast", Operation.MATERIALISE, Pool.HEAP, Item.FLOOR, parameter.name, nbytes)
+    if task.casts:
+        for tensor in task.checkpoint.tensors:
+            yield from sources.drop("cast", tensor)
+    else:
+        yield from steps.touch(task, sources)
+
+
+def _ledger(task: LoadTask) -> Iterator[Step]:
+    yield from from_pretrained(hugging_face.as_loaded(task))
+
+
+STRATEGY = Strategy(
+    id="hf-pretrained",
+    summary="transformers' from_pretrained: every file is mapped, and becomes the model where nothing is cast",
+    good="any model of the hub in one line; without a cast as light as mmap-assign",
+    bad="a cast keeps every mapping to the end: both dtypes at once; without one, the first pass reads the disk",
+    recipe=_recipe,
+    ledger=_ledger,
+    maps=lambda _: True,
+    built_dtype=hugging_face.built_dtype,
+    lacks=hugging_face.why_not,
+    unpickles=False,
+    packages=(packages.TRANSFORMERS,),
+)

@@ -1,0 +1,120 @@
+"""What the strategies that load through transformers share: which checkpoints, and the words of their recipes."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import TYPE_CHECKING, Final
+
+from meminspect.capture.records import Pool
+from meminspect.strategies.sources import Sources
+from meminspect.strategies.task import CASTABLE
+from meminspect.theory.ledger import Item
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from meminspect.strategies.task import LoadTask
+
+__all__ = [
+    "as_loaded",
+    "auto_class",
+    "built",
+    "built_dtype",
+    "dtype_argument",
+    "folder",
+    "folder_path",
+    "imports",
+    "mapped_sources",
+    "ties",
+    "why_not",
+]
+
+_LAYOUTS: Final = ("safetensors", "safetensors-sharded", "torch", "torch-sharded")
+_WEIGHTS: Final = ("model", "pytorch_model")  # how the names of the files begin that `from_pretrained` looks for
+_CLASS: Final = re.compile(r"[A-Z]\w{0,99}", re.ASCII)
+_WITH_HEAD: Final = ("ForCausalLM", "LMHeadModel")
+
+
+def why_not(task: LoadTask) -> str | None:
+    """In one sentence why `from_pretrained` does not take a checkpoint; None when it does."""
+    checkpoint = task.checkpoint
+    if checkpoint.layout not in _LAYOUTS or "model_type" not in (checkpoint.config or {}):
+        return "it takes a Hugging Face folder: weights beside a config.json that names a model_type"
+    if not checkpoint.files[0].name.startswith(_WEIGHTS) or checkpoint.entry or checkpoint.mixed or checkpoint.prefix:
+        return "from_pretrained takes model.safetensors or pytorch_model.bin, whole or in shards with their index"
+    if task.options.trust_pickle:
+        return "from_pretrained reads pickles with weights_only=True: leave --trust-pickle out"
+    if task.options.model is not None:
+        return "the model is transformers' own: leave --model out"
+    return None
+
+
+def folder_path(task: LoadTask) -> Path:
+    """The checkpoint's folder."""
+    path = task.checkpoint.path
+    return path if path.is_dir() else path.parent
+
+
+def folder(task: LoadTask) -> str:
+    """The same as a literal: what a user hands to `from_pretrained`."""
+    return repr(str(folder_path(task)))
+
+
+def auto_class(task: LoadTask) -> str:
+    """The class whose `from_pretrained` loads the model: the one with a head where the config says so.
+
+    The name is a checkpoint's, and the recipe is executed: what is no class name is not taken over.
+    """
+    named = (task.checkpoint.config or {}).get("architectures")
+    name = named[0] if isinstance(named, list) and named and isinstance(named[0], str) else ""
+    if name.endswith(_WITH_HEAD):
+        return "AutoModelForCausalLM"
+    return name if _CLASS.fullmatch(name) else "AutoModel"
+
+
+def imports(task: LoadTask, *more: str) -> str:
+    """The recipe's first lines."""
+    return "\n".join(["import torch", f"from transformers import {', '.join([*more, auto_class(task)])}"])
+
+
+def config_dtype(task: LoadTask) -> str:
+    """The dtype that the config names; empty where it names none that a model can have."""
+    config = task.checkpoint.config or {}
+    dtype = str(config.get("dtype") or config.get("torch_dtype") or "").removeprefix("torch.")
+    return dtype if dtype in CASTABLE else ""
+
+
+def dtype_argument(task: LoadTask) -> str:
+    """What `from_pretrained` is told of the dtype; "auto" is the config's, else the checkpoint's own."""
+    named = config_dtype(task)
+    return 'dtype="auto"' if named in ("", task.main_dtype) else f"dtype=torch.{task.main_dtype}"
+
+
+def as_loaded(task: LoadTask) -> LoadTask:
+    """The task with the one dtype that every floating tensor of the model gets."""
+    return dataclasses.replace(task, options=dataclasses.replace(task.options, dtype=task.main_dtype))
+
+
+def built(task: LoadTask, config: str) -> str:
+    """The expression that builds the model from its config; only an Auto class takes over the config's dtype."""
+    name = auto_class(task)
+    return f"{name}.from_config({config})" if name.startswith("Auto") else f"{name}({config})"
+
+
+def built_dtype(task: LoadTask) -> str:
+    """The dtype in which `built` builds the model."""
+    return (config_dtype(task) or "float32") if auto_class(task).startswith("Auto") else "float32"
+
+
+def mapped_sources(task: LoadTask) -> Sources:
+    """What transformers brings in: mappings; files that torch cannot map are read."""
+    mappable = not any(file.unmappable for file in task.checkpoint.files)
+    pool, remade = (Pool.FILE if mappable else Pool.HEAP), task.casts or task.pool is not Pool.HEAP
+    return Sources(pool, Item.STAGING if remade else Item.FLOOR)
+
+
+def ties(task: LoadTask) -> bool:
+    """Whether the model has names for one tensor that the files have once."""
+    tied = any(parameter.tied_to for parameter in task.architecture.parameters)
+    return tied or bool((task.checkpoint.config or {}).get("tie_word_embeddings"))
