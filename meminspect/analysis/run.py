@@ -209,8 +209,9 @@ def _retained_at_peak(capture: CaptureReader, cut: Window) -> int:
     at_peak = (capture.fact("window") or {}).get("retained_at_peak_bytes")
     if before is None or at_peak is None:
         return 0
+    kept_bytes: int = at_peak - before
     heap_bytes = cut.peaks().heap_bytes
-    return max(0, at_peak - before if heap_bytes is None else min(at_peak - before, heap_bytes))
+    return max(0, kept_bytes if heap_bytes is None else min(kept_bytes, heap_bytes))
 
 
 def _tensors(

@@ -22,7 +22,15 @@ from meminspect.strategies import (
     skip_init,
     stream,
 )
-from meminspect.strategies.libraries import accelerate_dispatch, hf_device_map, hf_naive, hf_pretrained
+from meminspect.strategies.libraries import (
+    accelerate_dispatch,
+    bnb_int8,
+    bnb_nf4,
+    hf_device_map,
+    hf_naive,
+    hf_pretrained,
+    torchao_int8,
+)
 from meminspect.strategies.strategy import Strategy
 from meminspect.strategies.task import CASTABLE, QUANTISATIONS, READ_TO, LoadOptions, LoadTask
 
@@ -53,6 +61,9 @@ STRATEGIES: Final[Mapping[str, Strategy]] = {
         hf_device_map.STRATEGY,
         accelerate_dispatch.STRATEGY,
         hf_naive.STRATEGY,
+        bnb_int8.STRATEGY,
+        bnb_nf4.STRATEGY,
+        torchao_int8.STRATEGY,
     )
 }
 

@@ -46,6 +46,7 @@ class Strategy:
     maps: Callable[[LoadTask], bool]  # whether it maps whole files rather than reading them
     casts: bool = True  # whether the loaded model has the dtype that was asked for
     built_dtype: Callable[[LoadTask], str] = lambda task: task.options.init_dtype  # in which it builds the model
+    own_floor_bytes: Callable[[LoadTask], int] | None = None  # Q of a library that quantises in its own way
     quantises: bool = False  # whether the loaded model's linear layers are quantised
     adds: Callable[[LoadTask], Sequence[Parameter]] = _nothing  # what the loaded model has beyond the checkpoint's
     lacks: Callable[[LoadTask], str | None] = lambda _: None  # in one sentence what a task must have for it and has not
@@ -60,6 +61,8 @@ class Strategy:
 
     def floor_bytes(self, task: LoadTask) -> int:
         """What the model that is loaded this way must occupy: T, Q where it is quantised, and what it has beyond."""
+        if self.own_floor_bytes is not None:
+            return self.own_floor_bytes(task)
         floor_bytes = quantisation.floor_bytes(task) if self.quantises else task.floor_bytes
         return floor_bytes + sum(
             bytes_of(task.initial_dtype(parameter), parameter.elements) for parameter in self.adds(task)
@@ -68,7 +71,7 @@ class Strategy:
     @property
     def changes(self) -> bool:
         """Whether the loaded model is another one than the checkpoint's: quantised, or with parameters beyond it."""
-        return self.quantises or self.adds is not _nothing
+        return self.quantises or self.own_floor_bytes is not None or self.adds is not _nothing
 
     def remark(self, task: LoadTask) -> str:
         """In one sentence what a user may not expect of the load; empty when it is as anybody would."""

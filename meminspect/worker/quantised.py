@@ -39,6 +39,7 @@ class QuantisedView(NamedTuple):
     start: tuple[int, int]
     shape: tuple[int, int]
     built: torch.dtype | None  # in which the weight was there before it was quantised; None: as it is stored
+    slack_steps: float = 0  # by how much more than its error bound a value may be off: of scales in half precision
 
     @classmethod
     def whole(
@@ -67,8 +68,8 @@ class QuantisedView(NamedTuple):
     def is_sound(self) -> bool:
         """Whether each group's largest value uses the whole range, so that no scale is larger than need be."""
         if self.kind == "int8":
-            largest = torch.maximum(self.values.amax(1), -self.values.amin(1))
-            full = largest == _INT8_STEPS
+            largest = torch.maximum(self.values.amax(1).int(), -self.values.amin(1).int())  # -128 has no opposite
+            full = largest >= _INT8_STEPS
         else:
             full = torch.cat([_has_extreme(blocks) for blocks in torch.split(self.values, _BLOCKS)])
         return bool((full | (self.scale[:, 0] <= _TINY)).all())
@@ -76,7 +77,7 @@ class QuantisedView(NamedTuple):
     def matches(self, data: torch.Tensor) -> bool:
         """Whether every value of this rectangle is the stored one to within the quantisation's error bound."""
         values, largest = self._dequantised()
-        bound = (ERROR_BOUNDS[self.kind] + _ROUNDING / _INT8_STEPS) * largest
+        bound = (ERROR_BOUNDS[self.kind] + (_ROUNDING + self.slack_steps) / _INT8_STEPS) * largest
         original = data.to(self.built or data.dtype).to(torch.float32)
         return bool(((values - original).abs() <= bound).all())
 

@@ -8,17 +8,19 @@ import mmap
 import sys
 from typing import TYPE_CHECKING, Final
 
+import torch
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
 from meminspect.capture.records import Operation, Pool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    import torch
     from torch import nn
 
     from meminspect.worker.recorder import Recorder
 
-__all__ = ["live_bytes", "storages", "touch"]
+__all__ = ["live_bytes", "plain_tensors", "storages", "touch"]
 
 _MADV_POPULATE_READ: Final = 22  # Linux 5.14; include/uapi/asm-generic/mman-common.h
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -28,10 +30,22 @@ def storages(model: nn.Module) -> Iterator[tuple[str, torch.UntypedStorage]]:
     """Each distinct storage of the model's parameters and buffers, under the first name that uses it."""
     seen: set[int] = set()
     for name, tensor in _in_loading_order(model):
-        storage = tensor.untyped_storage()
-        if storage.device.type == "cpu" and storage.data_ptr() not in seen and storage.nbytes():
-            seen.add(storage.data_ptr())
-            yield name, storage
+        for part in plain_tensors(tensor):
+            storage = part.untyped_storage()
+            if storage.device.type == "cpu" and storage.data_ptr() not in seen and storage.nbytes():
+                seen.add(storage.data_ptr())
+                yield name, storage
+
+
+def plain_tensors(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    """The tensors that have the memory: itself, or what a subclass is made of, and bitsandbytes' scales beside it."""
+    if is_traceable_wrapper_subclass(tensor):
+        for name in tensor.__tensor_flatten__()[0]:
+            yield from plain_tensors(getattr(tensor, name))
+        return
+    yield tensor
+    beside = getattr(tensor, "SCB", None), getattr(getattr(tensor, "quant_state", None), "absmax", None)
+    yield from (scale for scale in beside if isinstance(scale, torch.Tensor))
 
 
 def _in_loading_order(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

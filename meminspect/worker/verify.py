@@ -14,6 +14,7 @@ import torch
 
 from meminspect.sampling.page_cache import cached_bytes, forget, without_read_ahead
 from meminspect.strategies.quantisation import quantised, scale_name
+from meminspect.worker import library_quantised
 from meminspect.worker.quantised import QuantisedView
 
 if TYPE_CHECKING:
@@ -46,6 +47,9 @@ def verify(model: nn.Module, task: LoadTask, strategy: Strategy | None = None) -
     if strategy is not None:
         for parameter in strategy.adds(task):
             loaded.pop(parameter.name, None)
+        if strategy.own_floor_bytes is not None:
+            for name, parameter in quantised(task).items():
+                loaded[name] = library_quantised.view(loaded.get(name), parameter) or loaded[name]
         if strategy.quantises:
             _view_quantised(loaded, task, None if strategy.casts else getattr(torch, strategy.built_dtype(task)))
     mismatched = [

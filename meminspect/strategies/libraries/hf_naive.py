@@ -20,7 +20,7 @@ __all__ = ["STRATEGY"]
 def _recipe(task: LoadTask) -> str:
     build = hugging_face.built(task, "config")
     moved = "" if task.options.device == "cpu" else f".to({task.options.device!r})"
-    strict = ", strict=False)  # tied weights are in the file once" if hugging_face.ties(task) else ")"
+    strict = ")" if hugging_face.has_head(task) else ", strict=False)  # the head is the embedding, and not in the file"
     return recipes.recipe(
         recipes.header(task, hugging_face.imports(task, "AutoConfig")),
         f"config = AutoConfig.from_pretrained({hugging_face.folder(task)})\n"

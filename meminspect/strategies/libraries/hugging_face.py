@@ -24,9 +24,9 @@ __all__ = [
     "dtype_argument",
     "folder",
     "folder_path",
+    "has_head",
     "imports",
     "mapped_sources",
-    "ties",
     "why_not",
 ]
 
@@ -114,7 +114,6 @@ def mapped_sources(task: LoadTask) -> Sources:
     return Sources(pool, Item.STAGING if remade else Item.FLOOR)
 
 
-def ties(task: LoadTask) -> bool:
-    """Whether the model has names for one tensor that the files have once."""
-    tied = any(parameter.tied_to for parameter in task.architecture.parameters)
-    return tied or bool((task.checkpoint.config or {}).get("tie_word_embeddings"))
+def has_head(task: LoadTask) -> bool:
+    """Whether the files hold an output head of their own: one that is tied to the embedding is not in them."""
+    return any(tensor.name.endswith("lm_head.weight") for tensor in task.checkpoint.tensors)

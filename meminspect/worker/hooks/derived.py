@@ -21,6 +21,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from meminspect.worker.hooks.tracker import Form, describe, replaced
+from meminspect.worker.resident import plain_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -90,8 +91,7 @@ class Attribution:
     def document(self, model: nn.Module) -> dict[str, Any]:
         """What has a name and what has none, once the model's own tensors have theirs."""
         for tensor in (*model.parameters(), *model.buffers()):
-            with contextlib.suppress(RuntimeError, NotImplementedError):  # a subclass without storage
-                storage = tensor.untyped_storage()
+            for storage, _ in _memory(tensor):
                 if self.found(storage.data_ptr()):
                     self.named(storage.nbytes())
         for address in list(self._waiting):
@@ -166,7 +166,7 @@ class _Deriving(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _written(self, names: list[str], func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """An operation on memory that exists: a name goes to memory that has waited for one, whose pages come now."""
         result = self._work(func, args, kwargs)
-        target = kwargs.get("out", args[0] if args else None)
+        target: Any = kwargs.get("out", args[0] if args else None)
         for storage, detail in _memory(target):
             address = storage.data_ptr()
             if not names:
@@ -204,9 +204,9 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
 def _memory(value: Any) -> Iterator[tuple[torch.UntypedStorage, str]]:
     """The storages that a result has, each with its tensor's type and shape."""
     for tensor in _tensors(value):
-        with contextlib.suppress(RuntimeError, NotImplementedError):  # a subclass without storage
-            if not tensor.is_meta and tensor.untyped_storage().nbytes():
-                yield tensor.untyped_storage(), _described(tensor)
+        for part in plain_tensors(tensor):
+            if not part.is_meta and part.untyped_storage().nbytes():
+                yield part.untyped_storage(), _described(part)
 
 
 def _site() -> str:
