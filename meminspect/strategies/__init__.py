@@ -26,9 +26,11 @@ from meminspect.strategies.libraries import (
     accelerate_dispatch,
     bnb_int8,
     bnb_nf4,
+    fastsafetensors,
     hf_device_map,
     hf_naive,
     hf_pretrained,
+    runai_streamer,
     torchao_int8,
 )
 from meminspect.strategies.strategy import Strategy
@@ -37,9 +39,12 @@ from meminspect.strategies.task import CASTABLE, QUANTISATIONS, READ_TO, LoadOpt
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["CASTABLE", "QUANTISATIONS", "READ_TO", "STRATEGIES", "LoadOptions", "LoadTask", "Strategy", "find"]
+__all__ = [
+    "CASTABLE", "LIBRARIES", "NATIVE", "QUANTISATIONS", "READ_TO", "STRATEGIES", "LoadOptions", "LoadTask", "Strategy",
+    "find",
+]  # fmt: skip
 
-STRATEGIES: Final[Mapping[str, Strategy]] = {
+NATIVE: Final[Mapping[str, Strategy]] = {
     strategy.id: strategy
     for strategy in (
         stream.STRATEGY,
@@ -57,6 +62,13 @@ STRATEGIES: Final[Mapping[str, Strategy]] = {
         adapters.STRATEGY,
         lazy_quantize.STRATEGY,
         quantize_after.STRATEGY,
+    )
+}
+"""Those that are lines of plain PyTorch."""
+
+LIBRARIES: Final[Mapping[str, Strategy]] = {
+    strategy.id: strategy
+    for strategy in (
         hf_pretrained.STRATEGY,
         hf_device_map.STRATEGY,
         accelerate_dispatch.STRATEGY,
@@ -64,8 +76,13 @@ STRATEGIES: Final[Mapping[str, Strategy]] = {
         bnb_int8.STRATEGY,
         bnb_nf4.STRATEGY,
         torchao_int8.STRATEGY,
+        fastsafetensors.STRATEGY,
+        runai_streamer.STRATEGY,
     )
 }
+"""Those that are calls of the field's libraries, where these are installed."""
+
+STRATEGIES: Final[Mapping[str, Strategy]] = {**NATIVE, **LIBRARIES}
 
 
 def find(id_: str) -> Strategy:

@@ -8,8 +8,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from meminspect.sampling.interpreter import Interpreter
+    from meminspect.strategies.task import LoadTask
 
-__all__ = ["ACCELERATE", "BITSANDBYTES", "TORCHAO", "TRANSFORMERS", "Package", "why_not_installed"]
+__all__ = [
+    "ACCELERATE",
+    "BITSANDBYTES",
+    "FASTSAFETENSORS",
+    "RUNAI",
+    "TORCHAO",
+    "TRANSFORMERS",
+    "Package",
+    "why_not_installed",
+    "why_not_safetensors",
+]
 
 
 class Package(NamedTuple):
@@ -23,7 +34,16 @@ class Package(NamedTuple):
 TRANSFORMERS: Final = Package("transformers", (5, 0), "hf")  # 4 has another loader, which these theories are not of
 ACCELERATE: Final = Package("accelerate", (1, 0), "hf")
 BITSANDBYTES: Final = Package("bitsandbytes", (0, 46), "quantised")  # since when it runs without CUDA
+FASTSAFETENSORS: Final = Package("fastsafetensors", (0, 5), "fast")  # since when its tensors keep their buffer
+RUNAI: Final = Package("runai-model-streamer", (0, 17), "fast")  # since when they have memory of their own
 TORCHAO: Final = Package("torchao", (0, 15), "quantised")
+
+
+def why_not_safetensors(task: LoadTask) -> str | None:
+    """In one sentence why a library that reads nothing but safetensors cannot read a checkpoint; None when it can."""
+    if task.checkpoint.layout.startswith("safetensors") and not task.checkpoint.prefix:
+        return None
+    return "it reads safetensors files, under the names that they have"
 
 
 def why_not_installed(packages: Iterable[Package], interpreter: Interpreter) -> str | None:

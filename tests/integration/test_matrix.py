@@ -14,7 +14,7 @@ from worker_runs import event_lines, ledger_lines, run_worker
 from meminspect.architectures import ARCHITECTURES
 from meminspect.checkpoint import LAYOUTS, read_checkpoint
 from meminspect.engine.warmup import tiny_twin
-from meminspect.strategies import STRATEGIES, LoadOptions
+from meminspect.strategies import NATIVE, LoadOptions
 from meminspect.strategies.task import task_for
 from meminspect.synthesis import naming_for, tiny_checkpoint
 
@@ -95,7 +95,7 @@ CELLS = [
 
 def test_the_tables_name_every_layout_strategy_and_architecture() -> None:
     assert EXPECTED.keys() == WRITERS.keys() == {layout.id for layout in LAYOUTS}
-    assert all(row.keys() == STRATEGIES.keys() for row in EXPECTED.values())
+    assert all(row.keys() == NATIVE.keys() for row in EXPECTED.values())
     assert {architecture for _, architecture in PAIRS} == {*ARCHITECTURES, SKELETON}
 
 
@@ -137,11 +137,11 @@ def test_each_combination_is_available_or_refused_with_its_sentence(
 
     assert (task.checkpoint.layout, task.architecture.id) == (layout, architecture)
     for strategy, sentence in expected(layout, architecture).items():
-        why_not = STRATEGIES[strategy].why_not(task)
+        why_not = NATIVE[strategy].why_not(task)
         assert (why_not is None) == (sentence == RUNS), (strategy, why_not)
         assert (why_not or "").startswith(sentence)
         if why_not is None:
-            theory = STRATEGIES[strategy].theory(task)
+            theory = NATIVE[strategy].theory(task)
             assert theory.peak_rss_bytes >= theory.floor_bytes
 
 
@@ -149,7 +149,7 @@ def test_given_no_gguf_package_then_the_sentence_says_how_to_get_it(
     checkpoint_of: Callable[[str, str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    assert "pip install gguf" in (STRATEGIES["naive"].why_not(_task(checkpoint_of("gguf", SKELETON))) or "")
+    assert "pip install gguf" in (NATIVE["naive"].why_not(_task(checkpoint_of("gguf", SKELETON))) or "")
 
 
 @pytest.mark.parametrize(

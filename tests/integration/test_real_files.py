@@ -14,7 +14,7 @@ from worker_runs import run_worker
 from meminspect.checkpoint import read_checkpoint
 from meminspect.engine.warmup import tiny_twin
 from meminspect.errors import CheckpointError
-from meminspect.strategies import STRATEGIES, LoadOptions
+from meminspect.strategies import NATIVE, LoadOptions
 from meminspect.strategies.task import task_for
 
 
@@ -71,12 +71,12 @@ def test_headers_say_what_the_library_loads(real: Real) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", NATIVE)
 @pytest.mark.parametrize("real", CHECKPOINTS, ids=lambda real: real.file)
 def test_every_strategy_that_is_available_loads_it_and_verifies(real: Real, strategy: str) -> None:
     path = installed(real)
     task = task_for(read_checkpoint(path), LoadOptions())
-    why_not = STRATEGIES[strategy].why_not(task)
+    why_not = NATIVE[strategy].why_not(task)
     if why_not is not None:
         pytest.skip(why_not)
 

@@ -21,7 +21,7 @@ from test_matrix import RUNS, expected
 
 from meminspect.analysis.describe import theory_document
 from meminspect.checkpoint import read_checkpoint
-from meminspect.strategies import STRATEGIES, LoadOptions
+from meminspect.strategies import NATIVE, LoadOptions
 from meminspect.strategies.task import task_for
 from meminspect.theory.evaluation import evaluate
 from meminspect.theory.ledger import Item
@@ -79,7 +79,7 @@ class Cell(NamedTuple):
 
     def __str__(self) -> str:
         words = f"{self.strategy} on {self.checkpoint} as {self.dtype or 'it is stored'}"
-        return f"{words}, in {self.quantisation}" if STRATEGIES[self.strategy].quantises else words
+        return f"{words}, in {self.quantisation}" if NATIVE[self.strategy].quantises else words
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -97,14 +97,14 @@ CELLS = [
 # Every strategy on every kind of file that it takes, with and without a cast.
 MORE_CELLS = [
     cell
-    for dtype, name, strategy in itertools.product((None, "bfloat16"), CHECKPOINTS, STRATEGIES)
+    for dtype, name, strategy in itertools.product((None, "bfloat16"), CHECKPOINTS, NATIVE)
     if _runs(strategy, name) and (cell := Cell(name, strategy, dtype)) not in CELLS
 ]
 MORE_CELLS += [
     Cell(name, strategy, None, "nf4")
     for name in CHECKPOINTS
-    for strategy in STRATEGIES
-    if STRATEGIES[strategy].quantises and _runs(strategy, name)
+    for strategy in NATIVE
+    if NATIVE[strategy].quantises and _runs(strategy, name)
 ]
 PARAMS = [*CELLS, *(pytest.param(cell, marks=pytest.mark.slow) for cell in MORE_CELLS)]
 
@@ -145,7 +145,7 @@ def test_given_a_real_load_then_it_peaks_where_theory_says_and_for_the_reasons_i
 ) -> None:
     run = run_of(cell)
 
-    least = 60e6 if STRATEGIES[cell.strategy].quantises else 140e6
+    least = 60e6 if NATIVE[cell.strategy].quantises else 140e6
     assert run["theory"]["floor_bytes"] > least, "big enough for the tolerance to mean something"
     assert discrepancies(run) == []
 
@@ -185,7 +185,7 @@ def test_given_a_theory_that_forgets_a_term_then_the_comparison_says_so(
 ) -> None:
     run = copy.deepcopy(run_of(Cell(checkpoint, strategy)))
     task = task_for(read_checkpoint(folder / checkpoint), LoadOptions())
-    steps = list(STRATEGIES[strategy].ledger(task))
+    steps = list(NATIVE[strategy].ledger(task))
     assert discrepancies({**run, "theory": theory_document(evaluate(steps, task.floor_bytes))}) == []
 
     forgetful = evaluate([step for step in steps if step.item != item], task.floor_bytes)

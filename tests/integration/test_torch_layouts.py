@@ -14,7 +14,7 @@ import torch
 from worker_runs import event_lines, ledger_lines, run_worker
 
 from meminspect.checkpoint import read_checkpoint
-from meminspect.strategies import STRATEGIES, LoadOptions
+from meminspect.strategies import NATIVE, LoadOptions
 from meminspect.strategies.task import task_for
 from meminspect.synthesis import tiny_checkpoint
 
@@ -110,7 +110,7 @@ QUICK = {("lightning ckpt", "naive"), ("legacy bin", "sharded")}
 RUN = [
     pytest.param(layout, strategy, marks=() if (layout, strategy) in QUICK else pytest.mark.slow)
     for layout in LAYOUTS
-    for strategy in STRATEGIES
+    for strategy in NATIVE
     if strategy not in NEVER
     and not (layout in UNMAPPABLE and strategy in MAPPING)
     and (layout, strategy) not in AS_THEY_LIE
@@ -138,7 +138,7 @@ def test_given_a_layout_then_a_strategy_loads_it_as_its_theory_says_and_all_is_v
 def test_given_a_layout_that_cannot_be_mapped_then_only_mapping_is_refused_and_why(tmp_path: Path, layout: str) -> None:
     task = task_for(read_checkpoint(LAYOUTS[layout](tmp_path / "checkpoint")), LoadOptions())
 
-    refusals = {id_: why for id_, strategy in STRATEGIES.items() if (why := strategy.why_not(task)) is not None}
+    refusals = {id_: why for id_, strategy in NATIVE.items() if (why := strategy.why_not(task)) is not None}
 
     as_they_lie = {strategy for where, strategy in AS_THEY_LIE if where == layout}
     assert refusals.keys() == NEVER | as_they_lie | (MAPPING if layout in UNMAPPABLE else set())
@@ -152,5 +152,5 @@ def test_given_what_torch_loads_only_on_trust_then_only_what_runs_no_pickle_begi
     torch.save({"state_dict": _tensors(), "hyper_parameters": {"path": tmp_path}}, tmp_path / "a.ckpt")
     task = task_for(read_checkpoint(tmp_path / "a.ckpt"), LoadOptions())
 
-    for strategy in STRATEGIES.values():
+    for strategy in NATIVE.values():
         assert ("--trust-pickle" in (strategy.why_not(task) or "")) == (strategy.id != "stream")

@@ -9,6 +9,7 @@ from meminspect.worker.hooks import (
     casting,
     dcp_files,
     derived,
+    fast_loaders,
     mappings,
     meta_models,
     modules,
@@ -42,5 +43,6 @@ def installed(tracker: Tracker) -> Iterator[None]:
             stack.enter_context(quantising.watch(tracker))
         else:
             stack.enter_context(transformers_models.watch(tracker))
+            stack.enter_context(fast_loaders.watch(tracker))
             stack.enter_context(derived.watch(tracker, tracker.attribution))
         yield

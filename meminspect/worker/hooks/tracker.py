@@ -108,6 +108,7 @@ class Tracker:
         self._on_meta: dict[int, str] = {}  # the names of its tensors that have no memory yet, by `id`
         self._once_on_meta: set[str] = set()
         self._names: dict[int, str] = {}  # address of a storage → tensor
+        self._views: dict[int, str] = {}  # address of a tensor in a storage of several → tensor
         self._filling: dict[int, int] = {}  # address of a storage that is filled part by part → event id
         self._owner: dict[int, int] = {}  # the same address → event id of what has it now
         self._live: dict[int, _Live] = {}  # by event id: a dead ref calls nobody
@@ -167,7 +168,7 @@ class Tracker:
     def end(self, id_: int, pool: Pool, name: str, storage: torch.UntypedStorage) -> None:
         """Materialising is done: from now on the storage has a name, and its end will be reported."""
         self.recorder.end(id_, Operation.MATERIALISE, pool, name, storage.nbytes())
-        self._follow(id_, pool, name, storage)
+        self.follow(id_, pool, name, storage)
 
     def made(
         self,
@@ -195,7 +196,7 @@ class Tracker:
         id_ = self.recorder.begin(Operation.MATERIALISE, pool, name, nbytes, detail=detail)
         result = make()
         self.recorder.end(id_, Operation.MATERIALISE, pool, name, nbytes)
-        self._follow(id_, pool, name, result.untyped_storage(), named=filled)
+        self.follow(id_, pool, name, result.untyped_storage(), named=filled)
         if filled and falls and nbytes >= SMALL_BYTES:
             self.recorder.before_fall()
         return result
@@ -212,10 +213,14 @@ class Tracker:
             Operation.MATERIALISE, Pool.FILE, tensor.name, tensor.storage.nbytes,
             detail=describe(tensor.dtype, tensor.shape), file=tensor.storage.file, offset=tensor.file_offset,
         )  # fmt: skip
-        self._follow(id_, Pool.FILE, tensor.name, storage)
+        self.follow(id_, Pool.FILE, tensor.name, storage)
         if id_ in self._live:
             self._live[id_].file = tensor.storage.file
             self._mapped[tensor.storage.file] += 1
+
+    def name_view(self, tensor: torch.Tensor, name: str) -> None:
+        """A tensor that shares its storage with others has a name."""
+        self._views[tensor.data_ptr()] = name
 
     def mapped_whole(self, file: int, storage: torch.UntypedStorage) -> None:
         """A whole file has been mapped: while that is held its pages stay, whatever becomes of the tensors in it."""
@@ -229,7 +234,8 @@ class Tracker:
         """From now on the storage has a name; its end is not reported."""
         self._names[storage.data_ptr()] = name
 
-    def _follow(self, id_: int, pool: Pool, name: str, storage: torch.UntypedStorage, *, named: bool = True) -> None:
+    def follow(self, id_: int, pool: Pool, name: str, storage: torch.UntypedStorage, *, named: bool = True) -> None:
+        """From now on the storage has a name, and its end will be reported as that of an event's memory."""
         started_ns = time.monotonic_ns()
         if self.attribution is not None:
             self.attribution.named(storage.nbytes())
@@ -271,6 +277,8 @@ class Tracker:
     def name_of(self, tensor: torch.Tensor) -> str:
         """The name of the tensor that this memory belongs to; empty when it is none we know."""
         try:
+            if self._views and (name := self._views.get(tensor.data_ptr())):
+                return name
             return self._names.get(tensor.untyped_storage().data_ptr(), "")
         except (RuntimeError, NotImplementedError):  # a subclass without storage
             return ""

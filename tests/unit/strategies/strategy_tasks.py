@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from meminspect.architectures import ARCHITECTURES
 from meminspect.checkpoint import read_checkpoint
 from meminspect.dtypes import bytes_of
-from meminspect.strategies import STRATEGIES, LoadOptions
+from meminspect.strategies import NATIVE, LoadOptions
 from meminspect.strategies.task import LoadTask, task_for
 from meminspect.synthesis import SynthesisSpec, synthesise
 
@@ -49,7 +49,7 @@ def cells(*options: dict[str, str]) -> list[tuple[str, str, dict[str, str]]]:
     quantised = {"quantisation": "nf4"}
     return [
         (id_, name, chosen)
-        for id_, strategy in STRATEGIES.items()
+        for id_, strategy in NATIVE.items()
         for name in NAMES
         for chosen in (*options, *([quantised] if strategy.quantises else []))
         if not (strategy.changes and name.startswith("odd"))  # which have no linear layers that anybody knows of

@@ -9,7 +9,7 @@ from strategy_tasks import cells, initial_bytes
 
 from meminspect.capture.records import Pool
 from meminspect.dtypes import bytes_of
-from meminspect.strategies import STRATEGIES
+from meminspect.strategies import NATIVE
 from meminspect.theory.ledger import Item
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ OPTIONS: list[dict[str, str]] = [{}, {"dtype": "bfloat16"}, {"read_to": "host"},
 
 def peaks(strategy: str, task: LoadTask) -> tuple[int, int | None, int | None]:
     """Device (what was asked for, without the allocator's rounding), heap and file."""
-    theory = STRATEGIES[strategy].theory(task)
+    theory = NATIVE[strategy].theory(task)
     return asked_for(theory), theory.peak.heap_bytes, theory.peak.file_bytes
 
 
@@ -60,7 +60,7 @@ def test_what_is_assigned_is_on_the_device_once_and_came_over_the_host(id_: str,
     task = tasks(name, device="cuda")
     c = task.checkpoint.nbytes
     assert peaks(id_, task) == ((c, 0, c) if id_ == "mmap-assign" else (c, c, 0))
-    theory = STRATEGIES[id_].theory(task)
+    theory = NATIVE[id_].theory(task)
     assert (theory.steady.heap_bytes, theory.steady.file_bytes) == (0, 0)
     assert theory.steady.vram_allocated_bytes == theory.peak.vram_allocated_bytes
 
@@ -105,13 +105,13 @@ def test_every_cell_of_the_matrix_balances_and_leaves_nothing_on_the_host(
 ) -> None:
     task = tasks(name, device="cuda", **options)
     live = dict.fromkeys(Pool, 0)
-    for step in STRATEGIES[id_].ledger(task):
+    for step in NATIVE[id_].ledger(task):
         live[step.pool] += step.delta_bytes
         assert live[step.pool] >= 0
     assert live[Pool.HEAP] == live[Pool.FILE] == live[Pool.PINNED] == 0
-    theory = STRATEGIES[id_].theory(task)
+    theory = NATIVE[id_].theory(task)
     on_device = sum(line.nbytes for line in theory.bill if line.pool == "vram")
     assert on_device == theory.peak.vram_allocated_bytes
     assert sum(line.nbytes for line in theory.bill) - on_device == theory.peak_rss_bytes
     untied = {parameter.name for parameter in task.architecture.parameters if parameter.tied_to is None}
-    assert untied <= {step.tensor for step in STRATEGIES[id_].ledger(task)}
+    assert untied <= {step.tensor for step in NATIVE[id_].ledger(task)}

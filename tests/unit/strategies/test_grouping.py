@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from meminspect.checkpoint.model import Checkpoint, CheckpointFile, Chunk, Storage, StoredTensor
-from meminspect.strategies import STRATEGIES, LoadOptions
+from meminspect.strategies import NATIVE, LoadOptions
 from meminspect.strategies.grouping import grouped
 from meminspect.strategies.task import task_for
 from meminspect.theory.evaluation import evaluate
@@ -80,7 +80,7 @@ def test_a_theory_of_groups_is_the_theory_of_all(
 ) -> None:
     task = task_for(spread(tensors, files=files, layout=layout), options)
     few = grouped(task)
-    for strategy in STRATEGIES.values():
+    for strategy in NATIVE.values():
         if strategy.why_not(task) is None:
             alone = evaluate(strategy.ledger(task), task.floor_bytes)
             assert evaluate(strategy.ledger(few.task), task.floor_bytes, few.copies) == alone
@@ -133,7 +133,7 @@ def test_a_hundred_thousand_tensors_cost_a_theory_what_a_few_do() -> None:
     task = task_for(spread(experts), LoadOptions())
     assert task.floor_bytes == 100_000 * 2 * 4096  # which groups them
     started_s = time.process_time()
-    for strategy in STRATEGIES.values():
+    for strategy in NATIVE.values():
         strategy.theory(task)
     assert time.process_time() - started_s < 3
 

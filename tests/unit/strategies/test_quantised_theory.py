@@ -9,7 +9,7 @@ import pytest
 from strategy_tasks import initial_bytes
 
 from meminspect.dtypes import bytes_of
-from meminspect.strategies import QUANTISATIONS, STRATEGIES
+from meminspect.strategies import NATIVE, QUANTISATIONS
 from meminspect.strategies.adapters import RANK
 from meminspect.theory.ledger import Item
 
@@ -24,7 +24,7 @@ KNOWN = ["meta", "meta 2", "safetensors", "safetensors 3", "teaching", "gpt2"]
 
 
 def theory(strategy: str, task: LoadTask) -> Theory:
-    return STRATEGIES[strategy].theory(task)
+    return NATIVE[strategy].theory(task)
 
 
 def layers(task: LoadTask) -> list[Parameter]:
@@ -118,7 +118,7 @@ def test_adapters_cost_two_thin_matrices_in_float32_for_each_projection_of_an_at
 
 
 def test_a_model_that_nobody_knows_is_neither_quantised_nor_adapted(tasks: Tasks) -> None:
-    for strategy in (strategy for strategy in STRATEGIES.values() if strategy.changes):
+    for strategy in (strategy for strategy in NATIVE.values() if strategy.changes):
         assert "nobody knows" in (strategy.why_not(tasks("odd safetensors")) or "")
 
 
@@ -127,5 +127,5 @@ def test_what_cannot_be_cut_into_blocks_is_not_quantised_to_four_bits(tasks: Tas
     first = layers(task)[0]
     odd = [one._replace(shape=(3, 5)) if one == first else one for one in task.architecture.parameters]
     task = replace(task, architecture=replace(task.architecture, parameters=tuple(odd)))
-    assert STRATEGIES["lazy-quantize"].why_not(task) == f"nf4 takes 64 values at a time, and {first.name} has 15"
-    assert "use one of int8, nf4" in (STRATEGIES["lazy"].why_not(tasks("gpt2", quantisation="int3")) or "")
+    assert NATIVE["lazy-quantize"].why_not(task) == f"nf4 takes 64 values at a time, and {first.name} has 15"
+    assert "use one of int8, nf4" in (NATIVE["lazy"].why_not(tasks("gpt2", quantisation="int3")) or "")

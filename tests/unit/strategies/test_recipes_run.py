@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from meminspect.strategies import STRATEGIES
+from meminspect.strategies import NATIVE
 from meminspect.worker.models import build
 from meminspect.worker.recipe import default_dtype
 
@@ -24,9 +24,7 @@ if TYPE_CHECKING:
 MODELS = ("safetensors 3", "teaching")
 MORE_MODELS = ("meta", "meta 2", "gpt2")
 DTYPES: dict[str | None, float] = {None: 2e-2, "bfloat16": 8e-2}  # and how far logits may be off
-WAYS = [
-    id_ for id_, strategy in STRATEGIES.items() if id_ not in ("naive", "per-tensor-files") and not strategy.changes
-]
+WAYS = [id_ for id_, strategy in NATIVE.items() if id_ not in ("naive", "per-tensor-files") and not strategy.changes]
 CELLS = [
     *itertools.product(WAYS, MODELS),
     *(pytest.param(*cell, marks=pytest.mark.slow) for cell in itertools.product(WAYS, MORE_MODELS)),
@@ -38,7 +36,7 @@ def loaded(strategy: str, task: LoadTask) -> nn.Module:
         "Model": lambda _: build(task.architecture), "config": None, "split_dims": task.split_dims,
     }  # fmt: skip
     with default_dtype("float32"):
-        exec(STRATEGIES[strategy].recipe(task), names)  # noqa: S102 - the text under test
+        exec(NATIVE[strategy].recipe(task), names)  # noqa: S102 - the text under test
     model: nn.Module = names["model"]
     return model
 
@@ -59,7 +57,7 @@ def test_a_recipe_gives_every_tensor_its_value_and_the_model_its_answer_to_the_c
     for dtype, error in DTYPES.items():
         found = loaded(strategy, tasks(name, dtype=dtype))
 
-        wanted = getattr(torch, dtype or "float16" if STRATEGIES[strategy].casts else "float32")
+        wanted = getattr(torch, dtype or "float16" if NATIVE[strategy].casts else "float32")
         tensors, plain = found.state_dict(), expected.state_dict()
         assert tensors.keys() == plain.keys()
         for key, tensor in tensors.items():

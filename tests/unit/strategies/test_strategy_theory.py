@@ -10,7 +10,7 @@ from strategy_tasks import cells, initial_bytes
 
 from meminspect.capture.records import Operation, Pool
 from meminspect.dtypes import bytes_of
-from meminspect.strategies import STRATEGIES
+from meminspect.strategies import NATIVE
 from meminspect.theory.ledger import Item
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ CELLS = cells(*OPTIONS)
 
 
 def theory(strategy: str, task: LoadTask) -> Theory:
-    return STRATEGIES[strategy].theory(task)
+    return NATIVE[strategy].theory(task)
 
 
 def pools(theory: Theory) -> tuple[int | None, int | None]:
@@ -218,7 +218,7 @@ def test_a_model_in_its_final_dtype_and_the_checkpoint_are_there_at_once(
 
 
 def test_memory_that_is_only_reserved_takes_nothing_while_the_checkpoint_is_read(tasks: Tasks) -> None:
-    steps = list(STRATEGIES["skip-init"].ledger(tasks("meta")))
+    steps = list(NATIVE["skip-init"].ledger(tasks("meta")))
     read = max(index for index, step in enumerate(steps) if step.phase == "read")
     assert sum(step.delta_bytes for step in steps[: read + 1]) == tasks("meta").checkpoint.nbytes
 
@@ -249,7 +249,7 @@ def test_lazy_on_slices_makes_each_whole_tensor_once_and_twice_for_a_cast(dtype:
 def test_lazy_counts_tied_weights_once_in_every_dtype(tasks: Tasks) -> None:
     for dtype in (None, "bfloat16"):
         task = tasks("odd pth", dtype=dtype)
-        made = [step.tensor for step in STRATEGIES["lazy"].ledger(task) if step.operation is Operation.ASSIGN]
+        made = [step.tensor for step in NATIVE["lazy"].ledger(task) if step.operation is Operation.ASSIGN]
         assert "first.weight" in made
         assert "tied.weight" not in made
         assert theory("lazy", task).steady.heap_bytes == task.floor_bytes
@@ -282,18 +282,18 @@ def test_per_tensor_files_holds_the_model_as_it_fills_and_one_tensor(dtype: str 
 def test_memory_that_several_tensors_share_is_counted_once(tasks: Tasks) -> None:
     task = tasks("odd pth")
     names = [tensor.name for tensor in task.checkpoint.tensors]
-    read = [step for step in STRATEGIES["meta-assign"].ledger(task) if step.operation is Operation.MATERIALISE]
+    read = [step for step in NATIVE["meta-assign"].ledger(task) if step.operation is Operation.MATERIALISE]
     assert {"first.weight", "tied.weight"} <= set(names)
     assert sum(step.nbytes for step in read) == task.checkpoint.nbytes
     assert sum(step.tensor in ("first.weight", "tied.weight") for step in read) == 1
     # and in a model that is built, the tied parameter takes nothing either
-    built = [step.tensor for step in STRATEGIES["naive"].ledger(task) if step.phase == "build"]
+    built = [step.tensor for step in NATIVE["naive"].ledger(task) if step.phase == "build"]
     assert "tied.weight" not in built
 
 
 def test_a_cast_unties(tasks: Tasks) -> None:
     task = tasks("odd pth", dtype="bfloat16")
-    cast = [step for step in STRATEGIES["meta-assign"].ledger(task) if step.phase == "cast" and step.delta_bytes > 0]
+    cast = [step for step in NATIVE["meta-assign"].ledger(task) if step.phase == "cast" and step.delta_bytes > 0]
     tied = [step.nbytes for step in cast if step.tensor in ("first.weight", "tied.weight")]
     assert tied == [40 * 8 * 2] * 2
     whole = sum(
@@ -307,7 +307,7 @@ def test_tied_sources_of_a_cast_go_with_the_last_of_them_in_the_state_dicts_orde
     task = tasks("odd pth", dtype="bfloat16")
     steps = [
         (step.operation, step.tensor)
-        for step in STRATEGIES["meta-assign"].ledger(task)
+        for step in NATIVE["meta-assign"].ledger(task)
         if step.phase == "cast" and step.nbytes
     ]
     tied = steps.index((Operation.RELEASE, "first.weight"))
@@ -317,7 +317,7 @@ def test_tied_sources_of_a_cast_go_with_the_last_of_them_in_the_state_dicts_orde
 
 def test_tensors_without_elements_or_dimensions_cost_what_they_have(tasks: Tasks) -> None:
     for name in ("odd pth", "odd safetensors"):
-        for strategy in (strategy for strategy in STRATEGIES.values() if not strategy.changes):
+        for strategy in (strategy for strategy in NATIVE.values() if not strategy.changes):
             sums = {
                 step.tensor: step.nbytes for step in strategy.ledger(tasks(name)) if step.tensor in ("empty", "scalar")
             }
@@ -329,7 +329,7 @@ def test_tensors_without_elements_or_dimensions_cost_what_they_have(tasks: Tasks
 def test_every_cell_of_the_matrix_balances(id_: str, name: str, options: dict[str, str], tasks: Tasks) -> None:
     task = tasks(name, **options)
     found = theory(id_, task)
-    steps = list(STRATEGIES[id_].ledger(task))
+    steps = list(NATIVE[id_].ledger(task))
     # what is released was there, pool by pool and step by step
     live = dict.fromkeys(Pool, 0)
     for step in steps:
@@ -338,8 +338,8 @@ def test_every_cell_of_the_matrix_balances(id_: str, name: str, options: dict[st
     assert sum(line.nbytes for line in found.bill) == found.peak_rss_bytes
     steady = (found.steady.heap_bytes or 0) + (found.steady.file_bytes or 0)
     assert steady <= found.peak_rss_bytes
-    assert found.floor_bytes == STRATEGIES[id_].floor_bytes(task) <= max(steady, found.peak_rss_bytes)
-    added = {parameter.name for parameter in STRATEGIES[id_].adds(task)}
+    assert found.floor_bytes == NATIVE[id_].floor_bytes(task) <= max(steady, found.peak_rss_bytes)
+    added = {parameter.name for parameter in NATIVE[id_].adds(task)}
     untied = {parameter.name for parameter in task.architecture.parameters if parameter.tied_to is None}
     declared = {parameter.name for parameter in task.architecture.parameters}
     named = {step.tensor for step in steps if not step.tensor.startswith("staging of reader ")}

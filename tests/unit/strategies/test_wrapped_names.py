@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from meminspect.checkpoint import read_checkpoint
-from meminspect.strategies import STRATEGIES, LoadOptions
+from meminspect.strategies import NATIVE, LoadOptions
 from meminspect.strategies.task import task_for
 from meminspect.worker.models import build
 from meminspect.worker.recipe import default_dtype
@@ -50,7 +50,7 @@ def written(layout: str, tensors: Mapping[str, torch.Tensor], folder: Path) -> P
 def loaded(strategy: str, task: LoadTask) -> nn.Module:
     names: dict[str, Any] = {"Model": lambda _: build(task.architecture), "config": None, "split_dims": task.split_dims}
     with default_dtype("float32"):
-        exec(STRATEGIES[strategy].recipe(task), names)  # noqa: S102 - the text under test
+        exec(NATIVE[strategy].recipe(task), names)  # noqa: S102 - the text under test
     model: nn.Module = names["model"]
     return model
 
@@ -63,10 +63,10 @@ def test_every_recipe_loads_what_a_wrapper_has_saved(
 
     assert task.architecture.id == "gpt2"
     assert task.note.startswith(f"every name begins with {LAYOUTS[layout]}, which the recipes strip")
-    ways = [id_ for id_, strategy in STRATEGIES.items() if strategy.why_not(task) is None]
+    ways = [id_ for id_, strategy in NATIVE.items() if strategy.why_not(task) is None]
     assert {"mmap-assign", "lazy", "sharded", "lazy-quantize", "adapters"} <= {*ways}
     for id_ in ways:
-        model, strategy = loaded(id_, task), STRATEGIES[id_]
+        model, strategy = loaded(id_, task), NATIVE[id_]
         state = {name: tensor for name, tensor in model.state_dict().items() if strategy.changes or name in bare}
         assert strategy.changes or state.keys() == bare.keys(), id_
         assert torch.equal(state["tok_emb.weight"], bare["tok_emb.weight"].to(state["tok_emb.weight"].dtype)), id_
@@ -77,7 +77,7 @@ def test_the_theory_is_that_of_the_bare_model(bare: dict[str, torch.Tensor], tmp
     plain = task_for(read_checkpoint(tmp_path / "bare.safetensors"), LoadOptions())
     behind = task_for(read_checkpoint(written("safetensors", bare, tmp_path)), LoadOptions())
 
-    for strategy in STRATEGIES.values():
+    for strategy in NATIVE.values():
         if strategy.why_not(plain) is None:
             assert strategy.theory(behind) == strategy.theory(plain), strategy.id
 

@@ -48,7 +48,7 @@ def _json(config: dict[str, object], family: str) -> str:
 
 
 def loaded(strategy: str, task: LoadTask) -> nn.Module:
-    recipe = prepare(STRATEGIES[strategy].recipe(task), task)
+    recipe = prepare(STRATEGIES[strategy], task)
     return execute(recipe, recipe.build)
 
 

@@ -55,7 +55,7 @@ def task_of(name: str, folder: Path, quantisation: str) -> LoadTask:
 
 
 def loaded(strategy: str, task: LoadTask) -> nn.Module:
-    recipe = prepare(STRATEGIES[strategy].recipe(task), task)
+    recipe = prepare(STRATEGIES[strategy], task)
     return execute(recipe, recipe.build)
 
 

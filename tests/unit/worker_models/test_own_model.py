@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from meminspect.architectures.own import OwnModel
 from meminspect.checkpoint import read_checkpoint
 from meminspect.errors import CheckpointError, UsageError
-from meminspect.strategies import STRATEGIES, LoadOptions
+from meminspect.strategies import NATIVE, LoadOptions
 from meminspect.strategies.task import task_for
 from meminspect.worker.models.own import build, described
 
@@ -137,7 +137,7 @@ def test_plans_know_the_model_and_say_what_they_do_not_know(theirs: Path) -> Non
     assert task.architecture.id == own.name
     assert "not what else its code may take in memory" in task.note
     assert task.floor_bytes == (2 * 3 + 2) * 4
-    assert f"# Model(config) stands for {own.call}; config is the checkpoint's own." in STRATEGIES["naive"].recipe(task)
+    assert f"# Model(config) stands for {own.call}; config is the checkpoint's own." in NATIVE["naive"].recipe(task)
 
 
 def test_what_no_state_dict_holds_keeps_strategies_from_building_on_meta(theirs: Path) -> None:
@@ -147,7 +147,7 @@ def test_what_no_state_dict_holds_keeps_strategies_from_building_on_meta(theirs:
 
     task = task_for(read_checkpoint(theirs / "net.pth"), LoadOptions(model=own))
 
-    why_not = {id_: strategy.why_not(task) for id_, strategy in STRATEGIES.items()}
+    why_not = {id_: strategy.why_not(task) for id_, strategy in NATIVE.items()}
     assert why_not["naive"] is None
     assert why_not["sharded"] is None
     for id_ in ("meta-assign", "mmap-assign", "lazy", "skip-init", "stream"):
