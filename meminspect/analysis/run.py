@@ -90,14 +90,14 @@ def run_document(capture: CaptureReader) -> dict[str, Any]:
         "repeat": {"index": spec.get("repeat_index"), "of": spec.get("repeat_of")},
         "capture": str(capture.path),
         "better": capture.fact("better"),
-        "environment": _environment(capture.fact("environment")),
+        "environment": _environment(capture.fact("environment"), capture.fact("packages")),
     }
 
 
-def _environment(reported: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _environment(reported: Mapping[str, Any] | None, packages: Mapping[str, str] | None) -> dict[str, Any] | None:
     """What the worker ran in, as it said itself; None where it did not come that far."""
     names = ("executable", "python", "torch", "safetensors")
-    return None if reported is None else {name: reported.get(name) for name in names}
+    return None if reported is None else {**{name: reported.get(name) for name in names}, **(packages or {})}
 
 
 def _elapsed(moment: Mapping[str, int] | None) -> float | None:

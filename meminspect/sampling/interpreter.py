@@ -25,7 +25,7 @@ __all__ = ["OURS", "Interpreter", "open_interpreter"]
 _REQUIRED: Final = ("torch", "safetensors")  # by meminspect itself
 _ASKED: Final = (
     *_REQUIRED, "gguf", "transformers", "accelerate", "bitsandbytes", "torchao", "fastsafetensors",
-    "runai-model-streamer",
+    "runai-model-streamer", "lightning-fabric",
 )  # fmt: skip
 _OLDEST: Final = {"python": (3, 10), "torch": (2, 1)}  # load_state_dict(assign=True) and torch.load(mmap=True)
 _PATIENCE_S: Final = 30.0

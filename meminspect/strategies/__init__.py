@@ -26,6 +26,7 @@ from meminspect.strategies.libraries import (
     accelerate_dispatch,
     bnb_int8,
     bnb_nf4,
+    fabric_init_module,
     fastsafetensors,
     hf_device_map,
     hf_naive,
@@ -76,6 +77,7 @@ LIBRARIES: Final[Mapping[str, Strategy]] = {
         bnb_int8.STRATEGY,
         bnb_nf4.STRATEGY,
         torchao_int8.STRATEGY,
+        fabric_init_module.STRATEGY,
         fastsafetensors.STRATEGY,
         runai_streamer.STRATEGY,
     )

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ACCELERATE",
     "BITSANDBYTES",
+    "FABRIC",
     "FASTSAFETENSORS",
     "RUNAI",
     "TORCHAO",
@@ -34,6 +35,7 @@ class Package(NamedTuple):
 TRANSFORMERS: Final = Package("transformers", (5, 0), "hf")  # 4 has another loader, which these theories are not of
 ACCELERATE: Final = Package("accelerate", (1, 0), "hf")
 BITSANDBYTES: Final = Package("bitsandbytes", (0, 46), "quantised")  # since when it runs without CUDA
+FABRIC: Final = Package("lightning-fabric", (2, 4), "fabric")
 FASTSAFETENSORS: Final = Package("fastsafetensors", (0, 5), "fast")  # since when its tensors keep their buffer
 RUNAI: Final = Package("runai-model-streamer", (0, 17), "fast")  # since when they have memory of their own
 TORCHAO: Final = Package("torchao", (0, 15), "quantised")

@@ -9,6 +9,7 @@ import sys
 import time
 import traceback
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -101,6 +102,8 @@ def _run(wanted: dict[str, Any], recorder: Recorder) -> None:
     options = LoadOptions.from_document(wanted["options"])
     task = _task(read_checkpoint(Path(wanted["checkpoint"])), options)
     recorder.tiny_bytes = _TINY_BYTES if len(task.checkpoint.tensors) > _MANY else 0
+    if strategy.packages:
+        recorder.report("packages", {package.name: version(package.name) for package in strategy.packages})
     recorder.phase("warm-up")
     recorder.enabled = False
     tiny = task_for(read_checkpoint(Path(wanted["tiny"])), replace(options, model=None))

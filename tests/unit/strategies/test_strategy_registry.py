@@ -12,25 +12,32 @@ import pytest
 from meminspect import strategies
 from meminspect.architectures import Architecture
 from meminspect.errors import UsageError
-from meminspect.strategies import STRATEGIES, Strategy, find
+from meminspect.strategies import LIBRARIES, NATIVE, STRATEGIES, Strategy, find, libraries
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import ModuleType
+
     from strategy_tasks import Tasks
 
 # What is in the folder beside the strategies themselves.
 SHARED = {
     "__init__", "dcp_lines", "grouping", "materialising", "module_order", "own_readers", "quantisation", "recipes",
-    "recognition",
+    "recognition", "packages", "hugging_face", "quantised_load",
     "sources", "steps", "strategy", "task",
 }  # fmt: skip
-FILES = {path.stem for path in Path(strategies.__file__).parent.glob("*.py")} - SHARED
 
 
-def test_every_file_of_the_folder_is_a_registered_strategy_named_after_it() -> None:
-    assert {id_.replace("-", "_") for id_ in STRATEGIES} == FILES
-    for stem in FILES:
-        strategy = importlib.import_module(f"meminspect.strategies.{stem}").STRATEGY
+@pytest.mark.parametrize(("folder", "registered"), [(strategies, NATIVE), (libraries, LIBRARIES)])
+def test_every_file_of_the_folder_is_a_registered_strategy_named_after_it(
+    folder: ModuleType, registered: Mapping[str, Strategy]
+) -> None:
+    files = {path.stem for path in Path(str(folder.__file__)).parent.glob("*.py")} - SHARED
+    assert {id_.replace("-", "_") for id_ in registered} == files
+    for stem in files:
+        strategy = importlib.import_module(f"{folder.__name__}.{stem}").STRATEGY
         assert STRATEGIES[stem.replace("_", "-")] is strategy
+        assert bool(strategy.packages) == (registered is LIBRARIES)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
@@ -48,7 +55,7 @@ def test_an_unknown_strategy_is_refused_with_the_choice() -> None:
     assert all(id_ in caught.value.hint for id_ in STRATEGIES)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
+@pytest.mark.parametrize("strategy", NATIVE.values(), ids=NATIVE)
 def test_what_cannot_be_loaded_is_said_in_a_sentence(strategy: Strategy, tasks: Tasks) -> None:
     for task in (tasks("meta 2"), tasks("odd pth", dtype="bfloat16"), tasks("meta", device="cuda:1")):
         known = not strategy.changes or task.architecture.id != "skeleton"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -100,6 +101,6 @@ def test_the_base_is_the_checkpoints_and_what_is_added_is_not_missing(task: Load
 def test_what_nobody_fills_is_an_error_with_its_name(task: LoadTask) -> None:
     text = STRATEGIES["adapters"].recipe(task).replace("def reset_parameters", "def start_over")
     text = text.replace("self.reset_parameters()", "")
-    recipe = prepare(text, task)
+    recipe = prepare(replace(STRATEGIES["adapters"], recipe=lambda _: text), task)
     with pytest.raises(RuntimeError, match=r"left on the meta device: \S+\.lora\.A, "):
         execute(recipe, recipe.build)

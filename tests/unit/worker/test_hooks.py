@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -16,10 +17,12 @@ from meminspect.capture.records import EventKind, Operation, Pool
 from meminspect.checkpoint import read_checkpoint
 from meminspect.worker import models
 from meminspect.worker.hooks import installed
+from meminspect.worker.hooks.derived import Attribution
 from meminspect.worker.hooks.modules import constructed, plan_construction
 from meminspect.worker.hooks.tracker import Tracker, describe, replaced
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from worker_doubles import Recording
@@ -218,3 +221,59 @@ def test_what_a_quantiser_makes_of_a_tensor_is_reported_under_its_name_and_what_
     # and it is gone when it is dropped
     del values, block, codes
     assert [event.nbytes for event in recording.events(EventKind.RELEASE)] == [8, 16, 16]
+
+
+@pytest.fixture
+def watched(tracker: Tracker) -> Iterator[tuple[Tracker, Attribution]]:
+    """A tracker under which every operation is watched."""
+    tracker.attribution = Attribution()
+    with installed(tracker):
+        yield tracker, tracker.attribution
+
+
+def test_what_is_made_of_tensors_with_names_goes_by_them_also_in_other_threads(
+    watched: tuple[Tracker, Attribution], recording: Recording
+) -> None:
+    tracker, attribution = watched
+    first, second = torch.ones(64), torch.ones(64)
+    tracker.name(first.untyped_storage(), "q")
+    tracker.name(second.untyped_storage(), "k")
+
+    merged = torch.cat([first, second])
+    with ThreadPoolExecutor(1) as pool:
+        cast = pool.submit(first.to, torch.float16).result()
+
+    made = [(event.name, event.nbytes) for event in recording.events(EventKind.BEGIN)]
+    assert made == [("q", merged.nbytes), ("q", cast.nbytes)]
+    assert tracker.name_of(merged) == tracker.name_of(cast) == "q"
+    assert attribution.document(nn.Module())["named_bytes"] == merged.nbytes + cast.nbytes
+
+
+def test_a_fusion_tells_its_sources(watched: tuple[Tracker, Attribution], recording: Recording) -> None:
+    tracker, _ = watched
+    parts = [torch.ones(64) for _ in range(3)]
+    for name, part in zip("qkv", parts, strict=True):
+        tracker.name(part.untyped_storage(), name)
+
+    torch.stack(parts)
+
+    assert [event.detail for event in recording.events(EventKind.BEGIN)] == ["float32 [3, 64] from q, k, v"]
+
+
+def test_memory_without_a_name_gets_one_by_a_copy_or_by_its_place_in_the_model_or_is_told_with_its_line(
+    watched: tuple[Tracker, Attribution], recording: Recording
+) -> None:
+    tracker, attribution = watched
+    source = torch.ones(64)
+    tracker.name(source.untyped_storage(), "a")
+
+    copied, placed, _never_written = torch.empty(64), nn.Linear(8, 8, bias=False), torch.empty(1 << 20)
+    copied.copy_(source)
+    lost = torch.zeros(512)
+
+    assert [event.name for event in recording.events(EventKind.BEGIN)] == ["a"]
+    document = attribution.document(placed)
+    assert document["named_bytes"] == copied.nbytes + placed.weight.nbytes
+    [site] = [one for one in document["unattributed"] if one["bytes"] >= lost.nbytes]
+    assert "test_hooks" in site["site"]
+    assert site["bytes"] < 1 << 20

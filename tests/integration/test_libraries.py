@@ -1,0 +1,57 @@
+"""The field's libraries as their users call them: real loads, with every byte attributed.
+
+All of them: pip install -e '.[libraries]', then pytest -m "slow or not slow" tests/integration/test_libraries.py
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import TYPE_CHECKING, Final
+
+import pytest
+from worker_runs import run_worker
+
+from meminspect.checkpoint import read_checkpoint
+from meminspect.engine.warmup import tiny_twin
+from meminspect.strategies import LIBRARIES, LoadOptions
+from meminspect.strategies.task import task_for
+from meminspect.synthesis import tiny_checkpoint
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MODULES: Final = {"lightning-fabric": "lightning_fabric", "runai-model-streamer": "runai_model_streamer"}
+CELLS: Final = [(strategy, dtype) for strategy in LIBRARIES for dtype in (None, "bfloat16")]
+FAST: Final = ("hf-pretrained", "bfloat16")  # in threads, with a cast
+
+
+def _is_installed(strategy: str) -> bool:
+    names = [MODULES.get(package.name, package.name) for package in LIBRARIES[strategy].packages]
+    return all(importlib.util.find_spec(name) is not None for name in names)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "dtype"),
+    [cell if cell == FAST else pytest.param(*cell, marks=pytest.mark.slow) for cell in CELLS],
+)
+def test_a_library_loads_every_tensor_and_nearly_every_byte_has_a_name(
+    tmp_path: Path, strategy: str, dtype: str | None
+) -> None:
+    if not _is_installed(strategy):
+        pytest.skip(f"{' or '.join(package.name for package in LIBRARIES[strategy].packages)} is not installed")
+    layout = "meta" if strategy == "fabric-init-module" else "safetensors"
+    naming = "meta" if layout == "meta" else "hf"
+    path = tiny_checkpoint("llama", naming, layout, "float16", tmp_path / "tiny", shards=1 if layout == "meta" else 2)
+    options = LoadOptions(dtype=dtype)
+
+    with tiny_twin(task_for(read_checkpoint(path), options)) as tiny:
+        run = run_worker(strategy, path, tiny, options)
+
+    assert run.status == 0, run.log
+    tensors, attribution = run.reports["tensors"], run.reports["attribution"]
+    assert tensors["verified"] == tensors["expected"] == len(run.task.pieces)
+    assert (tensors["mismatched"], tensors["missing"], tensors["unexpected"]) == (0, 0, 0)
+    assert attribution["named_bytes"] >= run.task.checkpoint.nbytes
+    # The rest is the rotary tables, which weigh something in a model as tiny as this.
+    assert attribution["unattributed_bytes"] < 16 << 10, attribution
+    assert run.reports["packages"].keys() == {package.name for package in LIBRARIES[strategy].packages}
