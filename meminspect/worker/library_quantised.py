@@ -18,17 +18,23 @@ _INT8_STEPS: Final = 127
 _TORCHAO_SLACK: Final = 0.1  # its scales have been through the dtype of the weight
 
 
-def view(tensor: Any, parameter: Parameter) -> QuantisedView | None:
-    """A quantised weight of bitsandbytes (LLM.int8, nf4) or torchao (int8 by rows); None for any other tensor."""
+def view(tensor: Any, parameter: Parameter, built: torch.dtype) -> QuantisedView | None:
+    """A quantised weight of bitsandbytes (LLM.int8, nf4) or torchao (int8 by rows); None for any other tensor.
+
+    Args:
+        tensor: the model's.
+        parameter: what it was before.
+        built: the dtype in which it was there before it was quantised.
+    """
     rows_scale = getattr(tensor, "SCB", None)  # bitsandbytes: the largest absolute value of each row
     if isinstance(rows_scale, torch.Tensor):
-        return QuantisedView.whole(tensor.detach(), rows_scale.view(-1, 1) / _INT8_STEPS, parameter)
+        return QuantisedView.whole(tensor.detach(), rows_scale.view(-1, 1) / _INT8_STEPS, parameter, built)
     state = getattr(tensor, "quant_state", None)
     if state is not None:
         packed = tensor.detach().view(-1, NF4_BLOCK // 2)
-        return QuantisedView.whole(packed, state.absmax.view(-1, 1), parameter)
+        return QuantisedView.whole(packed, state.absmax.view(-1, 1), parameter, built)
     values, scale = getattr(tensor, "qdata", None), getattr(tensor, "scale", None)  # torchao
     if isinstance(values, torch.Tensor) and isinstance(scale, torch.Tensor):
-        whole = QuantisedView.whole(values, scale.view(-1, 1).float(), parameter)
+        whole = QuantisedView.whole(values, scale.view(-1, 1).float(), parameter, built)
         return whole._replace(slack_steps=_TORCHAO_SLACK)
     return None

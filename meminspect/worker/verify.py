@@ -48,8 +48,11 @@ def verify(model: nn.Module, task: LoadTask, strategy: Strategy | None = None) -
         for parameter in strategy.adds(task):
             loaded.pop(parameter.name, None)
         if strategy.own_floor_bytes is not None:
+            built = getattr(torch, task.main_dtype)
             for name, parameter in quantised(task).items():
-                loaded[name] = library_quantised.view(loaded.get(name), parameter) or loaded[name]
+                view = library_quantised.view(loaded.get(name), parameter, built)
+                if view is not None:
+                    loaded[name] = view
         if strategy.quantises:
             _view_quantised(loaded, task, None if strategy.casts else getattr(torch, strategy.built_dtype(task)))
     mismatched = [

@@ -124,6 +124,8 @@ class _Buffers:
         self._held[address].append((id_, name, tensor.nbytes))
         self._users[address] += 1
         self._tracker.name_view(tensor, name)
+        if self._tracker.attribution is not None:
+            self._tracker.attribution.named(tensor.nbytes)
         weakref.finalize(storage, self._let_go, address)
 
     def _let_go(self, address: int) -> None:
