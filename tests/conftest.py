@@ -31,6 +31,12 @@ def stub_nvml(stub_nvml_library: Path, tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.fixture(autouse=True)
+def no_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is installed here, this process sees none of the libraries that some strategies call."""
+    monkeypatch.setattr("meminspect.sampling.interpreter._version_here", lambda _: None)
+
+
+@pytest.fixture(autouse=True)
 def binary_units() -> Iterator[None]:
     """Whatever units a test asks for, the next one begins with binary ones."""
     yield

@@ -11,7 +11,7 @@ from meminspect.capture.records import EventKind, Operation, Pool
 from meminspect.theory.ledger import BillLine, Item
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from meminspect.capture.records import Event
 
@@ -167,15 +167,8 @@ def bill(
     for phase, pool, tensor, nbytes in resident:
         kind = pool.name.lower()
         items = shares.get((phase, kind, tensor)) or anywhere.get((kind, tensor))
-        if not items:
-            continue
-        total = sum(items.values())
-        left = nbytes
-        for item, share in items.items():
-            part = nbytes * share // total if total else 0
+        for item, part in _parted(items, nbytes) if items else ():
             sums[item, pool] += part
-            left -= part
-        sums[next(iter(items)), pool] += left
     if retained_bytes >= _WORTH_A_LINE_BYTES:
         sums[Item.RETAINED, Pool.HEAP] += retained_bytes
     lines = [BillLine(item, pool.name.lower(), nbytes) for (item, pool), nbytes in sums.items() if nbytes]
@@ -198,10 +191,24 @@ def _most_resident(events: Sequence[Event], room_bytes: int | None) -> Iterable[
     return replay.resident()
 
 
-def _shares(ledger: Iterable[LedgerRow]) -> dict[tuple[str, str, str], dict[str, int]]:
-    shares: dict[tuple[str, str, str], dict[str, int]] = defaultdict(dict)
+def _shares(ledger: Iterable[LedgerRow]) -> dict[tuple[str, str, str], list[tuple[str, int]]]:
+    """For each phase, pool and tensor what theory makes there: item and bytes, step by step."""
+    shares: dict[tuple[str, str, str], list[tuple[str, int]]] = defaultdict(list)
     for phase, operation, pool, item, tensor, nbytes in ledger:
         if operation in ("materialise", "touch") and item:
-            items = shares[phase, pool, tensor]
-            items[item] = items.get(item, 0) + nbytes
+            shares[phase, pool, tensor].append((item, nbytes))
     return shares
+
+
+def _parted(steps: Sequence[tuple[str, int]], nbytes: int) -> Iterator[tuple[str, int]]:
+    """Memory under the items that theory has for it: that of the one step of this size, else all in proportion."""
+    exact = {item for item, size in steps if size == nbytes}
+    if len(exact) == 1:
+        yield exact.pop(), nbytes
+        return
+    total, left = sum(size for _, size in steps), nbytes
+    for item, size in steps[1:]:
+        part = nbytes * size // total if total else 0
+        left -= part
+        yield item, part
+    yield steps[0][0], left

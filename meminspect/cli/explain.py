@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -55,7 +56,7 @@ def command(strategy_id: str, ckpt: Path | None, load_options: LoadOptions, *, d
     else:
         checkpoint = options.open_checkpoint(ckpt, demo=demo)
     task = task_for(checkpoint, with_model_described(load_options, checkpoint))
-    why_not = strategy.why_not(task)
+    why_not = replace(strategy, packages=()).why_not(task)  # what is explained need not be installed
     if why_not is not None:
         raise UsageError(f"{strategy.id} cannot load this: {why_not}", "meminspect plan names those that can")
     explanation = explanation_of(strategy, task)

@@ -187,9 +187,12 @@ def able_strategies(chosen: list[str], task: LoadTask) -> list[str]:
     able = [id_ for id_, why_not in reasons.items() if why_not is None]
     if not able:
         return chosen
+    left_out: dict[str, list[str]] = {}
     for id_, why_not in reasons.items():
         if why_not is not None:
-            output.status(f"note: {id_} is left out: {why_not}")
+            left_out.setdefault(why_not, []).append(id_)
+    for why_not, ids in left_out.items():
+        output.status(f"note: {', '.join(ids)} {'is' if len(ids) == 1 else 'are'} left out: {why_not}")
     return able
 
 

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from meminspect.cli.options import able_strategies, chosen_strategies
-from meminspect.strategies import STRATEGIES, LoadOptions
+from meminspect.strategies import LIBRARIES, STRATEGIES, LoadOptions
 from meminspect.strategies.task import task_for
 from meminspect.synthesis import imagined_checkpoint
 
@@ -16,9 +16,11 @@ def test_all_is_what_can_load_the_checkpoint_and_the_others_are_noted(capsys: py
     able = able_strategies(chosen_strategies(["all"]), task)
 
     assert able == [id_ for id_ in STRATEGIES if STRATEGIES[id_].why_not(task) is None]
-    assert set(STRATEGIES) - set(able) == {"per-tensor-files"}
-    notes = re.findall(r"note: (\S+) is left out: it takes", capsys.readouterr().err)
-    assert notes == ["per-tensor-files"]
+    assert set(STRATEGIES) - set(able) == {"per-tensor-files", *LIBRARIES}
+    notes = " ".join(capsys.readouterr().err.split())
+    assert re.findall(r"note: (\S+) is left out: it takes", notes) == ["per-tensor-files"]
+    assert notes.count("left out") < len(LIBRARIES), "one line for those that lack the same"
+    assert "pip install 'meminspect[hf]'" in notes
 
 
 @pytest.mark.parametrize("named", [["per-tensor-files"], ["naive,per-tensor-files"]])
