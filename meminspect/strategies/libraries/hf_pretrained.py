@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 from meminspect.capture.records import Operation, Pool
@@ -50,7 +51,25 @@ def from_pretrained(task: LoadTask) -> Iterator[Step]:
 
 
 def _ledger(task: LoadTask) -> Iterator[Step]:
-    yield from from_pretrained(hugging_face.as_loaded(task))
+    task = hugging_face.as_loaded(task)
+    if task.pool is Pool.HEAP:
+        yield from from_pretrained(task)
+        return
+    on_host = dataclasses.replace(task, options=dataclasses.replace(task.options, device="cpu"))
+    held: dict[tuple[Pool, str], Step] = {}
+    for step in from_pretrained(on_host):
+        step = step._replace(item=Item.STAGING)
+        if step.delta_bytes > 0:
+            held[step.pool, step.tensor] = step
+        elif step.delta_bytes < 0:
+            held.pop((step.pool, step.tensor), None)
+        yield step
+    for parameter in task.conversion_order:
+        if parameter.tied_to is None:
+            nbytes = bytes_of(task.target_dtype(parameter), parameter.elements)
+            yield Step("move", Operation.MATERIALISE, task.pool, Item.FLOOR, parameter.name, nbytes)
+    for step in held.values():
+        yield step._replace(phase="move", operation=Operation.RELEASE)
 
 
 STRATEGY = Strategy(
