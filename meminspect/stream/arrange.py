@@ -92,7 +92,7 @@ def arrange(
     """
     arrangement = Arrangement()
     on_host = device.type == "cpu"
-    for run in _runs(_stretches(checkpoint, set(names), dtype, arrangement)):
+    for run in _runs(_stretches(checkpoint, set(names), dtype, device, arrangement)):
         if on_host and run[0].stays:
             _place_run(run, arrangement)
         else:
@@ -133,7 +133,7 @@ def _span(tensor: StoredTensor) -> int:
 
 
 def _stretches(
-    checkpoint: Checkpoint, names: set[str], dtype: torch.dtype | None, arrangement: Arrangement
+    checkpoint: Checkpoint, names: set[str], dtype: torch.dtype | None, device: torch.device, arrangement: Arrangement
 ) -> Iterator[_Stretch]:
     """The bytes that are needed, storage by storage in the order of the files; empty tensors are arranged at once."""
     sharing: dict[tuple[int, int, str], list[StoredTensor]] = defaultdict(list)
@@ -144,7 +144,7 @@ def _stretches(
             sharing[tensor.storage.file, tensor.storage.offset, tensor.dtype].append(tensor)
         else:
             wanted = wanted_dtype(torch_dtype(tensor), dtype)
-            arrangement.tensors[tensor.name] = torch.empty(tensor.shape, dtype=wanted)
+            arrangement.tensors[tensor.name] = torch.empty(tensor.shape, dtype=wanted, device=device)
     for (file, _, _), tensors in sorted(sharing.items(), key=lambda item: item[0]):
         stored, start = torch_dtype(tensors[0]), tensors[0].file_offset
         end = start + _span(tensors[0]) * stored.itemsize

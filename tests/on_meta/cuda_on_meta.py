@@ -1,0 +1,193 @@
+"""Lets torch's meta device stand in for a CUDA device in this process: what is put on the device has no values.
+
+The recipes are cuda's own, word for word. A tensor of the stand-in says that it is on cuda, has an address that a model
+of the caching allocator has given it, and frees it when its storage goes; what is on meta itself stays without memory.
+What needs values (verification) or a kernel cannot be had from it.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+import torch._dynamo  # which torch imports for tables on meta: before we are in its way
+from torch.overrides import TorchFunctionMode
+from torch.utils import _device
+
+from meminspect.theory.cuda_allocator import CachingAllocator
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from meminspect.theory.cuda_allocator import DeviceBlock
+
+__all__ = ["ALLOCATOR", "install"]
+
+_BASE: Final = 1 << 46  # beyond the addresses of a process
+_CUDA: Final = torch.device("cuda", 0)
+_META: Final = torch.device("meta")
+_DEVICE, _IS_META, _IS_CUDA, _DATA = (
+    torch.Tensor.__dict__.get(name) or getattr(torch.Tensor, name) for name in ("device", "is_meta", "is_cuda", "data")
+)
+_MORE_THAN_VALUES: Final = ("copy_", "set_", "requires_grad_", "resize_")  # of methods in place
+_PARSERS: Final = (torch.device, torch._C._nn._parse_to)
+
+
+class _Storage(weakref.ref[torch.UntypedStorage]):
+    """One on the stand-in, until it is gone."""
+
+    key: int
+    block: DeviceBlock | None
+
+
+class Allocator:
+    """Where the stand-in's storages are; with counters as torch's."""
+
+    def __init__(self) -> None:
+        self.model = CachingAllocator()
+        self.peak_bytes = 0
+        self._storages: dict[int, _Storage] = {}
+
+    def begin(self) -> None:
+        """Begin anew, with whatever is there now counted no longer."""
+        self.model, self.peak_bytes = CachingAllocator(), 0
+        for one in self._storages.values():
+            one.block = None
+
+    def has(self, storage: torch.UntypedStorage) -> bool:
+        """Whether a storage is on the stand-in."""
+        return storage._cdata in self._storages
+
+    def take(self, storage: torch.UntypedStorage) -> None:
+        """Put a storage there."""
+        if self.has(storage):
+            return
+        one = _Storage(storage, self._gone)
+        one.key, one.block = storage._cdata, self.model.allocate(storage.nbytes())
+        self._storages[one.key] = one
+        self.peak_bytes = max(self.peak_bytes, self.model.allocated_bytes)
+
+    def address(self, storage: torch.UntypedStorage) -> int:
+        """Where it is; 0 for an empty one."""
+        block = self._storages[storage._cdata].block
+        return 0 if block is None else _BASE + block.address
+
+    def _gone(self, one: _Storage) -> None:
+        del self._storages[one.key]
+        self.model.free(one.block)
+
+
+ALLOCATOR: Final = Allocator()
+
+
+class _StandIn(TorchFunctionMode):
+    """Turns every mention of cuda into meta, and remembers what came of it."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        # torch looks methods up by name, and may find one that a hook has replaced and that has called us.
+        func, kwargs = getattr(func, "__wrapped__", func), dict(kwargs or {})
+        attribute = getattr(func, "__self__", None)
+        if attribute is _DEVICE and _on_device(args[0]):
+            return _CUDA
+        if attribute in (_IS_META, _IS_CUDA) and _on_device(args[0]):
+            return attribute is _IS_CUDA
+        if attribute is _DATA and func.__name__ == "__set__":
+            return _set_data(*args)
+        if _only_fills(func):
+            filled = args[0] if args else kwargs["tensor"]
+            if _has_no_values(filled):
+                return filled  # torch would make several steps of it, which hooks would see
+        if func in _PARSERS:
+            return func(*args, **kwargs)
+        return _called(func, args, kwargs)
+
+
+def _called(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A call with meta wherever it says cuda; what it makes is on the device if it says so, or if its operands are."""
+    if func in _device._device_constructors() and kwargs.get("device") is None and _device.CURRENT_DEVICE is not None:
+        kwargs["device"] = _device.CURRENT_DEVICE
+    kwargs.pop("pin_memory", None)  # there is nobody to lock pages for
+    values = (*args, *kwargs.values())
+    asked = any(_names(value, "cuda") for value in values)
+    elsewhere = any(_names(value, "meta") or _names(value, "cpu") for value in values)
+    result = func(
+        *(_META if _names(value, "cuda") else value for value in args),
+        **{name: _META if _names(value, "cuda") else value for name, value in kwargs.items()},
+    )
+    if asked or (not elsewhere and any(map(_on_device, _flat(values)))):
+        for made in _flat((result,)):
+            if made.untyped_storage().device.type == "meta":
+                ALLOCATOR.take(made.untyped_storage())
+    return result
+
+
+def _flat(values: tuple[Any, ...]) -> list[torch.Tensor]:
+    found = []
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            found += _flat(tuple(value))
+    return found
+
+
+def _names(value: object, kind: str) -> bool:
+    """Whether an argument names a device of a kind."""
+    if isinstance(value, str):
+        return value == kind or value.startswith(f"{kind}:")
+    return isinstance(value, torch.device) and value.type == kind
+
+
+def _on_device(tensor: Any) -> bool:
+    with torch._C.DisableTorchFunction():
+        return bool(tensor.is_meta) and ALLOCATOR.has(tensor.untyped_storage())
+
+
+def _only_fills(func: Callable[..., Any]) -> bool:
+    """Whether a function changes nothing but values."""
+    name = func.__name__
+    in_place = name.endswith("_") and not name.endswith("__") and name not in _MORE_THAN_VALUES
+    return in_place or getattr(func, "__module__", None) == torch.nn.init.__name__
+
+
+def _has_no_values(tensor: Any) -> bool:
+    with torch._C.DisableTorchFunction():
+        return bool(tensor.is_meta)
+
+
+def _set_data(tensor: torch.Tensor, data: torch.Tensor) -> None:
+    """`tensor.data = data`, which torch does between a host and a GPU, but not with meta."""
+    with torch._C.DisableTorchFunction():
+        if tensor.is_meta == data.is_meta:
+            tensor.data = data
+            return
+        other = data.detach()
+        if isinstance(tensor, torch.nn.Parameter):
+            other = torch.nn.Parameter(other, tensor.requires_grad)
+        torch._C._swap_tensor_impl(tensor, other)
+
+
+def install() -> None:
+    """From now on, in this process."""
+    data_ptr, compatible, to = torch.UntypedStorage.data_ptr, torch._has_compatible_shallow_copy_type, torch.storage._to
+
+    def address(storage: torch.UntypedStorage) -> int:
+        return ALLOCATOR.address(storage) if ALLOCATOR.has(storage) else data_ptr(storage)
+
+    def sent(storage: torch.UntypedStorage, device: torch.device, non_blocking: bool = False) -> torch.UntypedStorage:
+        if device.type != "cuda":
+            return to(storage, device, non_blocking)  # type: ignore[no-any-return]
+        there = torch.UntypedStorage(storage.nbytes(), device="meta")
+        ALLOCATOR.take(there)
+        return there
+
+    torch.UntypedStorage.data_ptr = address  # type: ignore[method-assign]
+    torch.storage._to = sent
+    torch.serialization._validate_device = lambda location, name: torch.device(location)
+    torch._has_compatible_shallow_copy_type = lambda one, other: (
+        not (_has_no_values(one) and not _on_device(one)) and (_on_device(other) or compatible(one, other))
+    )
+    _StandIn().__enter__()
