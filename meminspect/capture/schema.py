@@ -8,6 +8,8 @@ History:
         of a sample is its key, and not every sample has a mark.
     3 (2026-11): samples.total_bytes: where the system tells no pools, which are NULL then. Before, there were pools in
         every sample.
+    4 (2026-11): device_samples: before, there are no rows. Of an operation on a device that has ended, events.detail
+        has what its allocator counted.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from typing import Final
 
 __all__ = ["APPLICATION_ID", "DDL", "VERSION"]
 
-VERSION: Final = 3
+VERSION: Final = 4
 APPLICATION_ID: Final = 0x4D454D49  # "MEMI"
 
 DDL: Final = """
@@ -43,6 +45,19 @@ CREATE TABLE samples (
     total_bytes INTEGER                 -- RSS, where the system tells no pools
 );
 
+-- What NVIDIA's driver told of each GPU that the worker sees, some times a second: device_samples.gpu is CUDA's number.
+CREATE TABLE device_samples (
+    t_ns INTEGER NOT NULL,
+    gpu INTEGER NOT NULL,
+    used_bytes INTEGER,                 -- by everybody
+    free_bytes INTEGER,
+    process_bytes INTEGER,              -- by the worker, its CUDA context included
+    busy_percent INTEGER,               -- of the time, in which a kernel ran
+    to_device_bytes_per_s INTEGER,      -- over PCIe
+    from_device_bytes_per_s INTEGER
+);
+CREATE INDEX device_samples_by_time ON device_samples (t_ns);
+
 -- What the worker reported from inside, in the order it happened.
 CREATE TABLE events (
     seq INTEGER PRIMARY KEY,
@@ -60,7 +75,9 @@ CREATE TABLE events (
     pinned_bytes INTEGER,
     high_water_bytes INTEGER,
     name TEXT NOT NULL,                 -- the tensor, the phase, the report
-    detail TEXT NOT NULL                -- begin: "float16 [4096, 4096]"; report: JSON; batch: many operations, as JSON
+    -- begin: "float16 [4096, 4096]"; report: JSON; batch: many operations, as JSON; end of an operation on a device, or
+    -- reading: what its allocator counted, as JSON: allocated_bytes, reserved_bytes, peak_bytes (since the last such)
+    detail TEXT NOT NULL
 );
 
 -- How much of each of the checkpoint's files was in the page cache, now and then; a row is true until the next one of

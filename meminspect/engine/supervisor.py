@@ -32,7 +32,7 @@ from meminspect.engine.preflight import refusal
 from meminspect.engine.preparation import PREPARING, prepare_cache
 from meminspect.engine.spec import RunSpec
 from meminspect.engine.warmup import tiny_twin
-from meminspect.engine.watching import watch
+from meminspect.engine.watching import Devices, watch
 from meminspect.engine.worker_process import WorkerProcess
 from meminspect.errors import MeminspectError, RunError
 from meminspect.sampling.machine import read_machine
@@ -44,8 +44,6 @@ from meminspect.strategies import find
 from meminspect.strategies.task import task_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from meminspect.engine.limits import Confinement
     from meminspect.sampling.machine import Machine
     from meminspect.strategies import LoadOptions, LoadTask
@@ -139,12 +137,8 @@ def _run(
             (step.phase, step.operation.name.lower(), step.pool.name.lower(), step.item, step.tensor, step.nbytes)
             for step in strategy.ledger(task)
         )
-        gpu = machine.gpu(task.device_index)
-
-        def vram_used_bytes() -> int | None:
-            return opening.nvml.used_bytes(gpu.index) if opening.nvml and gpu else None
-
-        outcome = _loaded(spec, writer, task, theory, machine, cancellation, waiting, vram_used_bytes)
+        devices = Devices(opening.nvml, machine.gpus, task.device_index)
+        outcome = _loaded(spec, writer, task, theory, machine, cancellation, waiting, devices)
     if outcome["outcome"] == "refused":  # no worker has begun
         _advise(spec, writer, task, machine)
     return outcome
@@ -158,7 +152,7 @@ def _loaded(
     machine: Machine,
     cancellation: Cancellation,
     waiting: WorkerProcess | None,
-    vram_used_bytes: Callable[[], int | None],
+    devices: Devices,
 ) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         wanted = {
@@ -198,7 +192,7 @@ def _loaded(
         files = [file.path for file in task.checkpoint.files]
         outcome = watch(
             worker, wanted, writer, cancellation,
-            files=files, vram_used_bytes=vram_used_bytes, limited=limited, end=end,
+            files=files, devices=devices, limited=limited, end=end,
         )  # fmt: skip
     if outcome["outcome"] == "completed":
         remarks.append(find(spec.strategy).remark(task))
