@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from meminspect.capture.records import Event
 
-__all__ = ["Place", "bill", "place_at", "tensors_materialised"]
+__all__ = ["LedgerRow", "Place", "bill", "place_at", "shares", "tensors_materialised"]
 
 _WORTH_A_LINE_BYTES: Final = 1 << 20
 
@@ -157,10 +157,10 @@ def bill(
         Lines that sum to the measurement; the last, signed, is what no event explains.
     """
     resident = _most_resident([event for event in events if baseline_ns <= event.t_ns < t_ns], room_bytes)
-    shares = _shares(ledger)
+    filed = shares(ledger)
     sums: dict[tuple[str, Pool], int] = defaultdict(int)
     for phase, pool, tensor, nbytes in resident:
-        items = shares.get((phase, pool.name.lower(), tensor))
+        items = filed.get((phase, pool.name.lower(), tensor))
         if not items:
             continue
         total = sum(items.values())
@@ -192,10 +192,11 @@ def _most_resident(events: Sequence[Event], room_bytes: int | None) -> Iterable[
     return replay.resident()
 
 
-def _shares(ledger: Iterable[LedgerRow]) -> dict[tuple[str, str, str], dict[str, int]]:
-    shares: dict[tuple[str, str, str], dict[str, int]] = defaultdict(dict)
+def shares(ledger: Iterable[LedgerRow]) -> dict[tuple[str, str, str], dict[str, int]]:
+    """By phase, pool and tensor: the items of a bill that theory files it under, with their bytes."""
+    found: dict[tuple[str, str, str], dict[str, int]] = defaultdict(dict)
     for phase, operation, pool, item, tensor, nbytes in ledger:
         if operation in ("materialise", "touch") and item:
-            items = shares[phase, pool, tensor]
+            items = found[phase, pool, tensor]
             items[item] = items.get(item, 0) + nbytes
-    return shares
+    return found

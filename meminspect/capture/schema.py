@@ -24,10 +24,11 @@ APPLICATION_ID: Final = 0x4D454D49  # "MEMI"
 DDL: Final = """
 -- One JSON document per name: spec, checkpoint, machine, environment, theory, baseline, returned, resident, outcome, …
 -- preparing: what is being done to the page cache before the worker begins, in words; empty when that is over.
--- vram: why there are no readings of device memory. pools: why none of heap, file and pinned memory. limit: the limit
--- and what its cgroup counted. better: what would have done better, by theory. cache: what the worker saw of the page
--- cache at the baseline and at *resident*, file by file, and why it saw nothing. pressure: what the kernel counted of
--- it then. forward: the first forward pass.
+-- vram: why there are no readings of device memory, and theory's in their place. pools: why none of heap, file and
+-- pinned memory. limit: the limit and what its cgroup counted. better: what would have done better, by theory. cache:
+-- what the worker saw of the page cache at the baseline and at *resident*, file by file, and why it saw nothing.
+-- pressure: what the kernel counted of it then. forward: the first forward pass. shortage: what a device had left when
+-- it was out of memory. allocator_history: what torch's allocator did there, in the form of its own snapshots.
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 
 -- What the supervisor saw from outside, every few milliseconds.

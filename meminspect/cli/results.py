@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from meminspect.analysis.device_words import device_lines
 from meminspect.analysis.repeats import comparison, groups, repeated
 from meminspect.analysis.repeats import sentence as in_rounds
 from meminspect.analysis.steady import retained
@@ -36,7 +37,7 @@ def show(runs: Sequence[Run]) -> None:
         if run["bill"]:
             console.print(safe(f"  = {bill(run)}", "quiet"))
             kept = retained(run)
-            for line in filter(None, (*storage_lines(run), kept, no_pools(run))):
+            for line in filter(None, (*device_lines(run), *storage_lines(run), kept, no_pools(run))):
                 console.print(safe(f"  {line}", "quiet"))
         if run.get("better") and run["better"]["strategy"] not in tried:
             console.print(safe(f"  → {advice(run)}", "answer"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -28,12 +29,14 @@ if TYPE_CHECKING:
     from meminspect.capture.records import Reading
     from meminspect.checkpoint import Checkpoint
     from meminspect.strategies import LoadOptions, LoadTask, Strategy
+    from meminspect.worker.device import DeviceBooks
     from meminspect.worker.hooks.tracker import Tracker
 
 __all__ = ["main"]
 
 _MANY: Final = 5_000  # tensors: beyond it, an event for each tiny one would cost as much as the load
 _TINY_BYTES: Final = 64 << 10
+_NO_MEMORY: Final = ("DefaultCPUAllocator", "Cannot allocate memory", "MPS backend out of memory")
 _LOOK_S: Final = 0.12  # three samples of the supervisor
 
 
@@ -56,7 +59,10 @@ def main(spec: int, ring: int, lifeline: int) -> None:
             wanted = json.loads(file.readline())
         _run(wanted, recorder)
     except BaseException as error:  # noqa: BLE001 - whatever the loaded code raises is the run's outcome
-        recorder.report("failure", _failure(error))
+        failure = _failure(error)
+        recorder.report("failure", failure)
+        if recorder.device is not None and failure["kind"] == "out_of_memory":
+            _report_shortage(recorder.device, recorder)
         traceback.print_exc()
         sys.stderr.flush()
         os._exit(1)  # no atexit, no destructors: a state that has run out of memory is not to be trusted
@@ -94,6 +100,7 @@ def _run(wanted: dict[str, Any], recorder: Recorder) -> None:
     from meminspect.checkpoint import read_checkpoint
     from meminspect.strategies import LoadOptions, find
     from meminspect.strategies.task import task_for
+    from meminspect.worker.device import books_for
     from meminspect.worker.forward import first_forward, warm_up
     from meminspect.worker.storage import StorageBooks
 
@@ -112,8 +119,12 @@ def _run(wanted: dict[str, Any], recorder: Recorder) -> None:
     del model
     load, tracker = _prepared(strategy, task, recorder)
     populate(wanted["heap_bytes"])
-    _settle()
+    device = books_for(options.device)
+    _settle(device)
     recorder.enabled = True
+    recorder.device = device
+    if device is not None and wanted.get("history"):
+        recorder.naming = device.history(Path(wanted["history"]))
     books = StorageBooks(task, recorder)
     _be_seen()
     baseline, resets = recorder.reading("baseline", reset=True)
@@ -123,11 +134,15 @@ def _run(wanted: dict[str, Any], recorder: Recorder) -> None:
     model = load()
     recorder.report("returned", {"t_ns": time.monotonic_ns(), "started_ns": started_ns})
     _finish(model, recorder, tracker)
+    if device is not None:
+        device.wait()
     recorder.report("resident", {"t_ns": time.monotonic_ns(), "started_ns": started_ns})
     _be_seen()
     window, _ = recorder.reading("resident", reset=True)
     recorder.report("window", {**_held(window), "retained_at_peak_bytes": recorder.retained_at_peak_bytes})
     books.close()
+    if device is not None:
+        device.write_history()
 
     _report_steady(model, recorder)
     if wanted["forward"]:
@@ -210,15 +225,24 @@ def _report_steady(model: nn.Module, recorder: Recorder) -> None:
     )  # fmt: skip
 
 
-def _settle() -> None:
+def _settle(device: DeviceBooks | None) -> None:
     """Give back what imports and warm-up have freed, so that the load does not seem to cost less than it does."""
     gc.collect()
     allocator.trim()
+    if device is not None:
+        device.settle()
+
+
+def _report_shortage(device: DeviceBooks, recorder: Recorder) -> None:
+    """What the device had left, and what has been recorded of it: as far as it still answers."""
+    with contextlib.suppress(Exception):
+        recorder.report("shortage", device.shortage())
+        device.write_history()
 
 
 def _failure(error: BaseException) -> dict[str, str]:
     text = str(error)
     # torch's CPU allocator raises a RuntimeError (c10/core/impl/alloc_cpu.cpp), a device's an OutOfMemoryError.
     memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    memory = memory or "DefaultCPUAllocator" in text or "Cannot allocate memory" in text
+    memory = memory or any(words in text for words in _NO_MEMORY)
     return {"kind": "out_of_memory" if memory else "failed", "type": type(error).__name__, "message": text[:2000]}

@@ -7,6 +7,7 @@ What needs values (verification) or a kernel cannot be had from it.
 
 from __future__ import annotations
 
+import os
 import weakref
 from typing import TYPE_CHECKING, Any, Final
 
@@ -31,6 +32,10 @@ _DEVICE, _IS_META, _IS_CUDA, _DATA = (
     torch.Tensor.__dict__.get(name) or getattr(torch.Tensor, name) for name in ("device", "is_meta", "is_cuda", "data")
 )
 _MORE_THAN_VALUES: Final = ("copy_", "set_", "requires_grad_", "resize_")  # of methods in place
+ROOM_BYTES: Final = int(os.environ.get("MEMINSPECT_STAND_IN_BYTES", 1 << 40))
+_REFUSAL: Final = (
+    "CUDA out of memory. Tried to allocate {:.2f} MiB. GPU 0 has a total capacity of {:.2f} MiB of which ..."
+)
 _PARSERS: Final = (torch.device, torch._C._nn._parse_to)
 
 
@@ -46,14 +51,37 @@ class Allocator:
 
     def __init__(self) -> None:
         self.model = CachingAllocator()
-        self.peak_bytes = 0
+        self.peak_bytes = 0  # since it was last reset
+        self.highest_bytes = 0
         self._storages: dict[int, _Storage] = {}
 
-    def begin(self) -> None:
-        """Begin anew, with whatever is there now counted no longer."""
-        self.model, self.peak_bytes = CachingAllocator(), 0
+    def empty(self) -> None:
+        """Give back what is reserved for nothing; where something is in use, that is forgotten."""
+        self.model, self.peak_bytes, self.highest_bytes = CachingAllocator(), 0, 0
         for one in self._storages.values():
             one.block = None
+
+    def stats(self, _: Any = None) -> dict[str, Any]:
+        """As `torch.cuda.memory_stats_as_nested_dict`."""
+        allocated = {"current": self.model.allocated_bytes, "peak": self.peak_bytes}
+        return {
+            "allocated_bytes": {"all": allocated},
+            "reserved_bytes": {"all": {"current": self.model.reserved_bytes}},
+        }
+
+    def reset_peak(self, _: Any = None) -> None:
+        """As `torch.cuda.reset_peak_memory_stats`."""
+        self.highest_bytes = max(self.highest_bytes, self.peak_bytes)
+        self.peak_bytes = self.model.allocated_bytes
+
+    def segments(self) -> list[dict[str, Any]]:
+        """As `torch.cuda.memory_snapshot`: all that is unused is one piece."""
+        unused = self.model.reserved_bytes - self.model.allocated_bytes
+        return [{"blocks": [{"size": unused, "state": "inactive"}]}]
+
+    def free_and_total(self, _: Any = None) -> tuple[int, int]:
+        """As `torch.cuda.mem_get_info`."""
+        return max(0, ROOM_BYTES - self.model.reserved_bytes), ROOM_BYTES
 
     def has(self, storage: torch.UntypedStorage) -> bool:
         """Whether a storage is on the stand-in."""
@@ -63,6 +91,8 @@ class Allocator:
         """Put a storage there."""
         if self.has(storage):
             return
+        if self.model.allocated_bytes + storage.nbytes() > ROOM_BYTES:
+            raise torch.OutOfMemoryError(_REFUSAL.format(storage.nbytes() / (1 << 20), ROOM_BYTES / (1 << 20)))
         one = _Storage(storage, self._gone)
         one.key, one.block = storage._cdata, self.model.allocate(storage.nbytes())
         self._storages[one.key] = one
@@ -184,6 +214,12 @@ def install() -> None:
         ALLOCATOR.take(there)
         return there
 
+    torch.cuda.memory_stats_as_nested_dict = ALLOCATOR.stats
+    torch.cuda.reset_peak_memory_stats = ALLOCATOR.reset_peak
+    torch.cuda.mem_get_info = ALLOCATOR.free_and_total
+    torch.cuda.memory_snapshot = ALLOCATOR.segments
+    torch.cuda.synchronize = lambda device=None: None
+    torch.cuda.empty_cache = ALLOCATOR.empty
     torch.UntypedStorage.data_ptr = address  # type: ignore[method-assign]
     torch.storage._to = sent
     torch.serialization._validate_device = lambda location, name: torch.device(location)

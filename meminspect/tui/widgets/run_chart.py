@@ -93,8 +93,12 @@ class RunChart(Widget):
 
 
 def _picture(view: RunView, scale: Scale, *, alone: bool) -> Picture:
-    gpus = (view.facts.get("machine") or {}).get("gpus") or []
-    note = (view.facts.get("vram") or {}).get("reason", "")
+    vram, device = (
+        view.facts.get("vram") or {},
+        ((view.facts.get("spec") or {}).get("options") or {}).get("device", "cpu"),
+    )
+    gpus, ordinal = (view.facts.get("machine") or {}).get("gpus") or [], int(device.partition(":")[2] or 0)
+    note = vram.get("reason", "")
     return Picture(
         series=view.series,
         span_ns=scale.span_ns,
@@ -105,8 +109,9 @@ def _picture(view: RunView, scale: Scale, *, alone: bool) -> Picture:
         returned_ns=view.returned_ns,
         peak_ns=_peak_ns(view),
         died_ns=view.load_ns if view.died else None,
-        vram_total_bytes=gpus[0]["total_bytes"] if gpus else None,
+        vram_total_bytes=gpus[ordinal]["total_bytes"] if ordinal < len(gpus) else None,
         vram_note=f"vram: {note}" if note and alone else "",
+        vram_theory=tuple(vram.get("theory_bytes") or ()),
     )
 
 
