@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, NamedTuple
 
-from meminspect.analysis.verdict import PROCESS_BYTES, verdict
+from meminspect.analysis.verdict import PROCESS_BYTES, verdict, vram_bytes
+from meminspect.capture.records import Pool
 from meminspect.errors import UsageError
 from meminspect.text import shown
+from meminspect.theory.ledger import Pools
 from meminspect.units import format_bytes
 
 if TYPE_CHECKING:
@@ -39,13 +42,30 @@ def refusal(
     if why_not is not None or force:
         return why_not
     confined = limit_bytes is not None and limit_bytes <= machine.usable_bytes
-    if not confined and verdict(theory, machine.usable_bytes) == "does_not_fit":
-        return (
-            f"predicted to need {format_bytes(theory.peak.heap_bytes)} of heap beside the process's own "
-            f"{format_bytes(PROCESS_BYTES)}, where {format_bytes(machine.usable_bytes)} can be had: {_FORCE}"
-        )
+    short = "" if confined else _short(task, theory, machine)
+    if short:
+        return f"{short}: {_FORCE}"
     too_large = strategy.why_not(task, machine.largest_mapping_bytes)
     return None if too_large is None else f"{too_large}: {_FORCE}"
+
+
+def _short(task: LoadTask, theory: Theory, machine: Machine) -> str:
+    """What there is not enough of, by theory; empty where all of it fits, or nobody knows."""
+    gpu, shared = machine.gpu(task.device_index), machine.shares_memory_with(task.device_index)
+    needed, usable = theory.peak.heap_bytes or 0, machine.usable_bytes
+    if shared:
+        needed += vram_bytes(theory.peak)
+    if verdict(dataclasses.replace(theory, peak=Pools(heap_bytes=needed)), usable) == "does_not_fit":
+        what = "of the memory that host and device share," if shared and task.pool is Pool.VRAM else "of heap"
+        return (
+            f"predicted to need {format_bytes(needed)} {what} beside the process's own {format_bytes(PROCESS_BYTES)}, "
+            f"where {format_bytes(usable)} can be had"
+        )
+    on_device = vram_bytes(theory.peak)
+    if shared or gpu is None or gpu.free_bytes is None or on_device <= gpu.free_bytes:
+        return ""
+    free = format_bytes(gpu.free_bytes)
+    return f"predicted to need {format_bytes(on_device)} of {task.options.device}'s memory, of which {free} is free"
 
 
 def require_device(task: LoadTask, machine: Machine) -> None:

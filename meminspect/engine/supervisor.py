@@ -244,7 +244,9 @@ def _advise(spec: RunSpec, writer: CaptureWriter, task: LoadTask, machine: Machi
     ram_bytes = min(budget for budget in budgets if budget is not None)
     gpu = machine.gpu(task.device_index)
     vram_bytes = None if gpu is None else gpu.free_bytes
-    writer.fact("better", better_than(spec.strategy, task, ram_bytes, machine.largest_mapping_bytes, vram_bytes))
+    shared = task.pool is Pool.VRAM and machine.shares_memory_with(task.device_index)
+    mapping_bytes = machine.largest_mapping_bytes
+    writer.fact("better", better_than(spec.strategy, task, ram_bytes, mapping_bytes, vram_bytes, shared=shared))
 
 
 def _spawned(stack: contextlib.ExitStack, spec: RunSpec, limited: Confinement | None) -> WorkerProcess:

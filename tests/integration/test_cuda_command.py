@@ -6,6 +6,9 @@ are of is a model of torch's allocator, and a script.
 
 from __future__ import annotations
 
+import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,3 +86,47 @@ def test_given_a_device_that_is_too_small_when_loaded_to_then_running_out_of_it_
     assert short["fragmented"] is True
     assert run["better"]["strategy"] == "mmap-assign"
     assert run["device"]["allocated_bytes"] > 0
+
+
+def test_given_the_allocator_s_history_when_exported_then_torch_s_own_tool_reads_it_with_tensors_names(
+    home: Home, tmp_path: Path, cuda: dict[str, str]
+) -> None:
+    checkpoint, _ = write("meta 1", tmp_path)
+    capture, snapshot = tmp_path / "run.meminspect", tmp_path / "snapshot.pickle"
+
+    ran = home.meminspect(
+        "run", "--ckpt", checkpoint, "-s", "lazy", "--device", "cuda", "--allocator-history", "--out", capture, **cuda
+    )
+    exported = home.meminspect("export", capture, "--to", "torch-snapshot", "-o", snapshot)
+
+    assert (ran.status, exported.status, exported.stderr) == (0, 0, "")
+    found = pickle.loads(snapshot.read_bytes())  # noqa: S301 - our own
+    names = {entry["user_metadata"] for entry in found["device_traces"][0] if entry["action"] == "alloc"}
+    assert "tok_embeddings.weight" in names
+    assert found["segments"][0]["segment_pool_id"] == (0, 0)
+    for view in ("trace", "stats", "trace_plot"):
+        out = ("-o", tmp_path / "plot.html") if view == "trace_plot" else ()
+        command = [sys.executable, "-m", "torch.cuda._memory_viz", view, snapshot, *out]
+        assert subprocess.run(command, check=True, capture_output=True, timeout=60).stdout or out
+
+
+def test_given_a_capture_without_a_history_when_exported_as_one_then_it_is_refused_with_what_to_do(
+    home: Home, tmp_path: Path
+) -> None:
+    done = home.meminspect(
+        "export", TESTS / "golden" / "capture-v4.meminspect", "--to", "torch-snapshot", "-o", tmp_path / "out"
+    )
+
+    assert done.status == 2
+    assert "no history of a device's allocator" in done.stderr
+    assert "--allocator-history" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_given_the_cpu_when_a_device_s_history_is_asked_for_then_it_is_refused(home: Home, tmp_path: Path) -> None:
+    checkpoint, _ = write("meta 1", tmp_path)
+
+    done = home.meminspect("run", "--ckpt", checkpoint, "-s", "naive", "--allocator-history")
+
+    assert done.status == 2
+    assert "the load is on the cpu" in done.stderr

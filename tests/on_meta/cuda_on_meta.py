@@ -8,7 +8,9 @@ What needs values (verification) or a kernel cannot be had from it.
 from __future__ import annotations
 
 import os
+import time
 import weakref
+from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -53,6 +55,8 @@ class Allocator:
         self.model = CachingAllocator()
         self.peak_bytes = 0  # since it was last reset
         self.highest_bytes = 0
+        self.metadata = ""
+        self.trace: deque[dict[str, Any]] = deque(maxlen=0)  # nobody has asked for it
         self._storages: dict[int, _Storage] = {}
 
     def empty(self) -> None:
@@ -79,6 +83,40 @@ class Allocator:
         unused = self.model.reserved_bytes - self.model.allocated_bytes
         return [{"blocks": [{"size": unused, "state": "inactive"}]}]
 
+    def record(self, enabled: str, *, max_entries: int, **_: Any) -> None:
+        """As `torch.cuda.memory._record_memory_history`."""
+        self.trace = deque(maxlen=max_entries)
+
+    def name(self, metadata: str) -> None:
+        """As `torch.cuda.memory._set_memory_metadata`."""
+        self.metadata = metadata
+
+    def snapshot(self, _: Any = None) -> dict[str, Any]:
+        """As `torch.cuda.memory._snapshot`, of what is in use."""
+        held = sorted((one.block.address, one.block.nbytes) for one in self._storages.values() if one.block is not None)
+        blocks, end = [], 0
+        for address, nbytes in [*held, (self.model.reserved_bytes, 0)]:
+            for start, size, state in ((end, address - end, "inactive"), (address, nbytes, "active_allocated")):
+                if size:
+                    blocks.append(
+                        {"address": _BASE + start, "size": size, "requested_size": size, "state": state, "frames": []}
+                    )
+            end = address + nbytes
+        total = sum(nbytes for _, nbytes in held)
+        segment = {
+            "device": 0, "address": _BASE, "total_size": self.model.reserved_bytes, "allocated_size": total,
+            "active_size": total, "requested_size": total, "stream": 0, "segment_type": "large",
+            "segment_pool_id": (0, 0), "is_expandable": False, "frames": [], "blocks": blocks,
+        }  # fmt: skip
+        return {"segments": [segment], "device_traces": [list(self.trace)], "allocator_settings": {}}
+
+    def _traced(self, action: str, block: DeviceBlock | None) -> None:
+        if block is not None:
+            self.trace.append(
+                {"action": action, "addr": _BASE + block.address, "size": block.nbytes, "stream": 0, "frames": [],
+                 "time_us": time.time_ns() // 1000, "user_metadata": self.metadata}
+            )  # fmt: skip
+
     def free_and_total(self, _: Any = None) -> tuple[int, int]:
         """As `torch.cuda.mem_get_info`."""
         return max(0, ROOM_BYTES - self.model.reserved_bytes), ROOM_BYTES
@@ -96,6 +134,7 @@ class Allocator:
         one = _Storage(storage, self._gone)
         one.key, one.block = storage._cdata, self.model.allocate(storage.nbytes())
         self._storages[one.key] = one
+        self._traced("alloc", one.block)
         self.peak_bytes = max(self.peak_bytes, self.model.allocated_bytes)
 
     def address(self, storage: torch.UntypedStorage) -> int:
@@ -105,6 +144,7 @@ class Allocator:
 
     def _gone(self, one: _Storage) -> None:
         del self._storages[one.key]
+        self._traced("free_completed", one.block)
         self.model.free(one.block)
 
 
@@ -218,6 +258,9 @@ def install() -> None:
     torch.cuda.reset_peak_memory_stats = ALLOCATOR.reset_peak
     torch.cuda.mem_get_info = ALLOCATOR.free_and_total
     torch.cuda.memory_snapshot = ALLOCATOR.segments
+    torch.cuda.memory._record_memory_history = ALLOCATOR.record
+    torch.cuda.memory._set_memory_metadata = ALLOCATOR.name
+    torch.cuda.memory._snapshot = ALLOCATOR.snapshot
     torch.cuda.synchronize = lambda device=None: None
     torch.cuda.empty_cache = ALLOCATOR.empty
     torch.UntypedStorage.data_ptr = address  # type: ignore[method-assign]
