@@ -44,6 +44,7 @@ def device_document(
     baseline_ns: int,
     end_ns: int,
     ordinal: int,
+    why_no_driver: str | None,
 ) -> dict[str, Any]:
     """Under `device` of a run; all bytes but the bill's are above the baseline, and unknown is None.
 
@@ -54,6 +55,7 @@ def device_document(
         baseline_ns: when the load began.
         end_ns: when the model was resident, or the run ended.
         ordinal: CUDA's number of the device.
+        why_no_driver: why nobody outside of the process tells of its memory; None where somebody does.
     """
     seen = [
         _Seen(number, event, reading)
@@ -63,6 +65,8 @@ def device_document(
     inside = [one for one in seen if one.event.t_ns <= end_ns]
     driver = _driver([sample for sample in samples if sample.gpu == ordinal], baseline_ns, end_ns)
     before = driver.pop("process_before_bytes")
+    if driver["process_bytes"] is None and why_no_driver is not None:
+        driver["process_reason"] = why_no_driver
     if not inside:
         return {**dict.fromkeys(_ALLOCATOR_KEYS), "reason": _NO_ALLOCATOR, **driver}
     base, peak = inside[0].reading, max(inside[1:] or inside, key=lambda one: one.reading.peak_bytes)

@@ -23,7 +23,7 @@ def device_lines(run: Run) -> list[str]:
         run: RUN of the JSON contract.
     """
     device = run.get("device")
-    return [] if device is None else list(_lines(device))
+    return [] if device is None else [*_lines(device), *_together(run, device)]
 
 
 def _lines(device: Mapping[str, Any]) -> Iterator[str]:
@@ -39,6 +39,13 @@ def _lines(device: Mapping[str, Any]) -> Iterator[str]:
         yield f"device = {' + '.join(parts)}"
     if device["busy_percent"] is not None:
         yield f"device: busy up to {device['busy_percent']} % of the time{_traffic(device)}"
+
+
+def _together(run: Run, device: Mapping[str, Any]) -> Iterator[str]:
+    """Where the device has no memory of its own: what host and device took of the one that there is."""
+    if device["unified"] and None not in (device["reserved_bytes"], run["peak"]["rss_bytes"]):
+        both = run["peak"]["rss_bytes"] + device["reserved_bytes"]
+        yield f"host and device share one memory: {format_bytes(both)} of it at most, file pages and copies together"
 
 
 def _place(peak_at: Mapping[str, str | None]) -> str:

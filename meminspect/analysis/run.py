@@ -13,6 +13,7 @@ from meminspect.analysis.storage import NEVER_BEGAN, cache_document, forward_doc
 from meminspect.analysis.verdict import PROCESS_BYTES
 from meminspect.analysis.window import samples_between, window
 from meminspect.capture.records import EventKind
+from meminspect.strategies.task import device_index
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -63,7 +64,8 @@ def run_document(capture: CaptureReader) -> dict[str, Any]:
     cut = window(events, samples, marks_reset=resets, own_marks=marks)
     limit = _limit(spec, capture.fact("limit"), cut)
     room_bytes = _room_bytes(limit, cut)
-    device = _device(capture, events, cut, spec) if on_device else None
+    why_no_vram = _why_no_vram(capture.fact("vram"), on_device=on_device)
+    device = _device(capture, events, cut, spec, why_no_vram) if on_device else None
     return {
         "strategy": spec.get("strategy"),
         "outcome": outcome["outcome"],
@@ -79,7 +81,7 @@ def run_document(capture: CaptureReader) -> dict[str, Any]:
         "peak_bracket_bytes": _peak_bracket(cut),
         "peak_bracket_reason": _why_no_bracket(cut, resets=resets, no_pools=no_pools),
         "pools_reason": no_pools,
-        "vram_reason": _why_no_vram(capture.fact("vram"), on_device=on_device),
+        "vram_reason": why_no_vram,
         "device": device,
         "peak_at": _peak_at(cut, events),
         "steady": _steady(cut, events, capture.fact("steady"), samples, device),
@@ -116,15 +118,20 @@ def _baseline(cut: Window | None) -> dict[str, int | None]:
 
 
 def _device(
-    capture: CaptureReader, events: Sequence[Event], cut: Window | None, spec: Mapping[str, Any]
+    capture: CaptureReader,
+    events: Sequence[Event],
+    cut: Window | None,
+    spec: Mapping[str, Any],
+    why_no_vram: str | None,
 ) -> dict[str, Any] | None:
     """What was taken of the device; None where the load never began."""
     if cut is None:
         return None
-    number = spec["options"]["device"].partition(":")[2]
-    return device_document(
-        events, capture.device_samples(), capture.ledger(), cut.baseline.t_ns, cut.end_ns, int(number or 0)
+    ordinal, gpus = device_index(spec["options"]["device"]), (capture.fact("machine") or {}).get("gpus") or []
+    found = device_document(
+        events, capture.device_samples(), capture.ledger(), cut.baseline.t_ns, cut.end_ns, ordinal, why_no_vram
     )
+    return {**found, "unified": gpus[ordinal]["unified"] if ordinal < len(gpus) else None}
 
 
 def _peak(cut: Window | None, samples: Sequence[Sample], device: Mapping[str, Any] | None) -> dict[str, int | None]:

@@ -22,7 +22,7 @@ _UNITS: Final = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "Ti
 _WORDS: Final = {
     "requested_bytes": (rf"[Tt]ried to allocate {_SIZE}",),
     "free_bytes": (rf"of which {_SIZE} is free", rf"{_SIZE} free"),
-    "total_bytes": (rf"total capacity of {_SIZE}", rf"{_SIZE} total capacity", rf"max allowed: {_SIZE}"),
+    "total_bytes": (rf"total capaci?ty of {_SIZE}", rf"{_SIZE} total capacity", rf"max allowed: {_SIZE}"),
     "allocated_bytes": (
         rf"{_SIZE} is allocated by PyTorch", rf"{_SIZE} already allocated", rf"MPS allocated: {_SIZE}",
     ),

@@ -9,6 +9,7 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from meminspect.renderables.timeline import Picture, axis_for, draw, is_near
+from meminspect.strategies.task import device_index
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -97,7 +98,7 @@ def _picture(view: RunView, scale: Scale, *, alone: bool) -> Picture:
         view.facts.get("vram") or {},
         ((view.facts.get("spec") or {}).get("options") or {}).get("device", "cpu"),
     )
-    gpus, ordinal = (view.facts.get("machine") or {}).get("gpus") or [], int(device.partition(":")[2] or 0)
+    gpus, ordinal = (view.facts.get("machine") or {}).get("gpus") or [], device_index(device)
     note = vram.get("reason", "")
     return Picture(
         series=view.series,

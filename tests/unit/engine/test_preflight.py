@@ -98,3 +98,29 @@ def test_given_nothing_to_load_to_then_it_is_said_with_the_fix_and_no_run_begins
         require_device(on_device, here)
     assert said == f"{missing}: {raised.value.hint}"
     assert f"meminspect plan --device {options.device} says what it would take" in said
+
+
+@pytest.mark.parametrize(
+    ("gpu", "usable", "words"),
+    [
+        (replace(A_GPU, free_bytes=1 << 10), 1 << 40, "of cuda's memory, of which 1.00 KiB is free"),
+        (
+            replace(A_GPU, free_bytes=None, unified=True),
+            PROCESS_BYTES + (1 << 20),
+            "of the memory that host and device share",
+        ),
+        (A_GPU, PROCESS_BYTES, "of heap beside the process's own"),
+        (A_GPU, 1 << 40, None),
+        (replace(A_GPU, free_bytes=None, unified=True), 1 << 40, None),
+    ],
+)
+def test_given_a_load_to_a_gpu_when_it_is_too_small_then_it_is_said_which_memory_is(
+    task: LoadTask, gpu: Gpu, usable: int, words: str | None
+) -> None:
+    on_gpu = replace(task, options=LoadOptions(device="cuda"))
+    here = replace(machine(usable), gpus=(gpu,))
+
+    said = refusal(NAIVE, on_gpu, NAIVE.theory(on_gpu), here, force=False)
+
+    assert (said is None) == (words is None)
+    assert words is None or words in str(said)
