@@ -17,9 +17,9 @@ TEXTS = {
     ),
     "2.1": (
         "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacty of 15.00 GiB of which 1.25 GiB is "
-        "free. Process 4711 has 13.75 GiB memory in use. Of the allocated memory 12.50 GiB is allocated by PyTorch, "
-        "and 512.00 MiB is reserved by PyTorch but unallocated. If reserved but unallocated memory is large try setting "
-        "max_split_size_mb to avoid fragmentation."
+        "free. Process 4711 has 13.75 GiB memory in use. Of the allocated memory 12.50 GiB is allocated by "
+        "PyTorch, and 512.00 MiB is reserved by PyTorch but unallocated. If reserved but unallocated memory is large "
+        "try setting max_split_size_mb to avoid fragmentation."
     ),
     "2.13": (
         "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 15.00 GiB of which 1.25 GiB is "
