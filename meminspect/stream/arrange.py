@@ -20,6 +20,7 @@ from meminspect.errors import StreamError
 from meminspect.staging import CHUNK_BYTES
 from meminspect.stream.memory import Block
 from meminspect.stream.reading import Filling, Part, Read
+from meminspect.stream.sending import copy_to
 from meminspect.text import shown
 
 if TYPE_CHECKING:
@@ -240,4 +241,4 @@ def direct_reads(file: int, offset: int, nbytes: int, filling: Filling, block: B
 
 def copy_staged(part: torch.Tensor, stored: torch.dtype, staged: torch.Tensor) -> None:
     """Make part of a tensor of bytes that are as they were stored."""
-    part.copy_(staged.view(stored).view(part.shape))
+    copy_to(part, staged.view(stored).view(part.shape))
