@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from rich.style import Style
 from timeline_pictures import (
     GIB,
     MS,
@@ -17,6 +18,7 @@ from timeline_pictures import (
 )
 
 from meminspect.analysis.reduction import Series, Timeline
+from meminspect.renderables.palette import STYLES
 from meminspect.renderables.timeline import ASCII, draw
 
 
@@ -380,4 +382,4 @@ def test_where_nothing_tells_of_the_device_its_lane_is_theorys_and_says_so() -> 
     assert drawn[-4].endswith("max 4.00 GiB")
     assert drawn[-3].endswith("by theory")
     assert drawn[-2].count("█") > drawn[-4].count("█") > 0
-    assert style_at(draw(shown, 80, 12), 10, 40) == "theory"
+    assert style_at(draw(shown, 80, 12), 10, 40) == Style.parse(STYLES["theory"])
