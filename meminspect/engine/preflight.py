@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from meminspect.analysis.verdict import PROCESS_BYTES, verdict, vram_bytes
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["refusal", "require_device"]
 
+_AMD_GPUS = Path("/dev/kfd")  # of AMD's driver
 _FORCE = "it runs only if that is forced (--force, or yes to the question in the app)"
 
 
@@ -89,9 +91,14 @@ def _missing_device(task: LoadTask, machine: Machine) -> _MissingDevice | None:
     if not device.startswith("cuda"):
         return None
     plan = f"meminspect plan --device {device} says what it would take"
+    torch = machine.torch_version if python.python is None else python.packages.get("torch")
+    if torch is not None and "+rocm" in torch:  # for which AMD's GPUs are cuda, too; NVML knows nothing of them
+        words = (
+            f"there is no {device} here: the worker's torch is built for ROCm, and there is no AMD GPU ({_AMD_GPUS})"
+        )
+        return None if _AMD_GPUS.exists() else _MissingDevice(words, plan)
     if not machine.gpus:
         return _MissingDevice(f"there is no {device} here: {machine.why_no_vram(0)}", plan)
-    torch = machine.torch_version if python.python is None else python.packages.get("torch")
     if torch is not None and torch.endswith("+cpu"):
         words = f"nothing can be loaded to {device}: the worker's torch, {shown(torch)}, is built without CUDA"
         return _MissingDevice(words, f"install a build with CUDA (pytorch.org/get-started), or {plan}")

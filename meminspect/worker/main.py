@@ -37,6 +37,7 @@ __all__ = ["main"]
 _MANY: Final = 5_000  # tensors: beyond it, an event for each tiny one would cost as much as the load
 _TINY_BYTES: Final = 64 << 10
 _NO_MEMORY: Final = ("DefaultCPUAllocator", "Cannot allocate memory", "MPS backend out of memory")
+_DEVICE_LOOK_S: Final = 0.3  # twice what it takes to ask the driver for a GPU, with the pause before
 _LOOK_S: Final = 0.12  # three samples of the supervisor
 
 
@@ -126,7 +127,7 @@ def _run(wanted: dict[str, Any], recorder: Recorder) -> None:
     if device is not None and wanted.get("history"):
         recorder.naming = device.history(Path(wanted["history"]))
     books = StorageBooks(task, recorder)
-    _be_seen()
+    _be_seen(device)
     baseline, resets = recorder.reading("baseline", reset=True)
     recorder.report("baseline", {**_held(baseline), "resets": resets, "retained_bytes": allocator.free_bytes()})
 
@@ -185,10 +186,14 @@ def _prepared(strategy: Strategy, task: LoadTask, recorder: Recorder) -> tuple[C
     return load, tracker
 
 
-def _be_seen() -> None:
-    """Give the supervisor the time for a look where nobody else can see how much is in memory now."""
-    if why_no_pools():
-        time.sleep(_LOOK_S)
+def _be_seen(device: DeviceBooks | None = None) -> None:
+    """Give the supervisor the time for a look where nobody else can see how much is in memory now.
+
+    Args:
+        device: one of which it is to see what the driver counts.
+    """
+    if why_no_pools() or device is not None:
+        time.sleep(_LOOK_S if device is None else _DEVICE_LOOK_S)
 
 
 def _held(reading: Reading | None) -> dict[str, int | None]:

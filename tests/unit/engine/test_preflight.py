@@ -8,6 +8,7 @@ import pytest
 
 from meminspect.analysis.verdict import PROCESS_BYTES
 from meminspect.checkpoint import read_checkpoint
+from meminspect.engine import preflight
 from meminspect.engine.preflight import refusal, require_device
 from meminspect.errors import UsageError
 from meminspect.sampling.interpreter import Interpreter
@@ -124,3 +125,22 @@ def test_given_a_load_to_a_gpu_when_it_is_too_small_then_it_is_said_which_memory
 
     assert (said is None) == (words is None)
     assert words is None or words in str(said)
+
+
+@pytest.mark.parametrize("driver", [True, False])
+def test_given_a_torch_for_rocm_then_its_gpus_are_asked_for_where_amd_s_driver_has_them(
+    task: LoadTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, driver: bool
+) -> None:
+    gpus = tmp_path / "kfd"
+    monkeypatch.setattr(preflight, "_AMD_GPUS", gpus)
+    on_gpu, here = (
+        replace(task, options=LoadOptions(device="cuda")),
+        replace(machine(1 << 40), torch_version="2.13.0+rocm7.0"),
+    )
+    if driver:
+        gpus.touch()
+        require_device(on_gpu, here)
+        return
+
+    with pytest.raises(UsageError, match="no AMD GPU"):
+        require_device(on_gpu, here)
