@@ -46,7 +46,9 @@ def device_document(
     ordinal: int,
     why_no_driver: str | None,
 ) -> dict[str, Any]:
-    """Under `device` of a run; all bytes but the bill's are above the baseline, and unknown is None.
+    """Under `device` of a run: allocated and reserved above the baseline, the driver's figures as it counts them.
+
+    What is unknown is None.
 
     Args:
         events: the run's.
@@ -130,7 +132,7 @@ def _bill(
     base: DeviceReading,
     context_bytes: int | None,
 ) -> list[dict[str, Any]]:
-    """What the device's peak was made of, up to what the driver counted; what no event explains has its sign."""
+    """What the device's peak was made of, up to what the driver counted; what the allocator rounds has its sign."""
     sums: dict[str, int] = defaultdict(int)
     items = shares(ledger)
     for phase, event in _most_live(events, baseline_ns):

@@ -118,12 +118,15 @@ class Event(NamedTuple):
     def device(self) -> DeviceReading | None:
         """What the device's allocator counted at the end of an operation on a device, or in a reading of it.
 
-        Raises:
-            ValueError, TypeError: the record is damaged.
+        None where there is no device, and where the record is damaged.
         """
         if self.kind not in (EventKind.END, EventKind.READING) or not self.detail:
             return None
-        return DeviceReading(**json.loads(self.detail))
+        try:
+            reading = DeviceReading(**json.loads(self.detail))
+        except (ValueError, TypeError):
+            return None
+        return reading if all(isinstance(nbytes, int) for nbytes in reading) else None
 
 
 class Sample(NamedTuple):

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from meminspect.analysis.verdict import PROCESS_BYTES, verdict, vram_bytes
+from meminspect.analysis.verdict import PROCESS_BYTES, unreclaimable_bytes, verdict, vram_bytes
 from meminspect.capture.records import Pool
 from meminspect.errors import UsageError
 from meminspect.text import shown
@@ -54,7 +54,7 @@ def refusal(
 def _short(task: LoadTask, theory: Theory, machine: Machine) -> str:
     """What there is not enough of, by theory; empty where all of it fits, or nobody knows."""
     gpu, shared = machine.gpu(task.device_index), machine.shares_memory_with(task.device_index)
-    needed, usable = theory.peak.heap_bytes or 0, machine.usable_bytes
+    needed, usable = unreclaimable_bytes(theory.peak), machine.usable_bytes
     if shared:
         needed += vram_bytes(theory.peak)
     if verdict(dataclasses.replace(theory, peak=Pools(heap_bytes=needed)), usable) == "does_not_fit":
