@@ -144,7 +144,7 @@ def _run(
             (step.phase, step.operation.name.lower(), step.pool.name.lower(), step.item, step.tensor, step.nbytes)
             for step in strategy.ledger(task)
         )
-        devices = Devices(opening.nvml, machine.gpus, task.device_index)
+        devices = Devices(opening.nvml, machine.gpus, task.device_index, task.pool is Pool.VRAM)
         outcome = _loaded(spec, writer, task, theory, machine, cancellation, waiting, devices)
     if outcome["outcome"] == "refused":  # no worker has begun
         _advise(spec, writer, task, machine)

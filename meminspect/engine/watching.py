@@ -34,6 +34,7 @@ class Devices(NamedTuple):
     nvml: Nvml | None
     gpus: tuple[Gpu, ...]  # in CUDA's order
     ordinal: int  # of the one that it loads to
+    loaded_to: bool  # else the load is on the host, and nobody asks for more than what is in use
 
     def used_bytes(self) -> int | None:
         """How much of that one's memory is in use; None where nobody tells."""
@@ -71,7 +72,7 @@ def watch(
     started_s = time.monotonic()
     sampler = Sampler(worker.pid, devices.used_bytes, limited.group if limited else None)
     cache_watch, pressure = CacheWatch(files), pressure_books(worker.pid)
-    device_watch = DeviceWatch(devices.nvml, devices.gpus, worker.pid)
+    device_watch = DeviceWatch(devices.nvml, devices.gpus if devices.loaded_to else (), worker.pid)
     recording = Recording(writer, worker, sampler, cache_watch, device_watch)
     with contextlib.ExitStack() as stack:
         # Undone in reverse: whatever happens, the worker goes first.
