@@ -1,6 +1,6 @@
 """The allocator of page-locked host memory: what torch takes from the driver for it, and keeps.
 
-Written after at/core/CachingHostAllocator.h of PyTorch 2.13 (aten/src/ATen/core), with the default settings: a request
+Written after aten/src/ATen/core/CachingHostAllocator.h of PyTorch 2.13, with the default settings: a request
 is rounded up to a power of two, a freed block waits for the next request of its size, and none goes back.
 """
 

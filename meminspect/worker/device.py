@@ -1,6 +1,6 @@
-"""What torch's allocator on a device has counted, and what it says when it has run out: cuda (ROCm's too), xpu and mps.
+"""What torch's allocator on a device has counted, and what it has left when an allocation fails.
 
-Asked through the device's own module of torch, whose functions have the same names since torch 2.1. MPS has fewer.
+Asked through the device's own module of torch: that of cuda, which is ROCm's too, has these functions since torch 2.1.
 """
 
 from __future__ import annotations
@@ -37,11 +37,7 @@ class DeviceBooks:
 
     def reading(self) -> DeviceReading:
         """What is allocated and reserved, and the most that has been allocated since the reading before."""
-        nested = getattr(self._module, "memory_stats_as_nested_dict", None)
-        if nested is None:  # MPS, which keeps no peak
-            allocated = self._module.current_allocated_memory()
-            return DeviceReading(allocated, self._module.driver_allocated_memory(), allocated)
-        stats = nested(self._device)
+        stats = self._module.memory_stats_as_nested_dict(self._device)
         self._module.reset_peak_memory_stats(self._device)
         allocated, reserved = (stats[name]["all"] for name in ("allocated_bytes", "reserved_bytes"))
         return DeviceReading(allocated["current"], reserved["current"], allocated["peak"])
@@ -52,8 +48,7 @@ class DeviceBooks:
 
     def wait(self) -> None:
         """Until the device has done all that it was told to: only then is what was copied there."""
-        which = () if self._device.type == "mps" else (self._device,)  # there is one
-        self._module.synchronize(*which)
+        self._module.synchronize(self._device)
 
     def settle(self) -> None:
         """Give back to the driver what has been freed, so that the load does not seem to cost less than it does."""

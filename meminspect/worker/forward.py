@@ -50,7 +50,7 @@ def first_forward(model: nn.Module, recorder: Recorder) -> None:
 def _call(model: nn.Module) -> None:
     # No id and no position that the smallest table, of tokens or of positions, does not have.
     sizes = [module.num_embeddings for module in model.modules() if isinstance(module, nn.Embedding)]
-    device = next(model.parameters()).device
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     tokens = torch.arange(min(_TOKENS, *sizes), device=device).unsqueeze(0)
     with torch.inference_mode():
         model(tokens)
