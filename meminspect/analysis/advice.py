@@ -16,7 +16,13 @@ __all__ = ["better_than"]
 
 
 def better_than(
-    strategy_id: str, task: LoadTask, ram_bytes: int | None, largest_mapping_bytes: int | None = None
+    strategy_id: str,
+    task: LoadTask,
+    ram_bytes: int | None,
+    largest_mapping_bytes: int | None = None,
+    vram_bytes: int | None = None,
+    *,
+    shared: bool = False,
 ) -> dict[str, Any] | None:
     """The recommended of the strategies that load the same model: its id, why, its peak and its recipe.
 
@@ -27,10 +33,14 @@ def better_than(
         task: what it loaded.
         ram_bytes: host memory that the load may take; None if unknown.
         largest_mapping_bytes: the most that the machine lets a process map at once; None for no bound.
+        vram_bytes: device memory that it may take; None if unknown or there is no device.
+        shared: the device's memory is the host's.
     """
     run_strategy = STRATEGIES[strategy_id]
     alike = [one for one in STRATEGIES.values() if _loads(one, task) == _loads(run_strategy, task)]
-    plan = make_plan(task, ram_bytes, largest_mapping_bytes=largest_mapping_bytes, strategies=alike)
+    plan = make_plan(
+        task, ram_bytes, vram_bytes, shared=shared, largest_mapping_bytes=largest_mapping_bytes, strategies=alike
+    )
     rows = {row.strategy.id: row for row in plan.rows}
     row, run = rows.get(plan.recommendation.strategy_id or ""), rows[strategy_id]
     if row is None or row.theory is None or _same(row, run):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from meminspect.capture.records import Event
 
-__all__ = ["Place", "bill", "place_at", "tensors_materialised"]
+__all__ = ["LedgerRow", "Place", "bill", "parted", "place_at", "shares", "tensors_materialised"]
 
 _WORTH_A_LINE_BYTES: Final = 1 << 20
 
@@ -161,13 +161,13 @@ def bill(
         Lines that sum to the measurement; the last, signed, is what no event explains.
     """
     resident = _most_resident([event for event in events if baseline_ns <= event.t_ns < t_ns], room_bytes)
-    shares = _shares(ledger)
-    anywhere = {(pool, tensor): items for (_, pool, tensor), items in shares.items()}  # a library has its own phases
+    filed = shares(ledger)
+    anywhere = {(pool, tensor): items for (_, pool, tensor), items in filed.items()}  # a library has its own phases
     sums: dict[tuple[str, Pool], int] = defaultdict(int)
     for phase, pool, tensor, nbytes in resident:
         kind = pool.name.lower()
-        items = shares.get((phase, kind, tensor)) or anywhere.get((kind, tensor))
-        for item, part in _parted(items, nbytes) if items else ():
+        items = filed.get((phase, kind, tensor)) or anywhere.get((kind, tensor))
+        for item, part in parted(items, nbytes) if items else ():
             sums[item, pool] += part
     if retained_bytes >= _WORTH_A_LINE_BYTES:
         sums[Item.RETAINED, Pool.HEAP] += retained_bytes
@@ -191,16 +191,16 @@ def _most_resident(events: Sequence[Event], room_bytes: int | None) -> Iterable[
     return replay.resident()
 
 
-def _shares(ledger: Iterable[LedgerRow]) -> dict[tuple[str, str, str], list[tuple[str, int]]]:
+def shares(ledger: Iterable[LedgerRow]) -> dict[tuple[str, str, str], list[tuple[str, int]]]:
     """For each phase, pool and tensor what theory makes there: item and bytes, step by step."""
-    shares: dict[tuple[str, str, str], list[tuple[str, int]]] = defaultdict(list)
+    found: dict[tuple[str, str, str], list[tuple[str, int]]] = defaultdict(list)
     for phase, operation, pool, item, tensor, nbytes in ledger:
         if operation in ("materialise", "touch") and item:
-            shares[phase, pool, tensor].append((item, nbytes))
-    return shares
+            found[phase, pool, tensor].append((item, nbytes))
+    return found
 
 
-def _parted(steps: Sequence[tuple[str, int]], nbytes: int) -> Iterator[tuple[str, int]]:
+def parted(steps: Sequence[tuple[str, int]], nbytes: int) -> Iterator[tuple[str, int]]:
     """Memory under the items that theory has for it: that of the one step of this size, else all in proportion."""
     exact = {item for item, size in steps if size == nbytes}
     if len(exact) == 1:

@@ -37,6 +37,7 @@ class Plan:
     recommendation: Recommendation
     ram_bytes: int | None
     vram_bytes: int | None
+    shared: bool = False  # the device's memory is the host's
 
 
 def make_plan(
@@ -44,6 +45,7 @@ def make_plan(
     ram_bytes: int | None,
     vram_bytes: int | None = None,
     *,
+    shared: bool = False,
     aim: Aim | None = None,
     strategies: Iterable[Strategy] | None = None,
     largest_mapping_bytes: int | None = None,
@@ -54,13 +56,14 @@ def make_plan(
         task: what to load.
         ram_bytes: host memory that the load may take; None if unknown.
         vram_bytes: device memory that it may take; None if unknown or there is no device.
+        shared: the device has no memory of its own: all that is planned is of `ram_bytes`.
         aim: what there shall be least of; None for device memory where the model is to be on a device, else for heap.
         largest_mapping_bytes: the most that the machine lets a process map at once; None for no bound.
         strategies: all of the registry's unless given.
     """
     wanted: Aim = aim or ("vram" if task.pool is Pool.VRAM else "heap")
     rows = [
-        _row(strategy, task, ram_bytes, vram_bytes, largest_mapping_bytes)
+        _row(strategy, task, ram_bytes, vram_bytes, largest_mapping_bytes, shared=shared)
         for strategy in (STRATEGIES.values() if strategies is None else strategies)
     ]
     able = [(row, Candidate(row.strategy.id, row.theory, row.verdict)) for row in rows if row.theory is not None]
@@ -70,6 +73,7 @@ def make_plan(
         _recommended(able, wanted),
         ram_bytes,
         vram_bytes,
+        shared,
     )
 
 
@@ -92,9 +96,11 @@ def _row(
     ram_bytes: int | None,
     vram_bytes: int | None,
     largest_mapping_bytes: int | None,
+    *,
+    shared: bool,
 ) -> PlanRow:
     why_not = strategy.why_not(task, largest_mapping_bytes)
     if why_not is not None:
         return PlanRow(strategy, why_not, None, None)
     theory = strategy.theory(task)
-    return PlanRow(strategy, None, verdict(theory, ram_bytes, vram_bytes), theory)
+    return PlanRow(strategy, None, verdict(theory, ram_bytes, vram_bytes, shared=shared), theory)

@@ -10,6 +10,7 @@ from meminspect.analysis.confinement import confined_theory, room_under
 from meminspect.analysis.plan import make_plan
 from meminspect.analysis.subject import read_subject
 from meminspect.analysis.verdict import PROCESS_BYTES
+from meminspect.capture.records import Pool
 from meminspect.strategies.task import task_for
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def prospect_of(
         task,
         usable_bytes if limit_bytes is None else min(usable_bytes, limit_bytes),
         gpu.free_bytes if vram_bytes is None and gpu is not None else vram_bytes,
+        shared=machine.shares_memory_with(task.device_index) and task.pool is Pool.VRAM and vram_bytes is None,
         aim=aim,
         largest_mapping_bytes=machine.largest_mapping_bytes if ram_bytes is None else None,
     )

@@ -6,12 +6,14 @@ import itertools
 from typing import TYPE_CHECKING, Any
 
 from meminspect.analysis.confinement import confined_document, room_under
+from meminspect.analysis.device import device_document
 from meminspect.analysis.live import bill, place_at, tensors_materialised
 from meminspect.analysis.steady import steady_document
 from meminspect.analysis.storage import NEVER_BEGAN, cache_document, forward_document, io_document
 from meminspect.analysis.verdict import PROCESS_BYTES
 from meminspect.analysis.window import samples_between, window
 from meminspect.capture.records import EventKind
+from meminspect.strategies.task import device_index
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -62,23 +64,27 @@ def run_document(capture: CaptureReader) -> dict[str, Any]:
     cut = window(events, samples, marks_reset=resets, own_marks=marks)
     limit = _limit(spec, capture.fact("limit"), cut)
     room_bytes = _room_bytes(limit, cut)
+    why_no_vram = _why_no_vram(capture.fact("vram"), on_device=on_device)
+    device = _device(capture, events, cut, spec, why_no_vram) if on_device else None
     return {
         "strategy": spec.get("strategy"),
         "outcome": outcome["outcome"],
         "message": outcome["message"],
         "died_at": outcome["died_at"],
         **{key: outcome.get(key) for key in ("in_use", "ceiling", "evidence")},
+        "device_shortage": outcome.get("device"),
         "returned_s": _elapsed(capture.fact("returned")),
         "resident_s": _elapsed(capture.fact("resident")),
         "cache": cache_document(capture, cut),
         "baseline": _baseline(cut),
-        "peak": _peak(cut, samples, on_device=on_device),
+        "peak": _peak(cut, samples, device),
         "peak_bracket_bytes": _peak_bracket(cut),
         "peak_bracket_reason": _why_no_bracket(cut, resets=resets, no_pools=no_pools),
         "pools_reason": no_pools,
-        "vram_reason": _why_no_vram(capture.fact("vram"), on_device=on_device),
+        "vram_reason": why_no_vram,
+        "device": device,
         "peak_at": _peak_at(cut, events),
-        "steady": _steady(cut, events, capture.fact("steady"), samples, on_device=on_device),
+        "steady": _steady(cut, events, capture.fact("steady"), samples, device),
         "theory": confined_document(capture.fact("theory"), room_bytes),
         "bill": _bill(cut, events, capture, room_bytes),
         "tensors": _tensors(events, capture.fact("tensors"), capture.fact("checkpoint")),
@@ -112,7 +118,24 @@ def _baseline(cut: Window | None) -> dict[str, int | None]:
     return {"rss_bytes": held.rss_bytes, "heap_bytes": held.heap_bytes, "file_bytes": held.file_bytes}
 
 
-def _peak(cut: Window | None, samples: Sequence[Sample], *, on_device: bool) -> dict[str, int | None]:
+def _device(
+    capture: CaptureReader,
+    events: Sequence[Event],
+    cut: Window | None,
+    spec: Mapping[str, Any],
+    why_no_vram: str | None,
+) -> dict[str, Any] | None:
+    """What was taken of the device; None where the load never began."""
+    if cut is None:
+        return None
+    ordinal, gpus = device_index(spec["options"]["device"]), (capture.fact("machine") or {}).get("gpus") or []
+    found = device_document(
+        events, capture.device_samples(), capture.ledger(), cut.baseline.t_ns, cut.end_ns, ordinal, why_no_vram
+    )
+    return {**found, "unified": gpus[ordinal]["unified"] if ordinal < len(gpus) else None}
+
+
+def _peak(cut: Window | None, samples: Sequence[Sample], device: Mapping[str, Any] | None) -> dict[str, int | None]:
     """The driver's figure is the whole device's: a load that does not use it has no share in it."""
     if cut is None:
         return {**_NO_POOLS, "rss_bytes": None, "vram_used_bytes": None}
@@ -121,7 +144,9 @@ def _peak(cut: Window | None, samples: Sequence[Sample], *, on_device: bool) -> 
         **_NO_POOLS,
         **cut.peaks()._asdict(),
         "rss_bytes": cut.peak_rss_bytes,
-        "vram_used_bytes": _vram_above_first(inside) if on_device else None,
+        "vram_used_bytes": None if device is None else _vram_above_first(inside),
+        "vram_allocated_bytes": device and device["allocated_bytes"],
+        "vram_reserved_bytes": device and device["reserved_bytes"],
     }
 
 
@@ -174,18 +199,23 @@ def _steady(
     events: Sequence[Event],
     steady: Mapping[str, Any] | None,
     samples: Sequence[Sample],
-    *,
-    on_device: bool,
+    device: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     vram_bytes = None
-    if cut is not None and on_device and steady is not None:
+    if cut is not None and device is not None and steady is not None:
         vram_bytes = _vram_at_the_end(samples_between(samples, cut.baseline.t_ns, cut.end_ns))
     baseline = seen = None
     if cut is not None:
         baseline = cut.baseline.held
         steady_ns = next((event.t_ns for event in events if (event.kind, event.name) == _STEADY), 0)
         seen = next((sample.resident for sample in reversed(samples) if cut.end_ns < sample.t_ns <= steady_ns), None)
-    return {**_NO_POOLS, "vram_used_bytes": vram_bytes, **steady_document(steady, baseline, seen)}
+    return {
+        **_NO_POOLS,
+        "vram_used_bytes": vram_bytes,
+        "vram_allocated_bytes": device and device["steady_allocated_bytes"],
+        "vram_reserved_bytes": device and device["steady_reserved_bytes"],
+        **steady_document(steady, baseline, seen),
+    }
 
 
 def _bill(

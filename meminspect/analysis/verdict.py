@@ -66,7 +66,9 @@ class Recommendation(NamedTuple):
     why: str
 
 
-def verdict(theory: Theory, usable_bytes: int | None, usable_vram_bytes: int | None = None) -> Verdict | None:
+def verdict(
+    theory: Theory, usable_bytes: int | None, usable_vram_bytes: int | None = None, *, shared: bool = False
+) -> Verdict | None:
     """Hold a theory's peak against what there is.
 
     - *does not fit*: heap and pinned memory exceed what is usable beside the process itself, or what the device's
@@ -77,6 +79,8 @@ def verdict(theory: Theory, usable_bytes: int | None, usable_vram_bytes: int | N
         theory: what the strategy costs above the baseline.
         usable_bytes: host memory that the process may take; None if unknown.
         usable_vram_bytes: device memory that it may take; None if unknown or there is no device.
+        shared: the device has no memory of its own, and what it reserves is the host's: heap, page cache and the copies
+            on the device have one budget.
 
     Returns:
         None when a budget that matters is unknown.
@@ -84,15 +88,18 @@ def verdict(theory: Theory, usable_bytes: int | None, usable_vram_bytes: int | N
     if usable_bytes is None:
         return None
     room_bytes = usable_bytes - PROCESS_BYTES
-    budgets = [(unreclaimable_bytes(theory.peak), room_bytes)]
-    if on_device := vram_bytes(theory.peak):
+    on_host, on_device, all_bytes = unreclaimable_bytes(theory.peak), vram_bytes(theory.peak), theory.peak_rss_bytes
+    if shared:
+        on_host, on_device, all_bytes = on_host + on_device, 0, all_bytes + on_device
+    budgets = [(on_host, room_bytes)]
+    if on_device:
         if usable_vram_bytes is None:
             return None
         budgets.append((on_device, usable_vram_bytes))
     if any(needed > usable for needed, usable in budgets):
         return "does_not_fit"
     part, whole = _COMFORT
-    if theory.peak_rss_bytes > room_bytes or any(needed * whole > usable * part for needed, usable in budgets):
+    if all_bytes > room_bytes or any(needed * whole > usable * part for needed, usable in budgets):
         return "tight"
     return "fits"
 

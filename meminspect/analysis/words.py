@@ -129,6 +129,8 @@ def advice(run: Run) -> str:
     needs = f"{format_bytes(heap_bytes)} of heap" if heap_bytes else "no heap"
     if peak["file_bytes"]:
         needs += f", {format_bytes(peak['file_bytes'])} of reclaimable file pages"
+    if peak.get("vram_reserved_bytes"):
+        needs = f"{format_bytes(peak['vram_reserved_bytes'])} of the device, {needs}"
     return f"{better['strategy']}: {needs}"
 
 

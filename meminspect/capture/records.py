@@ -6,10 +6,12 @@ All times are `time.monotonic_ns`, which one machine's processes share.
 from __future__ import annotations
 
 import enum
+import json
 from typing import Final, NamedTuple
 
 __all__ = [
-    "PHASES", "POOLS", "Cached", "Event", "EventKind", "LogLine", "Operation", "Pool", "Reading", "Resident", "Sample",
+    "PHASES", "POOLS", "Cached", "DeviceReading", "DeviceSample", "Event", "EventKind", "LogLine", "Operation", "Pool",
+    "Reading", "Resident", "Sample",
 ]  # fmt: skip
 
 
@@ -110,7 +112,21 @@ class Event(NamedTuple):
     exact: bool = False
     reading: Reading | None = None
     name: str = ""  # the tensor, the phase or the report
-    detail: str = ""  # BEGIN: "float16 [4096, 4096]"; REPORT: the JSON
+    detail: str = ""  # BEGIN: "float16 [4096, 4096]"; REPORT: the JSON; what reads a device: its figures as JSON
+
+    @property
+    def device(self) -> DeviceReading | None:
+        """What the device's allocator counted at the end of an operation on a device, or in a reading of it.
+
+        None where there is no device, and where the record is damaged.
+        """
+        if self.kind not in (EventKind.END, EventKind.READING) or not self.detail:
+            return None
+        try:
+            reading = DeviceReading(**json.loads(self.detail))
+        except (ValueError, TypeError):
+            return None
+        return reading if all(isinstance(nbytes, int) for nbytes in reading) else None
 
 
 class Sample(NamedTuple):
@@ -143,6 +159,27 @@ class Cached(NamedTuple):
     t_ns: int
     file: int  # index into the checkpoint's files
     cached_bytes: int
+
+
+class DeviceSample(NamedTuple):
+    """What the driver told of a GPU at one moment, in bytes; None where it does not tell."""
+
+    t_ns: int
+    gpu: int  # CUDA's number of it
+    used_bytes: int | None  # by everybody
+    free_bytes: int | None
+    process_bytes: int | None  # by the worker, its CUDA context included
+    busy_percent: int | None  # of the time, in which a kernel ran
+    to_device_bytes_per_s: int | None  # over PCIe
+    from_device_bytes_per_s: int | None
+
+
+class DeviceReading(NamedTuple):
+    """What the device's allocator counted in the worker, in bytes; the peak is since the reading before."""
+
+    allocated_bytes: int
+    reserved_bytes: int
+    peak_bytes: int
 
 
 class LogLine(NamedTuple):

@@ -8,6 +8,8 @@ History:
         of a sample is its key, and not every sample has a mark.
     3 (2026-11): samples.total_bytes: where the system tells no pools, which are NULL then. Before, there were pools in
         every sample.
+    4 (2026-11): device_samples: before, there are no rows. Of an operation on a device that has ended, events.detail
+        has what its allocator counted.
 """
 
 from __future__ import annotations
@@ -16,16 +18,17 @@ from typing import Final
 
 __all__ = ["APPLICATION_ID", "DDL", "VERSION"]
 
-VERSION: Final = 3
+VERSION: Final = 4
 APPLICATION_ID: Final = 0x4D454D49  # "MEMI"
 
 DDL: Final = """
 -- One JSON document per name: spec, checkpoint, machine, environment, theory, baseline, returned, resident, outcome, …
 -- preparing: what is being done to the page cache before the worker begins, in words; empty when that is over.
--- vram: why there are no readings of device memory. pools: why none of heap, file and pinned memory. limit: the limit
--- and what its cgroup counted. better: what would have done better, by theory. cache: what the worker saw of the page
--- cache at the baseline and at *resident*, file by file, and why it saw nothing. pressure: what the kernel counted of
--- it then. forward: the first forward pass.
+-- vram: why there are no readings of device memory, and theory's in their place. pools: why none of heap, file and
+-- pinned memory. limit: the limit and what its cgroup counted. better: what would have done better, by theory. cache:
+-- what the worker saw of the page cache at the baseline and at *resident*, file by file, and why it saw nothing.
+-- pressure: what the kernel counted of it then. forward: the first forward pass. shortage: what a device had left when
+-- it was out of memory. allocator_history: what torch's allocator did there, in the form of its own snapshots.
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 
 -- What the supervisor saw from outside, every few milliseconds.
@@ -42,6 +45,19 @@ CREATE TABLE samples (
     vram_used_bytes INTEGER,            -- of the device, by the driver
     total_bytes INTEGER                 -- RSS, where the system tells no pools
 );
+
+-- What NVIDIA's driver told of each GPU that the worker sees, some times a second: device_samples.gpu is CUDA's number.
+CREATE TABLE device_samples (
+    t_ns INTEGER NOT NULL,
+    gpu INTEGER NOT NULL,
+    used_bytes INTEGER,                 -- by everybody
+    free_bytes INTEGER,
+    process_bytes INTEGER,              -- by the worker, its CUDA context included
+    busy_percent INTEGER,               -- of the time, in which a kernel ran
+    to_device_bytes_per_s INTEGER,      -- over PCIe
+    from_device_bytes_per_s INTEGER
+);
+CREATE INDEX device_samples_by_time ON device_samples (t_ns);
 
 -- What the worker reported from inside, in the order it happened.
 CREATE TABLE events (
@@ -60,7 +76,9 @@ CREATE TABLE events (
     pinned_bytes INTEGER,
     high_water_bytes INTEGER,
     name TEXT NOT NULL,                 -- the tensor, the phase, the report
-    detail TEXT NOT NULL                -- begin: "float16 [4096, 4096]"; report: JSON; batch: many operations, as JSON
+    -- begin: "float16 [4096, 4096]"; report: JSON; batch: many operations, as JSON; end of an operation on a device, or
+    -- reading: what its allocator counted, as JSON: allocated_bytes, reserved_bytes, peak_bytes (since the last such)
+    detail TEXT NOT NULL
 );
 
 -- How much of each of the checkpoint's files was in the page cache, now and then; a row is true until the next one of

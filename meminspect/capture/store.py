@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from meminspect.capture.batches import expanded
-from meminspect.capture.records import Cached, Event, EventKind, LogLine, Operation, Pool, Reading, Sample
+from meminspect.capture.records import Cached, DeviceSample, Event, EventKind, LogLine, Operation, Pool, Reading, Sample
 from meminspect.capture.schema import APPLICATION_ID, DDL, VERSION
 from meminspect.errors import CaptureError
 
@@ -36,8 +36,9 @@ _EVENTS: Final = (
     "FROM events WHERE seq > ? ORDER BY seq LIMIT ?"
 )
 _ADD_SAMPLE: Final = f"INSERT INTO samples VALUES ({', '.join('?' * len(Sample._fields))})"  # noqa: S608 - only '?'
+_ADD_DEVICE: Final = f"INSERT INTO device_samples VALUES ({', '.join('?' * len(DeviceSample._fields))})"  # noqa: S608
 _ADD_EVENT: Final = f"INSERT INTO events VALUES ({', '.join('?' * 16)})"  # noqa: S608 - only '?'
-_PAGE_CACHE_SINCE, _TOTALS_SINCE = 2, 3  # versions of the schema
+_PAGE_CACHE_SINCE, _TOTALS_SINCE, _DEVICES_SINCE = 2, 3, 4  # versions of the schema
 _ALL: Final = -1  # what LIMIT takes for none
 _OBJECTS: Final = frozenset(  # facts whose keys everybody asks for
     ("spec", "started", "checkpoint", "machine", "theory", "plan", "vram", "pools", "baseline", "returned", "resident",
@@ -94,13 +95,14 @@ class CaptureWriter:
         events: Sequence[Event],
         log: Sequence[LogLine],
         page_cache: Sequence[Cached] = (),
+        devices: Sequence[DeviceSample] = (),
     ) -> None:
         """Append in one transaction, so that a reader sees a moment whole.
 
         Raises:
             CaptureError: the disk is full or fails.
         """
-        if not (samples or events or log or page_cache):
+        if not (samples or events or log or page_cache or devices):
             return
         try:
             with self._transaction():
@@ -120,6 +122,8 @@ class CaptureWriter:
                         "INSERT INTO page_cache VALUES (?, ?, ?)",
                         [(self._since_start(row.t_ns), row.file, row.cached_bytes) for row in page_cache],
                     )
+                if devices:
+                    self._db.executemany(_ADD_DEVICE, [(self._since_start(row.t_ns), *row[1:]) for row in devices])
         except sqlite3.Error as error:
             raise CaptureError(f"cannot write to the capture: {error}") from error
 
@@ -239,6 +243,13 @@ class CaptureReader:
         if self._version < _PAGE_CACHE_SINCE:
             return []
         return [Cached(*row) for row in self._rows("SELECT t_ns, file, cached_bytes FROM page_cache ORDER BY t_ns")]
+
+    def device_samples(self, after_t_ns: int = -1) -> list[DeviceSample]:
+        """What the driver told of each GPU later than a time, in order; before version 4 nothing."""
+        if self._version < _DEVICES_SINCE:
+            return []
+        query = f"SELECT {', '.join(DeviceSample._fields)} FROM device_samples WHERE t_ns > ? ORDER BY t_ns, gpu"  # noqa: S608
+        return [DeviceSample(*row) for row in self._rows(query, after_t_ns)]
 
     def ledger(self) -> list[tuple[str, str, str, str, str, int]]:
         """The theory's steps: phase, operation, pool, item, tensor, bytes."""

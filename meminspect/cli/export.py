@@ -31,6 +31,6 @@ def command(capture: Path, exporter_id: str, out: Path | None) -> None:
     with CaptureReader(capture) as reader:
         conclude(reader)
         if out is None:
-            exporter.write(reader, sys.stdout)
+            exporter.write(reader, sys.stdout if exporter.is_text else sys.stdout.buffer)
             return
         write_file(exporter, reader, out)

@@ -70,6 +70,12 @@ def command(
     console.print(machine_card(subject.machine))
     if ram is not None:
         console.print(safe(f"planned for {format_bytes(ram)} of usable RAM, as --ram says"))
+    if vram is not None:
+        console.print(safe(f"planned for {format_bytes(vram)} of free device memory, as --vram says"))
+    if plan.shared:
+        console.print(
+            "host and device share one memory: heap, page cache and what is on the device are planned together"
+        )
     if load_options.interpreter.python is not None:
         console.print(safe(f"loading in {load_options.interpreter.words()}"))
     for line in (*warnings_card(subject), ""):

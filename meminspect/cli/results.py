@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from meminspect.analysis.attribution import attribution_line
+from meminspect.analysis.device_words import device_lines
 from meminspect.analysis.repeats import comparison, groups, repeated
 from meminspect.analysis.repeats import sentence as in_rounds
 from meminspect.analysis.steady import retained
@@ -37,7 +38,8 @@ def show(runs: Sequence[Run]) -> None:
         if run["bill"]:
             console.print(safe(f"  = {bill(run)}", "quiet"))
             kept = retained(run)
-            for line in filter(None, (*storage_lines(run), kept, no_pools(run), attribution_line(run))):
+            lines = (*device_lines(run), *storage_lines(run), kept, no_pools(run), attribution_line(run))
+            for line in filter(None, lines):
                 console.print(safe(f"  {line}", "quiet"))
         if run.get("better") and run["better"]["strategy"] not in tried:
             console.print(safe(f"  → {advice(run)}", "answer"))

@@ -59,6 +59,11 @@ _OF_MEMORY = ("oom_killed", "out_of_memory")
     help="End a run that takes longer, as 90s, 10min or 1h; imports, warm-up and verification count.",
 )
 @click.option("--forward", is_flag=True, help="Call the loaded model once, and measure that apart from the load.")
+@click.option(
+    "--allocator-history",
+    is_flag=True,
+    help="Record what torch's allocator does on the device, with tensors' names, for `export --to torch-snapshot`.",
+)
 @click.option("--force", is_flag=True, help="Run although it is predicted not to fit.")
 @click.option(
     "--out",
@@ -80,6 +85,7 @@ def command(
     limit: int | None,
     timeout: float | None,
     forward: bool,
+    allocator_history: bool,
     force: bool,
     out: Path | None,
     as_json: bool,
@@ -96,9 +102,11 @@ def command(
     chosen = options.able_strategies(chosen, task)
     subject = read_subject(checkpoint, task.architecture, task.note)
     require_device(task, subject.machine)
+    if allocator_history and load_options.device == "cpu":
+        raise UsageError("--allocator-history is of a device's allocator, and the load is on the cpu", "--device cuda")
     asked = RunSpec(
         checkpoint.path, chosen[0], Path(), load_options, force=force, cache=cache, limit_bytes=limit, forward=forward,
-        timeout_s=timeout, repeat_of=repeat,
+        timeout_s=timeout, allocator_history=allocator_history, repeat_of=repeat,
     )  # fmt: skip
     specs = list(_specs(asked, chosen, out))
     for warning in subject.document["warnings"]:

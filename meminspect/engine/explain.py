@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from meminspect.engine.cancellation import Ending
+from meminspect.engine.device_oom import shortage_of
 from meminspect.text import TEXT_LIMIT, shown
 from meminspect.units import format_bytes, format_duration
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from meminspect.capture.records import Resident
     from meminspect.engine.ceiling import Ceiling
+    from meminspect.engine.device_oom import DeviceShortage
     from meminspect.engine.oom import Evidence
     from meminspect.engine.worker_state import InUse, WorkerState
 
@@ -62,6 +64,7 @@ class _Cause(NamedTuple):
     outcome: str
     words: str
     because: str = ""
+    device: DeviceShortage | None = None  # that had no memory left
 
 
 def explain(status: int, state: WorkerState, circumstances: Circumstances) -> dict[str, Any]:
@@ -87,7 +90,8 @@ def explain(status: int, state: WorkerState, circumstances: Circumstances) -> di
     message = cause.words + _place(state) + _use(state, in_use, circumstances.ceiling, cause)
     return outcome_document(
         cause.outcome, f"{message}{cause.because}", died_at={"phase": state.phase or None, "tensor": state.tensor},
-        in_use=in_use, ceiling=circumstances.ceiling, evidence=evidence, exit_status=status,
+        in_use=in_use, ceiling=None if cause.device else circumstances.ceiling, evidence=evidence, exit_status=status,
+        device=cause.device,
     )  # fmt: skip
 
 
@@ -112,6 +116,7 @@ def outcome_document(
     ceiling: Ceiling | None = None,
     evidence: str | None = None,
     exit_status: int | None = None,
+    device: DeviceShortage | None = None,
 ) -> dict[str, Any]:
     """What a capture keeps of a run's end, under the names of the JSON contract.
 
@@ -123,6 +128,7 @@ def outcome_document(
         ceiling: the limit that mattered.
         evidence: of an OOM kill.
         exit_status: the worker's, negative for a signal.
+        device: the device that had no memory left.
     """
     return {
         "outcome": outcome,
@@ -132,6 +138,7 @@ def outcome_document(
         "ceiling": None if ceiling is None else ceiling.document(),
         "evidence": evidence,
         "exit_status": exit_status,
+        "device": None if device is None else device.document(),
     }
 
 
@@ -159,7 +166,8 @@ def _cause(status: int, state: WorkerState, known: Circumstances) -> _Cause:
         return _Cause("timed_out", f"timed out after {format_duration(known.timeout_s)}")
     failure = state.reports.get("failure")
     if failure is not None:
-        return _raised(failure, known.ceiling)
+        short = shortage_of(failure, state.reports.get("shortage"))
+        return _raised(failure, known.ceiling) if short is None else _Cause("out_of_memory", short.words, device=short)
     if status == -signal.SIGKILL:
         return _killed(known)
     if status < 0:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from meminspect.analysis.verdict import PROCESS_BYTES, verdict
+from meminspect.analysis.verdict import PROCESS_BYTES, unreclaimable_bytes, verdict, vram_bytes
+from meminspect.capture.records import Pool
 from meminspect.errors import UsageError
 from meminspect.text import shown
+from meminspect.theory.ledger import Pools
 from meminspect.units import format_bytes
 
 if TYPE_CHECKING:
@@ -16,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["refusal", "require_device"]
 
+_AMD_GPUS = Path("/dev/kfd")  # of AMD's driver
 _FORCE = "it runs only if that is forced (--force, or yes to the question in the app)"
 
 
@@ -39,13 +44,30 @@ def refusal(
     if why_not is not None or force:
         return why_not
     confined = limit_bytes is not None and limit_bytes <= machine.usable_bytes
-    if not confined and verdict(theory, machine.usable_bytes) == "does_not_fit":
-        return (
-            f"predicted to need {format_bytes(theory.peak.heap_bytes)} of heap beside the process's own "
-            f"{format_bytes(PROCESS_BYTES)}, where {format_bytes(machine.usable_bytes)} can be had: {_FORCE}"
-        )
+    short = "" if confined else _short(task, theory, machine)
+    if short:
+        return f"{short}: {_FORCE}"
     too_large = strategy.why_not(task, machine.largest_mapping_bytes)
     return None if too_large is None else f"{too_large}: {_FORCE}"
+
+
+def _short(task: LoadTask, theory: Theory, machine: Machine) -> str:
+    """What there is not enough of, by theory; empty where all of it fits, or nobody knows."""
+    gpu, shared = machine.gpu(task.device_index), machine.shares_memory_with(task.device_index)
+    needed, usable = unreclaimable_bytes(theory.peak), machine.usable_bytes
+    if shared:
+        needed += vram_bytes(theory.peak)
+    if verdict(dataclasses.replace(theory, peak=Pools(heap_bytes=needed)), usable) == "does_not_fit":
+        what = "of the memory that host and device share," if shared and task.pool is Pool.VRAM else "of heap"
+        return (
+            f"predicted to need {format_bytes(needed)} {what} beside the process's own {format_bytes(PROCESS_BYTES)}, "
+            f"where {format_bytes(usable)} can be had"
+        )
+    on_device = vram_bytes(theory.peak)
+    if shared or gpu is None or gpu.free_bytes is None or on_device <= gpu.free_bytes:
+        return ""
+    free = format_bytes(gpu.free_bytes)
+    return f"predicted to need {format_bytes(on_device)} of {task.options.device}'s memory, of which {free} is free"
 
 
 def require_device(task: LoadTask, machine: Machine) -> None:
@@ -69,9 +91,14 @@ def _missing_device(task: LoadTask, machine: Machine) -> _MissingDevice | None:
     if not device.startswith("cuda"):
         return None
     plan = f"meminspect plan --device {device} says what it would take"
+    torch = machine.torch_version if python.python is None else python.packages.get("torch")
+    if torch is not None and "+rocm" in torch:  # for which AMD's GPUs are cuda, too; NVML knows nothing of them
+        words = (
+            f"there is no {device} here: the worker's torch is built for ROCm, and there is no AMD GPU ({_AMD_GPUS})"
+        )
+        return None if _AMD_GPUS.exists() else _MissingDevice(words, plan)
     if not machine.gpus:
         return _MissingDevice(f"there is no {device} here: {machine.why_no_vram(0)}", plan)
-    torch = machine.torch_version if python.python is None else python.packages.get("torch")
     if torch is not None and torch.endswith("+cpu"):
         words = f"nothing can be loaded to {device}: the worker's torch, {shown(torch)}, is built without CUDA"
         return _MissingDevice(words, f"install a build with CUDA (pytorch.org/get-started), or {plan}")

@@ -12,6 +12,7 @@ from meminspect.engine.worker_state import WorkerState
 if TYPE_CHECKING:
     from meminspect.capture.store import CaptureWriter
     from meminspect.engine.cache_watch import CacheWatch
+    from meminspect.engine.device_watch import DeviceWatch
     from meminspect.engine.sampler import Sampler
     from meminspect.engine.worker_process import WorkerProcess
 
@@ -23,7 +24,14 @@ _INTERVAL_S: Final = 0.09  # a SIGKILL of the supervisor loses at most this and 
 class Recording(threading.Thread):
     """Writes until `finish`, which takes what is left."""
 
-    def __init__(self, writer: CaptureWriter, worker: WorkerProcess, sampler: Sampler, cache_watch: CacheWatch) -> None:
+    def __init__(
+        self,
+        writer: CaptureWriter,
+        worker: WorkerProcess,
+        sampler: Sampler,
+        cache_watch: CacheWatch,
+        device_watch: DeviceWatch,
+    ) -> None:
         super().__init__(name="recording", daemon=True)
         self.failure: BaseException | None = None
         self.state = WorkerState()
@@ -32,6 +40,7 @@ class Recording(threading.Thread):
         self._worker = worker
         self._sampler = sampler
         self._cache_watch = cache_watch
+        self._device_watch = device_watch
         self._stop_requested = threading.Event()
 
     def run(self) -> None:
@@ -64,4 +73,4 @@ class Recording(threading.Thread):
         for line in log:
             if line.stream == "stderr" and line.text.strip():
                 self.state.last_words = line.text.strip()
-        self._writer.append(samples, events, log, self._cache_watch.take())
+        self._writer.append(samples, events, log, self._cache_watch.take(), self._device_watch.take())

@@ -30,6 +30,7 @@ class RunSpec:
     limit_bytes: int | None = None  # of memory, for the worker and what it starts; None: the machine's
     timeout_s: float | None = None  # from the moment the worker is told to begin; None: as long as it takes
     forward: bool = False  # call the model once when it is loaded
+    allocator_history: bool = False  # record each allocation on the device
     repeat_index: int = 1
     repeat_of: int = 1
 

@@ -16,12 +16,16 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meminspect import __version__
 from meminspect.analysis.advice import better_than
 from meminspect.analysis.describe import checkpoint_document, theory_document
+from meminspect.analysis.explanation import explanation_of
+from meminspect.capture.records import Pool
 from meminspect.capture.store import CaptureWriter
 from meminspect.checkpoint import read_checkpoint
 from meminspect.engine.cancellation import Cancellation, Ending
@@ -32,7 +36,7 @@ from meminspect.engine.preflight import refusal
 from meminspect.engine.preparation import PREPARING, prepare_cache
 from meminspect.engine.spec import RunSpec
 from meminspect.engine.warmup import tiny_twin
-from meminspect.engine.watching import watch
+from meminspect.engine.watching import Devices, watch
 from meminspect.engine.worker_process import WorkerProcess
 from meminspect.errors import MeminspectError, RunError
 from meminspect.sampling.machine import read_machine
@@ -44,15 +48,16 @@ from meminspect.strategies import find
 from meminspect.strategies.task import task_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator
 
     from meminspect.engine.limits import Confinement
     from meminspect.sampling.machine import Machine
-    from meminspect.strategies import LoadOptions, LoadTask
+    from meminspect.strategies import LoadOptions, LoadTask, Strategy
     from meminspect.theory.ledger import Theory
 
 __all__ = ["main", "supervise"]
 
+_COLUMNS = 120  # of theory's picture of the device
 _SWITCH_INTERVAL_S = 0.0005  # the sampler must not wait 5 ms for the interpreter while a commit is being prepared
 
 
@@ -126,7 +131,7 @@ def _run(
         checkpoint_document(checkpoint, task.architecture, residencies, file_system_of(checkpoint.path), task.note),
     )
     writer.fact("machine", machine.document())
-    writer.fact("vram", {"reason": machine.why_no_vram(task.device_index)})
+    writer.fact("vram", _vram(strategy, task, machine.why_no_vram(task.device_index)))
     writer.fact("pools", {"reason": why_no_pools()})
     writer.fact("theory", theory_document(theory))
     writer.fact("plan", {"work_bytes": theory.work_bytes, "usable_bytes": machine.usable_bytes})
@@ -139,15 +144,21 @@ def _run(
             (step.phase, step.operation.name.lower(), step.pool.name.lower(), step.item, step.tensor, step.nbytes)
             for step in strategy.ledger(task)
         )
-        gpu = machine.gpu(task.device_index)
-
-        def vram_used_bytes() -> int | None:
-            return opening.nvml.used_bytes(gpu.index) if opening.nvml and gpu else None
-
-        outcome = _loaded(spec, writer, task, theory, machine, cancellation, waiting, vram_used_bytes)
+        devices = Devices(opening.nvml, machine.gpus, task.device_index, task.pool is Pool.VRAM)
+        outcome = _loaded(spec, writer, task, theory, machine, cancellation, waiting, devices)
     if outcome["outcome"] == "refused":  # no worker has begun
         _advise(spec, writer, task, machine)
     return outcome
+
+
+def _vram(strategy: Strategy, task: LoadTask, why_none: str) -> dict[str, Any]:
+    """Why nobody tells of the device's memory and, of a load to one, what theory says of it, evenly over the load."""
+    vram: dict[str, Any] = {"reason": why_none}
+    if why_none and task.pool is Pool.VRAM and strategy.why_not(task) is None:
+        told = explanation_of(strategy, task)
+        columns = told.series.columns(_COLUMNS, max(told.work_bytes, 1))
+        vram["theory_bytes"] = [0 if column is None else column.vram_bytes or 0 for column in columns]
+    return vram
 
 
 def _loaded(
@@ -158,7 +169,7 @@ def _loaded(
     machine: Machine,
     cancellation: Cancellation,
     waiting: WorkerProcess | None,
-    vram_used_bytes: Callable[[], int | None],
+    devices: Devices,
 ) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         wanted = {
@@ -168,6 +179,7 @@ def _loaded(
             "heap_bytes": theory.peak.heap_bytes or 0,
             "options": _for_worker(spec.options),
             "forward": spec.forward,
+            "history": str(stack.enter_context(_history_file(spec, writer)) or ""),
         }
         limited: Confinement | None = None
         if spec.limit_bytes is not None:
@@ -198,12 +210,26 @@ def _loaded(
         files = [file.path for file in task.checkpoint.files]
         outcome = watch(
             worker, wanted, writer, cancellation,
-            files=files, vram_used_bytes=vram_used_bytes, limited=limited, end=end,
+            files=files, devices=devices, limited=limited, end=end,
         )  # fmt: skip
     if outcome["outcome"] == "completed":
         remarks.append(find(spec.strategy).remark(task))
     outcome["message"] = "; ".join(filter(None, [outcome["message"], *remarks]))
     return outcome
+
+
+@contextlib.contextmanager
+def _history_file(spec: RunSpec, writer: CaptureWriter) -> Iterator[Path | None]:
+    """Where the worker writes what the device's allocator did, if that was asked for; it ends in the capture."""
+    if not spec.allocator_history:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="meminspect-") as folder:
+        path = Path(folder) / "history.json"
+        yield path
+        if path.exists():  # a worker that was killed has written none, or half of one
+            with contextlib.suppress(ValueError):
+                writer.fact("allocator_history", json.loads(path.read_text()))
 
 
 def _for_worker(options: LoadOptions) -> dict[str, Any]:
@@ -216,7 +242,11 @@ def _advise(spec: RunSpec, writer: CaptureWriter, task: LoadTask, machine: Machi
     """Write down what would do better: whatever becomes of the run, its death included."""
     budgets = (machine.usable_bytes, spec.limit_bytes)
     ram_bytes = min(budget for budget in budgets if budget is not None)
-    writer.fact("better", better_than(spec.strategy, task, ram_bytes, machine.largest_mapping_bytes))
+    gpu = machine.gpu(task.device_index)
+    vram_bytes = None if gpu is None else gpu.free_bytes
+    shared = task.pool is Pool.VRAM and machine.shares_memory_with(task.device_index)
+    mapping_bytes = machine.largest_mapping_bytes
+    writer.fact("better", better_than(spec.strategy, task, ram_bytes, mapping_bytes, vram_bytes, shared=shared))
 
 
 def _spawned(stack: contextlib.ExitStack, spec: RunSpec, limited: Confinement | None) -> WorkerProcess:

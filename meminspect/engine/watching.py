@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from meminspect.engine.cache_watch import CacheWatch
 from meminspect.engine.cancellation import Ending
+from meminspect.engine.device_watch import DeviceWatch
 from meminspect.engine.recording import Recording
 from meminspect.engine.sampler import Sampler
 from meminspect.sampling.pressure import pressure_books
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from meminspect.capture.store import CaptureWriter
@@ -21,9 +22,25 @@ if TYPE_CHECKING:
     from meminspect.engine.end_watch import EndWatch
     from meminspect.engine.limits import Confinement
     from meminspect.engine.worker_process import WorkerProcess
+    from meminspect.sampling.nvml import Gpu, Nvml
     from meminspect.sampling.pressure import PressureBooks
 
-__all__ = ["watch"]
+__all__ = ["Devices", "watch"]
+
+
+class Devices(NamedTuple):
+    """The GPUs that a worker sees."""
+
+    nvml: Nvml | None
+    gpus: tuple[Gpu, ...]  # in CUDA's order
+    ordinal: int  # of the one that it loads to
+    loaded_to: bool  # else the load is on the host, and nobody asks for more than what is in use
+
+    def used_bytes(self) -> int | None:
+        """How much of that one's memory is in use; None where nobody tells."""
+        if self.nvml is None or self.ordinal >= len(self.gpus):
+            return None
+        return self.nvml.used_bytes(self.gpus[self.ordinal].index)
 
 
 def watch(
@@ -33,7 +50,7 @@ def watch(
     cancellation: Cancellation,
     *,
     files: Sequence[Path],
-    vram_used_bytes: Callable[[], int | None],
+    devices: Devices,
     limited: Confinement | None,
     end: EndWatch,
 ) -> dict[str, Any]:
@@ -45,7 +62,7 @@ def watch(
         writer: the capture, which also gets the facts `supervision`, `limit` and, of a worker that died, `pressure`.
         cancellation: the user's wish.
         files: the checkpoint's, to watch in the page cache.
-        vram_used_bytes: reads how much of the device's memory is in use; None where nobody tells.
+        devices: the GPUs that it sees.
         limited: the limit that it is under, if any.
         end: what has watched since before the worker began for whoever may end it.
 
@@ -53,15 +70,18 @@ def watch(
         The outcome.
     """
     started_s = time.monotonic()
-    sampler = Sampler(worker.pid, vram_used_bytes, limited.group if limited else None)
+    sampler = Sampler(worker.pid, devices.used_bytes, limited.group if limited else None)
     cache_watch, pressure = CacheWatch(files), pressure_books(worker.pid)
-    recording = Recording(writer, worker, sampler, cache_watch)
+    device_watch = DeviceWatch(devices.nvml, devices.gpus if devices.loaded_to else (), worker.pid)
+    recording = Recording(writer, worker, sampler, cache_watch, device_watch)
     with contextlib.ExitStack() as stack:
         # Undone in reverse: whatever happens, the worker goes first.
         sampler.start()
         recording.start()
         cache_watch.start()
+        device_watch.start()
         stack.callback(recording.finish)
+        stack.callback(device_watch.stop)
         stack.callback(cache_watch.stop)
         stack.callback(sampler.stop)
         stack.callback(worker.wait)
@@ -71,14 +91,15 @@ def watch(
         if ending is not Ending.ITSELF:
             worker.kill()
         status = worker.wait()
-    for failure in (recording.failure, sampler.failure, cache_watch.failure):
+    for failure in (recording.failure, sampler.failure, cache_watch.failure, device_watch.failure):
         if failure is not None:
             raise failure
     writer.fact(
         "supervision",
         {"samples": sampler.count, "sampler_cpu_s": sampler.cpu_s, "writer_cpu_s": recording.cpu_s,
          "supervised_s": time.monotonic() - started_s, "max_gap_ms": sampler.max_gap_ns / 1e6,
-         "events_lost": worker.ring.lost, "cache_watch_cpu_s": cache_watch.cpu_s},
+         "events_lost": worker.ring.lost, "cache_watch_cpu_s": cache_watch.cpu_s,
+         "device_watch_cpu_s": device_watch.cpu_s},
     )  # fmt: skip
     _close_pressure(recording.state.reports.get("pressure"), pressure, writer)
     if limited is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from meminspect.exporters import csv, json
+from meminspect.exporters import csv, json, torch_snapshot
 from meminspect.exporters.base import Exporter
 
 if TYPE_CHECKING:
@@ -12,4 +12,6 @@ if TYPE_CHECKING:
 
 __all__ = ["EXPORTERS", "Exporter"]
 
-EXPORTERS: Final[Mapping[str, Exporter]] = {exporter.id: exporter for exporter in (json.EXPORTER, csv.EXPORTER)}
+EXPORTERS: Final[Mapping[str, Exporter]] = {
+    exporter.id: exporter for exporter in (json.EXPORTER, csv.EXPORTER, torch_snapshot.EXPORTER)
+}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,4 +19,5 @@ class Exporter:
 
     id: str
     summary: str
-    write: Callable[[CaptureReader, IO[str]], None]
+    write: Callable[[CaptureReader, IO[Any]], None]
+    is_text: bool = True  # else what it writes is bytes

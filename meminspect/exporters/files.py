@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from meminspect.errors import CaptureError
 
@@ -35,11 +35,11 @@ def _write(exporter: Exporter, reader: CaptureReader, out: Path) -> None:
     except RuntimeError as error:  # before Python 3.13
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from error
     if out.exists() and not out.is_file():  # a device or a pipe: /dev/stdout is to be written to, not replaced
-        with out.open("w", encoding="utf-8", newline="") as file:
+        with _opened(exporter, out, "w") as file:
             exporter.write(reader, file)
         return
     partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
-    with partial.open("x", encoding="utf-8", newline="") as file:  # what is there is not ours
+    with _opened(exporter, partial, "x") as file:  # what is there is not ours
         try:
             exporter.write(reader, file)
             file.close()  # a full disk may say so only now
@@ -47,3 +47,7 @@ def _write(exporter: Exporter, reader: CaptureReader, out: Path) -> None:
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
+
+
+def _opened(exporter: Exporter, path: Path, mode: str) -> IO[Any]:
+    return path.open(mode, encoding="utf-8", newline="") if exporter.is_text else path.open(f"{mode}b")

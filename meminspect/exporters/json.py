@@ -6,7 +6,7 @@ import json
 from typing import IO, TYPE_CHECKING, Any
 
 from meminspect.analysis.run import run_document
-from meminspect.capture.records import Sample
+from meminspect.capture.records import DeviceSample, Sample
 from meminspect.exporters.base import Exporter
 
 if TYPE_CHECKING:
@@ -35,6 +35,10 @@ def _write(capture: CaptureReader, file: IO[str]) -> None:
         "samples": {
             "columns": list(Sample._fields),
             "rows": [list(sample) for sample in capture.samples()],
+        },
+        "device_samples": {
+            "columns": list(DeviceSample._fields),
+            "rows": [list(sample) for sample in capture.device_samples()],
         },
         "events": [_event(event) for _, event in capture.events()],
         "log": [line._asdict() for line in capture.log()],

@@ -53,7 +53,7 @@ def machine_card(machine: Machine) -> Text:
         _limit(machine),
     ]
     parts += [
-        f"{gpu.name or 'GPU'} with {format_bytes(gpu.free_bytes)} free" + (" (unified memory)" if gpu.unified else "")
+        f"{gpu.name or 'GPU'} " + ("in unified memory" if gpu.unified else f"with {format_bytes(gpu.free_bytes)} free")
         for gpu in machine.gpus
     ] or ["no GPU"]
     return safe(f"this machine: {_SEPARATOR.join(parts)}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from meminspect.analysis.verdict import VERDICT_WORDS, unreclaimable_bytes
+from meminspect.analysis.verdict import VERDICT_WORDS, unreclaimable_bytes, vram_bytes
 from meminspect.renderables import bars
 from meminspect.renderables.texts import safe
 from meminspect.units import format_bytes
@@ -25,6 +25,10 @@ _SIZE_WIDTH = 11  # 1023.99 GiB
 _VERDICT_WIDTH = max(map(len, VERDICT_WORDS.values()))
 _LEAST_BAR = 8  # columns; on a narrower terminal the numbers have to do
 _MOST_BAR = 60
+_THREE_FIGURES = (
+    "Peak vram is what tensors take (allocated). What must fit, and is drawn, is what torch's allocator takes of the "
+    "driver for them (reserved). The driver counts a CUDA context of some hundred MiB besides, which no theory knows."
+)
 _MARK, _NO_MARK = "★ ", "  "
 _POOLS = {
     "heap": "heap_bytes", "file": "file_bytes", "pinned": "pinned_bytes", "vram": "vram_allocated_bytes",
@@ -45,8 +49,11 @@ class PlanTable:
         self.width = width
         self._glyphs = bars.ASCII if ascii_only else bars.UNICODE
         self._theories = [row.theory for row in plan.rows if row.theory is not None]
-        longest = max((theory.peak_rss_bytes for theory in self._theories), default=0)
-        self._axis_bytes = bars.axis_bytes_for(plan.ram_bytes, longest)
+        self._on_device = any(vram_bytes(theory.peak) for theory in self._theories)
+        self._of_device = self._on_device and not plan.shared  # what the bars are of
+        self._ceiling_bytes = plan.vram_bytes if self._of_device else plan.ram_bytes
+        longest = max((self._drawn(theory)[1] for theory in self._theories), default=0)
+        self._axis_bytes = bars.axis_bytes_for(self._ceiling_bytes, longest)
         self._name_width = len(_MARK) + max((len(row.strategy.id) for row in plan.rows), default=0)
         # A pool that nothing uses has no column.
         pools = [pool for pool in _POOLS if any(_peak(theory, pool) for theory in self._theories)]
@@ -68,15 +75,17 @@ class PlanTable:
                 yield self.bill(row.theory)
         if self._bar_width:
             yield self.legend()
+        if self._on_device:
+            yield Text("\n".join(textwrap.wrap(_THREE_FIGURES, self.width)), style="quiet")
 
     def header(self) -> Text:
         """Titles of the columns, and the size of the ceiling over its mark."""
         line = safe(f"{_NO_MARK}strategy".ljust(self._name_width), "label")
         for pool in self._pools:
             line.append(_GAP + f"peak {pool}".rjust(_SIZE_WIDTH), "label")
-        column = bars.ceiling_column(self._plan.ram_bytes, self._axis_bytes, self._bar_width)
+        column = bars.ceiling_column(self._ceiling_bytes, self._axis_bytes, self._bar_width)
         if self._bar_width and column is not None:
-            line.append(f"{_GAP}0{self._size(self._plan.ram_bytes).rjust(column)}", "label")
+            line.append(f"{_GAP}0{self._size(self._ceiling_bytes).rjust(column)}", "label")
         return line
 
     def _name(self, row: PlanRow) -> str:
@@ -98,22 +107,30 @@ class PlanTable:
         if self._bar_width:
             line.append(_GAP)
             for run in self._bar(theory):
-                line.append(run.text, run.part)
+                line.append(run.text, "vram" if self._of_device and run.part == "heap" else run.part)
         if row.verdict is not None:
             line.append(_GAP)
             line.append(VERDICT_WORDS[row.verdict], row.verdict)
         return line
 
     def _bar(self, theory: Theory) -> list[bars.Run]:
-        unreclaimable = unreclaimable_bytes(theory.peak)
+        unreclaimable, total = self._drawn(theory)
         return bars.memory_bar(
             unreclaimable,
-            max(theory.peak_rss_bytes, unreclaimable),
-            ceiling_bytes=self._plan.ram_bytes,
+            total,
+            ceiling_bytes=self._ceiling_bytes,
             axis_bytes=self._axis_bytes,
             width=self._bar_width,
             glyphs=self._glyphs,
         )
+
+    def _drawn(self, theory: Theory) -> tuple[int, int]:
+        """What a bar is of, the device, the host or both: what cannot be reclaimed, and that with what can."""
+        on_device = vram_bytes(theory.peak)
+        if self._of_device:
+            return on_device, on_device
+        unreclaimable = unreclaimable_bytes(theory.peak) + on_device
+        return unreclaimable, max(theory.peak_rss_bytes + on_device, unreclaimable)
 
     def bill(self, theory: Theory) -> Text:
         """What is live when all host pools together are at their highest."""
@@ -131,10 +148,14 @@ class PlanTable:
         line = Text(_NO_MARK)
         if not self._bar_width:
             return line
-        line.append(self._glyphs.full, "heap").append(" cannot be reclaimed  ", "quiet")
-        line.append(self._glyphs.file, "file").append(" can be reclaimed", "quiet")
-        if self._plan.ram_bytes:
-            line.append(_GAP).append(self._glyphs.ceiling, "ceiling").append(" usable memory", "quiet")
+        if self._of_device:
+            line.append(self._glyphs.full, "vram").append(" reserved on the device", "quiet")
+        else:
+            line.append(self._glyphs.full, "heap").append(" cannot be reclaimed  ", "quiet")
+            line.append(self._glyphs.file, "file").append(" can be reclaimed", "quiet")
+        if self._ceiling_bytes:
+            words = " free device memory" if self._of_device else " usable memory"
+            line.append(_GAP).append(self._glyphs.ceiling, "ceiling").append(words, "quiet")
         return line
 
     def _size(self, nbytes: int | None) -> str:

@@ -30,12 +30,14 @@ def result_table(runs: Sequence[Run]) -> Table:
     """One unit for all sizes, named in the head, so that they can be compared at a glance and 80 columns suffice."""
     largest = max((run["theory"]["peak_rss_bytes"] for run in runs if run["theory"]), default=0)
     unit, name = unit_for(largest)
-    columns = ("strategy", f"heap {name}", f"file {name}", "theory", "× floor", "returned", "resident", "outcome")
-    rows = [_row(name, run, unit) for name, run in zip(names(runs), runs, strict=True)]
+    on_device = any(run.get("device") for run in runs)  # then the host's share of the floor says nothing
+    fifth = f"vram {name}" if on_device else "× floor"
+    columns = ("strategy", f"heap {name}", f"file {name}", "theory", fifth, "returned", "resident", "outcome")
+    rows = [_row(name, run, unit, on_device=on_device) for name, run in zip(names(runs), runs, strict=True)]
     return table(columns, rows, gap=1)  # or the longest outcomes would be cut
 
 
-def _row(name: str, run: Run, unit: int) -> list[str]:
+def _row(name: str, run: Run, unit: int, *, on_device: bool) -> list[str]:
     peak, theory = run["peak"], run["theory"] or {}
     floor, predicted = theory.get("floor_bytes"), theory.get("peak_rss_bytes")
     return [
@@ -43,11 +45,16 @@ def _row(name: str, run: Run, unit: int) -> list[str]:
         scaled(peak["heap_bytes"], unit),
         scaled(peak["file_bytes"], unit),
         scaled(predicted, unit),
-        scaled(peak["rss_bytes"], floor) if floor else "–",
+        _of_device(run, unit) if on_device else scaled(peak["rss_bytes"], floor) if floor else "–",
         format_duration(run["returned_s"]),
         format_duration(run["resident_s"]),
         OUTCOME_WORDS.get(run["outcome"], str(run["outcome"])),
     ]
+
+
+def _of_device(run: Run, unit: int) -> str:
+    """What tensors took of the device."""
+    return scaled((run.get("device") or {}).get("allocated_bytes"), unit)
 
 
 def repeats_table(found: Sequence[Group]) -> Table:

@@ -48,6 +48,7 @@ class Picture:
     died_ns: int | None = None  # where the run died
     vram_total_bytes: int | None = None  # of the device: draws its lane
     vram_note: str = ""  # why there is no lane, in one line
+    vram_theory: tuple[int, ...] = ()  # bytes of the device, evenly over the width: its lane where nothing is measured
     timed: bool = True  # whether the width stands for time, so that moments are written below it
 
 
@@ -95,7 +96,8 @@ class _Layout(NamedTuple):
     scale: Scale  # of the plot; one row above it is left to marks
     phase_row: int | None
     time_row: int | None  # below the plot or, as the axis itself, just under it
-    lane_rows: int  # at the bottom
+    lane_rows: int  # at the bottom, but for the note
+    lane_first: int
     note_row: int | None
 
     def column(self, t_ns: int, span_ns: int) -> int | None:
@@ -104,7 +106,7 @@ class _Layout(NamedTuple):
 
 
 def _layout(picture: Picture, width: int, height: int) -> _Layout:
-    lane = picture.vram_total_bytes is not None and height >= _LANE_FROM
+    lane = (picture.vram_total_bytes is not None or bool(picture.vram_theory)) and height >= _LANE_FROM
     lane_rows = min(max(height // 4, 2), 4) if lane else 0
     note = bool(picture.vram_note) and picture.vram_total_bytes is None and height >= _NOTE_FROM
     phases, below = height >= _PHASES_FROM, picture.timed and height >= _TIMES_BELOW_FROM
@@ -112,12 +114,13 @@ def _layout(picture: Picture, width: int, height: int) -> _Layout:
     scale = Scale(max(picture.axis_bytes, 1), rows - (height >= _TIMES_FROM))
     axis = byte_axis(*scale)
     left = max(map(len, (axis.unit, "VRAM" if lane else "", *(text for _, text in axis.labels)))) + 2
+    lane_first = height - note - lane_rows
     beside = [*(text for _, text, _ in _levels(picture, axis)), *_device_texts(picture, 0)]
     right = max((len(text) + 1 for text in beside), default=0) if width >= _MARGIN_FROM else 0
     time_row = rows + 2 if below else rows if picture.timed and height >= _TIMES_FROM else None
     return _Layout(
         axis, width, height, left, width - left - right, rows, scale, rows + 1 if phases else None, time_row,
-        lane_rows, height - 1 if note else None,
+        lane_rows, lane_first, height - 1 if note else None,
     )  # fmt: skip
 
 
@@ -129,7 +132,7 @@ def _levels(picture: Picture, axis: ByteAxis) -> list[tuple[int, str, str]]:
 
 def _device_texts(picture: Picture, used_bytes: int) -> list[str]:
     if picture.vram_total_bytes is None:
-        return []
+        return [f"max {format_bytes(max(picture.vram_theory))}", "by theory"] if picture.vram_theory else []
     total = format_bytes(picture.vram_total_bytes)
     unit = total[total.index(" ") :]
     return [f"max {format_bytes(used_bytes).removesuffix(unit)}", f"of {total}"]
@@ -306,14 +309,18 @@ class _Drawing:
         if layout.note_row is not None:
             note = cut_to(narrow(self.picture.vram_note), layout.width - layout.left, self.glyphs.cut)
             self.canvas.write(layout.note_row, layout.left, note, "quiet")
-        if not layout.lane_rows or total_bytes is None:
+        if not layout.lane_rows:
             return
-        used = [column.vram_bytes or 0 if column else 0 for column in self.columns]
+        theory, width = self.picture.vram_theory, layout.plot_width
+        if total_bytes is None:
+            used, total_bytes, style = [theory[at * len(theory) // width] for at in range(width)], max(theory), "theory"
+        else:
+            used, style = [column.vram_bytes or 0 if column else 0 for column in self.columns], "vram"
         scale = Scale(max(total_bytes, 1), layout.lane_rows)
-        stacks = [padded(solid(scale.seen_eighths(nbytes), "vram", self.glyphs), layout.lane_rows) for nbytes in used]
-        first = layout.height - layout.lane_rows
-        self.canvas.rows[first:] = self._across(stacks)
-        for line in range(first, layout.height):
+        stacks = [padded(solid(scale.seen_eighths(nbytes), style, self.glyphs), layout.lane_rows) for nbytes in used]
+        first, end = layout.lane_first, layout.lane_first + layout.lane_rows
+        self.canvas.rows[first:end] = self._across(stacks)
+        for line in range(first, end):
             self._side(line, "VRAM" if line == first else "", self.glyphs.side)
         for line, text in enumerate(_device_texts(self.picture, max(used)), first):
-            self.canvas.write_right(line, text, "vram", " ")
+            self.canvas.write_right(line, text, style, " ")

@@ -82,6 +82,11 @@ class Machine:
         """The GPU that CUDA gives this number."""
         return self.gpus[ordinal] if ordinal < len(self.gpus) else None
 
+    def shares_memory_with(self, ordinal: int) -> bool:
+        """Whether that GPU has no memory of its own and uses the machine's, as Jetson and GB10 do."""
+        gpu = self.gpu(ordinal)
+        return gpu is not None and bool(gpu.unified)
+
     def why_no_vram(self, ordinal: int) -> str:
         """In one line why nobody tells how much memory of a GPU is in use; empty where NVML does."""
         gpu = self.gpu(ordinal)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from meminspect.capture.records import Operation, Pool
-from meminspect.strategies.recipes import always_maps
+from meminspect.strategies.recipes import always_maps, is_safetensors
 from meminspect.theory.ledger import Item, Step
 
 if TYPE_CHECKING:
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from meminspect.strategies.task import LoadTask
 
 __all__ = ["Sources", "sources_for"]
+
+# From then on safetensors copies each tensor that is for CUDA from its mapping into page-locked memory first
+# (bindings/python/src/lib.rs, get_tensor_pinned_cuda).
+_PINS_SINCE: Final = (0, 8)
 
 
 class Sources:
@@ -28,7 +32,8 @@ class Sources:
     Args:
         pool: where the tensors are once they are read.
         item: what they are on a bill.
-        via: the host's pool through which tensors of a device come: one by one through the heap, or through a mapping.
+        via: the host's pool through which tensors of a device come: one by one through the heap or page-locked memory,
+            which is filled from a mapping, or straight from that mapping.
     """
 
     def __init__(self, pool: Pool, item: str, via: Pool = Pool.NONE) -> None:
@@ -61,20 +66,25 @@ class Sources:
                 self._users[tensor.storage] += 1
                 self._users[tensor.storage.file] += 1
             for step in touched:
-                yield step._replace(operation=Operation.RELEASE)
+                yield step._replace(phase=self._sending(phase), operation=Operation.RELEASE)
+
+    def _sending(self, phase: str) -> str:
+        """The phase in which tensors go to the device: torch.load sends each as it reads it."""
+        return phase if self._via in (Pool.NONE, Pool.HEAP) else "move"
 
     def _come(self, phase: str, tensor: StoredTensor, item: str, touched: list[Step]) -> Iterator[Step]:
         """A storage comes into memory; the pages of a mapping that it passes through are added to `touched`."""
         passing = Step(phase, Operation.MATERIALISE, self._via, Item.STAGING, tensor.name, tensor.storage.nbytes)
         if self._via is not Pool.NONE:
             yield passing
-        if self._via is Pool.FILE:
-            touched.append(passing._replace(operation=Operation.TOUCH))
+        if self._via in (Pool.FILE, Pool.PINNED):
+            touched.append(passing._replace(operation=Operation.TOUCH, pool=Pool.FILE))
             yield touched[-1]
-        step = self._step(phase, Operation.MATERIALISE, tensor, item)
+        sending = self._sending(phase)
+        step = self._step(sending, Operation.MATERIALISE, tensor, item)
         yield step
-        if self._via is Pool.HEAP:
-            yield passing._replace(operation=Operation.RELEASE)
+        if self._via in (Pool.HEAP, Pool.PINNED):
+            yield passing._replace(phase=sending, operation=Operation.RELEASE)
         if self.pool is not Pool.FILE:
             self._resident[tensor.storage][tensor.storage] = step
 
@@ -112,5 +122,6 @@ def sources_for(task: LoadTask, item: str, *, to_device: bool = False) -> Source
     """
     host = Pool.FILE if always_maps(task) else Pool.HEAP
     if to_device and task.pool is Pool.VRAM:
-        return Sources(Pool.VRAM, item, via=host)
+        pins = is_safetensors(task) and task.options.interpreter.lacks("safetensors", _PINS_SINCE) is None
+        return Sources(Pool.VRAM, item, via=Pool.PINNED if pins else host)
     return Sources(host, item)

@@ -201,7 +201,8 @@ def copied(
     if task.pool is not Pool.VRAM or source is Pool.VRAM or built == stored:
         yield work
         return
-    staging = Step("copy", Operation.MATERIALISE, Pool.HEAP, Item.STAGING, name, bytes_of(built, parameter.elements))
+    nbytes = bytes_of(built, parameter.elements)
+    staging = Step("copy", Operation.MATERIALISE, Pool.HEAP, Item.WITHIN_COPY, name, nbytes)
     yield staging
     yield work
     yield staging._replace(operation=Operation.RELEASE)
@@ -216,7 +217,7 @@ def copied_slice(task: LoadTask, piece: StoredTensor) -> Iterator[Step]:
     sliced = parameter._replace(shape=piece.shape)
     scattered = task.pool is Pool.VRAM and bool(parameter.split_dim)
     nbytes = bytes_of(task.initial_dtype(parameter), piece.elements)
-    staging = Step("copy", Operation.MATERIALISE, Pool.VRAM, Item.STAGING, piece.name, nbytes)
+    staging = Step("copy", Operation.MATERIALISE, Pool.VRAM, Item.WITHIN_COPY, piece.name, nbytes)
     if scattered:
         yield staging
     yield from copied(task, sliced, piece.dtype, Pool.HEAP)

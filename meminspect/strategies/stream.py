@@ -52,11 +52,16 @@ def _ledger(task: LoadTask) -> Iterator[Step]:
     memories = list(_slices(task) if task.checkpoint.parallel_files else _stretches(task))
     # Every thread that has something to convert, join or send to a device does so through staging of its own.
     buffers = min(default_threads(), sum(memory.chunks for memory in memories))
+    pool, largest = Pool.PINNED if task.options.device.startswith("cuda") else Pool.HEAP, _largest_chunk_bytes(memories)
     staging = [
-        Step("read", Operation.MATERIALISE, Pool.HEAP, Item.STAGING, f"staging of reader {number + 1}", nbytes)
-        for nbytes in [max((memory.largest_chunk_bytes for memory in memories), default=0)]
+        Step("read", Operation.MATERIALISE, pool, Item.STAGING, f"staging of reader {number + 1}", largest)
         for number in range(buffers)
     ]
+    if task.pool is Pool.VRAM:  # a copy that casts converts on the host first, in memory of its own
+        converted = max((_converted_bytes(task, memory) for memory in memories), default=0)
+        staging += [
+            step._replace(pool=Pool.HEAP, item=Item.WITHIN_COPY, nbytes=converted) for step in staging if converted
+        ]
     yield from staging
     for memory in memories:
         nbytes = bytes_of(task.cast_dtype(memory.stored), memory.elements)
@@ -67,6 +72,18 @@ def _ledger(task: LoadTask) -> Iterator[Step]:
         elements = sum(piece.elements for piece in _joined(task, loaded))
         nbytes = bytes_of(task.cast_dtype(task.pieces[loaded][0].dtype), elements)
         yield Step("assign", Operation.ASSIGN, Pool.NONE, "", name, nbytes)
+
+
+def _largest_chunk_bytes(memories: Sequence[_Memory]) -> int:
+    return max((memory.largest_chunk_bytes for memory in memories), default=0)
+
+
+def _converted_bytes(task: LoadTask, memory: _Memory) -> int:
+    """What a chunk takes in the dtype that it is cast to; nothing where it is not cast."""
+    wanted = task.cast_dtype(memory.stored)
+    if wanted == memory.stored:
+        return 0
+    return memory.largest_chunk_bytes // bytes_of(memory.stored, 1) * bytes_of(wanted, 1)
 
 
 def _loaded_names(task: LoadTask) -> dict[str, str]:

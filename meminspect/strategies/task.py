@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from meminspect.architectures.model import Architecture, Parameter
     from meminspect.checkpoint.model import Checkpoint, StoredTensor
 
-__all__ = ["CASTABLE", "QUANTISATIONS", "READ_TO", "TRUSTS", "LoadOptions", "LoadTask", "task_for"]
+__all__ = ["CASTABLE", "QUANTISATIONS", "READ_TO", "TRUSTS", "LoadOptions", "LoadTask", "device_index", "task_for"]
 
 CASTABLE: Final = ("float32", "float16", "bfloat16", "float64")
 """The dtypes that a model can be built in or cast to."""
@@ -90,8 +90,7 @@ class LoadTask:
     @property
     def device_index(self) -> int:
         """Which GPU by CUDA's number; the first where none is named."""
-        number = self.options.device.partition(":")[2]
-        return int(number) if number.isdecimal() else 0
+        return device_index(self.options.device)
 
     @property
     def reads_to_device(self) -> bool:
@@ -186,6 +185,12 @@ class LoadTask:
     def cast_dtype(self, stored: str) -> str:
         """What a stored dtype becomes: the chosen one for floating types, itself for all others."""
         return self.options.dtype if self.options.dtype and stored in FLOATING else stored
+
+
+def device_index(device: str) -> int:
+    """Which device of its kind a name means; the first where it has no number."""
+    number = device.partition(":")[2]
+    return int(number) if number.isdecimal() else 0
 
 
 def task_for(checkpoint: Checkpoint, options: LoadOptions) -> LoadTask:

@@ -20,6 +20,7 @@ from meminspect.errors import StreamError
 from meminspect.staging import CHUNK_BYTES
 from meminspect.stream.memory import Block
 from meminspect.stream.reading import Filling, Part, Read
+from meminspect.stream.sending import copy_to
 from meminspect.text import shown
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def arrange(
     """
     arrangement = Arrangement()
     on_host = device.type == "cpu"
-    for run in _runs(_stretches(checkpoint, set(names), dtype, arrangement)):
+    for run in _runs(_stretches(checkpoint, set(names), dtype, device, arrangement)):
         if on_host and run[0].stays:
             _place_run(run, arrangement)
         else:
@@ -133,7 +134,7 @@ def _span(tensor: StoredTensor) -> int:
 
 
 def _stretches(
-    checkpoint: Checkpoint, names: set[str], dtype: torch.dtype | None, arrangement: Arrangement
+    checkpoint: Checkpoint, names: set[str], dtype: torch.dtype | None, device: torch.device, arrangement: Arrangement
 ) -> Iterator[_Stretch]:
     """The bytes that are needed, storage by storage in the order of the files; empty tensors are arranged at once."""
     sharing: dict[tuple[int, int, str], list[StoredTensor]] = defaultdict(list)
@@ -144,7 +145,7 @@ def _stretches(
             sharing[tensor.storage.file, tensor.storage.offset, tensor.dtype].append(tensor)
         else:
             wanted = wanted_dtype(torch_dtype(tensor), dtype)
-            arrangement.tensors[tensor.name] = torch.empty(tensor.shape, dtype=wanted)
+            arrangement.tensors[tensor.name] = torch.empty(tensor.shape, dtype=wanted, device=device)
     for (file, _, _), tensors in sorted(sharing.items(), key=lambda item: item[0]):
         stored, start = torch_dtype(tensors[0]), tensors[0].file_offset
         end = start + _span(tensors[0]) * stored.itemsize
@@ -240,4 +241,4 @@ def direct_reads(file: int, offset: int, nbytes: int, filling: Filling, block: B
 
 def copy_staged(part: torch.Tensor, stored: torch.dtype, staged: torch.Tensor) -> None:
     """Make part of a tensor of bytes that are as they were stored."""
-    part.copy_(staged.view(stored).view(part.shape))
+    copy_to(part, staged.view(stored).view(part.shape))

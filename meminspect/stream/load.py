@@ -15,6 +15,7 @@ from meminspect.staging import default_threads
 from meminspect.stream.arrange import arrange
 from meminspect.stream.models import assign, check_complete, initialise, places, self_initialising
 from meminspect.stream.reading import read_all
+from meminspect.stream.sending import can_pin
 from meminspect.stream.slices import arrange_slices
 from meminspect.text import shown
 
@@ -110,6 +111,7 @@ def load(
             threads or default_threads(),
             done,
             observer,
+            pinned=can_pin(device),
         )
     if built is None or wanted is None:
         return {tensor.name: arrangement.tensors[tensor.name] for tensor in checkpoint.tensors}

@@ -13,6 +13,7 @@ import torch
 
 from meminspect.stream.files import Files
 from meminspect.stream.memory import Block
+from meminspect.stream.sending import PinnedBlock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,6 +30,7 @@ class Part(NamedTuple):
     name: str
     stored: StoredTensor | None  # where in the checkpoint the first of its bytes are; None for staging
     tensor: torch.Tensor
+    pinned: bool = False  # page-locked
 
 
 class Observer(Protocol):
@@ -74,6 +76,8 @@ def read_all(
     threads: int,
     done: Callable[[int], object],
     observer: Observer | None = None,
+    *,
+    pinned: bool = False,
 ) -> None:
     """Carry out all reads; return when the last is done, or when all threads have ended after the first that failed.
 
@@ -84,6 +88,7 @@ def read_all(
         threads: how many read at once.
         done: called, from any thread, with the number of bytes after each read.
         observer: is told what comes to be, in the order in which it begins.
+        pinned: staging is page-locked.
 
     Raises:
         StreamError: a file cannot be read, or is not what it was when its header was read.
@@ -92,7 +97,7 @@ def read_all(
     files = Files(paths, sizes, Counter(read.file for read in reads))
     with contextlib.ExitStack() as stack:
         stack.callback(files.close)
-        work = _Work(reads, files, threads, done, observer)
+        work = _Work(reads, files, threads, done, observer, pinned=pinned)
         stack.callback(work.close)
         pool = stack.enter_context(ThreadPoolExecutor(threads, thread_name_prefix="stream"))
         stack.callback(work.stop)  # whatever comes, Ctrl-C too: every thread ends before the files are closed
@@ -112,6 +117,8 @@ class _Work:
         threads: int,
         done: Callable[[int], object],
         observer: Observer | None,
+        *,
+        pinned: bool,
     ) -> None:
         self._waiting = iter(reads)
         self._files = files
@@ -119,7 +126,7 @@ class _Work:
         self._observer = observer
         self._turn = threading.Lock()
         staged = [read.nbytes for read in reads if read.target is None]
-        self._staging = [_Staging.of(number, max(staged)) for number in range(min(threads, len(staged)))]
+        self._staging = [_Staging.of(number, max(staged), pinned=pinned) for number in range(min(threads, len(staged)))]
         self._unused = iter(self._staging)
         if observer is not None:
             for staging in self._staging:
@@ -184,11 +191,15 @@ class _Work:
 class _Staging(NamedTuple):
     """What one thread reads to that cannot read to its bytes' final place."""
 
-    block: Block
+    block: Block | PinnedBlock
     part: Part
 
     @classmethod
-    def of(cls, number: int, nbytes: int) -> _Staging:
+    def of(cls, number: int, nbytes: int, *, pinned: bool) -> _Staging:
         """That of a thread."""
+        name = f"staging of reader {number + 1}"
+        if pinned:
+            locked = PinnedBlock(nbytes)
+            return cls(locked, Part(name, None, locked.tensor, True))
         block = Block(nbytes)
-        return cls(block, Part(f"staging of reader {number + 1}", None, block.tensor(torch.uint8, 0, nbytes)))
+        return cls(block, Part(name, None, block.tensor(torch.uint8, 0, nbytes)))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from meminspect.capture.records import Operation, Pool
 from meminspect.theory.cuda_allocator import CachingAllocator
+from meminspect.theory.host_allocator import PinnedAllocator
 from meminspect.theory.ledger import BillLine, Item, Pools, Theory
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ __all__ = ["evaluate"]
 
 # Looked up once: in Python 3.11 finding a member of an enumeration takes as long as the rest of a step.
 _COPY, _MATERIALISE, _RELEASE, _TOUCH = Operation.COPY, Operation.MATERIALISE, Operation.RELEASE, Operation.TOUCH
-_NONE, _VRAM = Pool.NONE, Pool.VRAM
+_NONE, _PINNED, _VRAM = Pool.NONE, Pool.PINNED, Pool.VRAM
 
 
 def evaluate(steps: Iterable[Step], floor_bytes: int, copies: Mapping[str, int] = MappingProxyType({})) -> Theory:
@@ -42,7 +43,7 @@ def evaluate(steps: Iterable[Step], floor_bytes: int, copies: Mapping[str, int] 
         on_device: list[Step] = []
         for step in block:
             operation, pool, nbytes, delta = step.operation, step.pool, step.nbytes, step.delta_bytes
-            if operation is not _RELEASE and (operation is not _TOUCH or step.phase == "touch"):
+            if _is_reported(step):
                 work += times * nbytes
             if operation is _COPY or delta > 0:
                 moved += times * nbytes
@@ -64,6 +65,14 @@ def evaluate(steps: Iterable[Step], floor_bytes: int, copies: Mapping[str, int] 
         work,
         moved,
     )
+
+
+def _is_reported(step: Step) -> bool:
+    """Whether events tell of a step, and of its bytes as work."""
+    operation = step.operation
+    if operation is _RELEASE or step.item == Item.WITHIN_COPY:
+        return False
+    return operation is not _TOUCH or step.phase == "touch"
 
 
 def _blocks(steps: Iterable[Step], copies: Mapping[str, int]) -> Iterator[tuple[int, Sequence[Step]]]:
@@ -92,10 +101,14 @@ class _Host:
         self._live: dict[tuple[str, Pool], int] = defaultdict(int)
         self._live_at_peak: dict[tuple[str, Pool], int] = {}
         self._rising = False
+        self._pinned = PinnedAllocator()
 
     def apply(self, step: Step, delta: int, times: int) -> None:
         """Take a step by which its pool grows by `delta`; of one that is taken more than once only the sum."""
         pool = step.pool
+        if pool is _PINNED:  # that often, one after the other: each takes the block of the one before
+            self._take_or_give_back(step)
+            return
         if times > 1:
             self.pools[pool] += times * delta
             self._live[step.item, pool] += times * delta
@@ -108,6 +121,17 @@ class _Host:
         self.peaks[pool] = max(self.peaks[pool], nbytes)
         self._live[step.item, pool] += delta
 
+    def _take_or_give_back(self, step: Step) -> None:
+        """Page-locked memory comes and goes through an allocator that gives nothing back to the system."""
+        if step.operation is _RELEASE:
+            self.look()
+            self._pinned.free(step.nbytes)
+        else:
+            self._pinned.allocate(step.nbytes)
+            self._rising = True
+        self._live[step.item, _PINNED] += step.nbytes if step.operation is _MATERIALISE else -step.nbytes
+        self.pools[_PINNED] = self.peaks[_PINNED] = self._pinned.reserved_bytes
+
     def look(self) -> None:
         """Before something goes, and at the end: the only moments at which a maximum can be.
 
@@ -115,6 +139,8 @@ class _Host:
         """
         if self._rising and (total := sum(self.pools)) >= self.peak_bytes:
             self.peak_bytes, self._live_at_peak = total, dict(self._live)
+            pinned = sum(nbytes for (_, pool), nbytes in self._live.items() if pool is _PINNED)
+            self._live_at_peak[Item.RETAINED, _PINNED] = self.pools[_PINNED] - pinned
         self._rising = False
 
     def bill(self) -> list[BillLine]:
@@ -183,8 +209,9 @@ class _Device:
 
     def _take(self, step: Step) -> None:
         last = self._last
-        # What the initial dtype takes beyond the floor lies in the same tensor.
-        if step.item != Item.UPCAST or last is None or (last.phase, last.tensor) != (step.phase, step.tensor):
+        # What a weight takes beyond the floor, in its initial dtype or in full precision, lies in the same tensor.
+        same = last is not None and (last.phase, last.tensor) == (step.phase, step.tensor)
+        if not same or step.item not in (Item.UPCAST, Item.DETOUR):
             self._ask()
         self._last = step
         request = self._open = self._open or _Request()

@@ -30,6 +30,7 @@ class Item:
     SHARD: Final = "shard"  # the same, one file at a time
     BESIDE: Final = "beside the state dict"  # what a file holds that is not the model's
     STAGING: Final = "staging"  # a source that is dropped as soon as its copy is made
+    WITHIN_COPY: Final = "within torch's copy"  # what one `copy_` makes and drops again: no event tells of it
     RETAINED: Final = "retained by the allocator"  # freed, and not given back to the kernel
     ALLOCATOR: Final = "allocator rounding"
     UNEXPLAINED: Final = "unexplained"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import torch
 from torch import nn
 
+from meminspect.worker.device import DeviceBooks
 from meminspect.worker.models.skeleton import Skeleton
 
 if TYPE_CHECKING:
@@ -49,6 +50,9 @@ def first_forward(model: nn.Module, recorder: Recorder) -> None:
 def _call(model: nn.Module) -> None:
     # No id and no position that the smallest table, of tokens or of positions, does not have.
     sizes = [module.num_embeddings for module in model.modules() if isinstance(module, nn.Embedding)]
-    tokens = torch.arange(min(_TOKENS, *sizes)).unsqueeze(0)
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    tokens = torch.arange(min(_TOKENS, *sizes), device=device).unsqueeze(0)
     with torch.inference_mode():
         model(tokens)
+    if device.type != "cpu":
+        DeviceBooks(device).wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -29,12 +30,15 @@ if TYPE_CHECKING:
     from meminspect.capture.records import Reading
     from meminspect.checkpoint import Checkpoint
     from meminspect.strategies import LoadOptions, LoadTask, Strategy
+    from meminspect.worker.device import DeviceBooks
     from meminspect.worker.hooks.tracker import Tracker
 
 __all__ = ["main"]
 
 _MANY: Final = 5_000  # tensors: beyond it, an event for each tiny one would cost as much as the load
 _TINY_BYTES: Final = 64 << 10
+_NO_MEMORY: Final = ("DefaultCPUAllocator", "Cannot allocate memory", "MPS backend out of memory")
+_DEVICE_LOOK_S: Final = 0.3  # twice what it takes to ask the driver for a GPU, with the pause before
 _LOOK_S: Final = 0.12  # three samples of the supervisor
 
 
@@ -57,7 +61,10 @@ def main(spec: int, ring: int, lifeline: int) -> None:
             wanted = json.loads(file.readline())
         _run(wanted, recorder)
     except BaseException as error:  # noqa: BLE001 - whatever the loaded code raises is the run's outcome
-        recorder.report("failure", _failure(error))
+        failure = _failure(error)
+        recorder.report("failure", failure)
+        if recorder.device is not None and failure["kind"] == "out_of_memory":
+            _report_shortage(recorder.device, recorder)
         traceback.print_exc()
         sys.stderr.flush()
         os._exit(1)  # no atexit, no destructors: a state that has run out of memory is not to be trusted
@@ -95,6 +102,7 @@ def _run(wanted: dict[str, Any], recorder: Recorder) -> None:
     from meminspect.checkpoint import read_checkpoint
     from meminspect.strategies import LoadOptions, find
     from meminspect.strategies.task import task_for
+    from meminspect.worker.device import books_for
     from meminspect.worker.forward import first_forward, warm_up
     from meminspect.worker.storage import StorageBooks
 
@@ -115,10 +123,14 @@ def _run(wanted: dict[str, Any], recorder: Recorder) -> None:
     del model
     load, tracker = _prepared(strategy, task, recorder)
     populate(wanted["heap_bytes"])
-    _settle()
+    device = books_for(options.device)
+    _settle(device)
     recorder.enabled = True
+    recorder.device = device
+    if device is not None and wanted.get("history"):
+        recorder.naming = device.history(Path(wanted["history"]))
     books = StorageBooks(task, recorder)
-    _be_seen()
+    _be_seen(device)
     baseline, resets = recorder.reading("baseline", reset=True)
     recorder.report("baseline", {**_held(baseline), "resets": resets, "retained_bytes": allocator.free_bytes()})
 
@@ -126,6 +138,8 @@ def _run(wanted: dict[str, Any], recorder: Recorder) -> None:
     model = load()
     recorder.report("returned", {"t_ns": time.monotonic_ns(), "started_ns": started_ns})
     _finish(model, recorder, tracker)
+    if device is not None:
+        device.wait()
     recorder.report("resident", {"t_ns": time.monotonic_ns(), "started_ns": started_ns})
     _be_seen()
     window, _ = recorder.reading("resident", reset=True)
@@ -133,6 +147,8 @@ def _run(wanted: dict[str, Any], recorder: Recorder) -> None:
     books.close()
     if tracker.attribution is not None:
         recorder.report("attribution", tracker.attribution.document(model))
+    if device is not None:
+        device.write_history()
 
     _report_steady(model, recorder)
     if wanted["forward"]:
@@ -177,10 +193,14 @@ def _prepared(strategy: Strategy, task: LoadTask, recorder: Recorder) -> tuple[C
     return load, tracker
 
 
-def _be_seen() -> None:
-    """Give the supervisor the time for a look where nobody else can see how much is in memory now."""
-    if why_no_pools():
-        time.sleep(_LOOK_S)
+def _be_seen(device: DeviceBooks | None = None) -> None:
+    """Give the supervisor the time for a look where nobody else can see how much is in memory now.
+
+    Args:
+        device: one of which it is to see what the driver counts.
+    """
+    if why_no_pools() or device is not None:
+        time.sleep(_LOOK_S if device is None else _DEVICE_LOOK_S)
 
 
 def _held(reading: Reading | None) -> dict[str, int | None]:
@@ -217,15 +237,24 @@ def _report_steady(model: nn.Module, recorder: Recorder) -> None:
     )  # fmt: skip
 
 
-def _settle() -> None:
+def _settle(device: DeviceBooks | None) -> None:
     """Give back what imports and warm-up have freed, so that the load does not seem to cost less than it does."""
     gc.collect()
     allocator.trim()
+    if device is not None:
+        device.settle()
+
+
+def _report_shortage(device: DeviceBooks, recorder: Recorder) -> None:
+    """What the device had left, and what has been recorded of it: as far as it still answers."""
+    with contextlib.suppress(Exception):
+        recorder.report("shortage", device.shortage())
+        device.write_history()
 
 
 def _failure(error: BaseException) -> dict[str, str]:
     text = str(error)
     # torch's CPU allocator raises a RuntimeError (c10/core/impl/alloc_cpu.cpp), a device's an OutOfMemoryError.
     memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    memory = memory or "DefaultCPUAllocator" in text or "Cannot allocate memory" in text
+    memory = memory or any(words in text for words in _NO_MEMORY)
     return {"kind": "out_of_memory" if memory else "failed", "type": type(error).__name__, "message": text[:2000]}

@@ -92,8 +92,9 @@ class QuantisedView(NamedTuple):
         return (values.T, largest.T) if transposed else (values, largest)
 
     def _int8(self, row: int, rows: int, column: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
-        scale = self.scale.narrow(0, row, rows)
-        return self.values.narrow(0, row, rows).narrow(1, column, columns) * scale, scale * _INT8_STEPS
+        scale = self.scale.narrow(0, row, rows).cpu()
+        values = self.values.narrow(0, row, rows).narrow(1, column, columns).cpu()
+        return values * scale, scale * _INT8_STEPS
 
     def _nf4(self, row: int, rows: int, column: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
         width = self.parameter.shape[0 if self.parameter.transposed else 1]
@@ -103,6 +104,7 @@ class QuantisedView(NamedTuple):
             packed = packed.view(-1, width // NF4_BLOCK, _HALF)[row : row + rows, first:last]
             scale = scale.view(-1, width // NF4_BLOCK, 1)[row : row + rows, first:last]
             row, column, width = 0, column - first * NF4_BLOCK, (last - first) * NF4_BLOCK
+        packed, scale = packed.cpu(), scale.cpu()
         values = _CODES[_codes(packed).int()] * scale
         values, largest = (
             tensor.reshape(-1, width).narrow(0, row, rows).narrow(1, column, columns)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from meminspect.capture.ring import RingWriter
     from meminspect.sampling.own_memory import OwnMemory
+    from meminspect.worker.device import DeviceBooks
 
 __all__ = ["READING_GAP_NS", "SMALL_BYTES", "Recorder"]
 
@@ -47,6 +48,8 @@ class Recorder:
 
     Attributes:
         enabled: False during the warm-up: the hooks run, but nothing is recorded.
+        device: the allocator of the device that is loaded to; None where that is the host.
+        naming: is told whose memory is made next, and in the end that it is nobody's; None: nobody asks.
         tiny_bytes: operations on fewer bytes are gathered.
         charged_ns: spent on behalf of recording so far; the hooks' own calls, about 1 µs each, come on top.
         retained_at_peak_bytes: what the allocator kept of freed memory when the highest mark was read; None if unknown.
@@ -61,6 +64,8 @@ class Recorder:
         self, ring: RingWriter, memory: OwnMemory, free_bytes: Callable[[], int | None] = lambda: None
     ) -> None:
         self.enabled = False
+        self.device: DeviceBooks | None = None
+        self.naming: Callable[[str], None] | None = None
         self.tiny_bytes = 0
         self.charged_ns = 0
         self.retained_at_peak_bytes: int | None = None
@@ -135,6 +140,8 @@ class Recorder:
                 self._flush(started_ns)
             kind = EventKind.BEGIN
             self._put((started_ns, kind, operation, pool, id_, nbytes, file, offset, False, None, name, detail))
+            if self.naming is not None:
+                self.naming(name)
             self._charge(started_ns)
         return id_
 
@@ -152,7 +159,10 @@ class Recorder:
                 reading = self._read(started_ns, reset=True)
             if self._batch is not None:
                 self._flush(started_ns)
-            self._put((started_ns, EventKind.END, operation, pool, id_, nbytes, -1, -1, alone, reading, name, ""))
+            detail = "" if self.device is None else self.device.written()
+            if self.naming is not None:
+                self.naming("")
+            self._put((started_ns, EventKind.END, operation, pool, id_, nbytes, -1, -1, alone, reading, name, detail))
             self._charge(started_ns)
 
     def done(
@@ -205,7 +215,8 @@ class Recorder:
             self._begun_since_reset = 0 if was_reset else 2
             if was_reset and reading is not None:
                 self._peak_bytes = reading.rss_bytes
-            self._write(Event(time.monotonic_ns(), EventKind.READING, reading=reading, name=name))
+            detail = "" if self.device is None else self.device.written()
+            self._write(Event(time.monotonic_ns(), EventKind.READING, reading=reading, name=name, detail=detail))
         return reading, was_reset
 
     def report(self, name: str, value: object) -> None:

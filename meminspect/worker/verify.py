@@ -170,7 +170,7 @@ def _equal_part(tensor: torch.Tensor | QuantisedView, strides: tuple[int, ...], 
         data = _elements(_read(source.descriptor, offset, extent * size), source).as_strided(tensor.shape, strides)
         for kind in source.lazy:
             data = _LAZY[kind](data)
-        return _same(tensor, data.to(tensor.dtype)) if isinstance(tensor, torch.Tensor) else tensor.matches(data)
+        return _same(tensor.cpu(), data.to(tensor.dtype)) if isinstance(tensor, torch.Tensor) else tensor.matches(data)
     dim = max(range(tensor.dim()), key=lambda dim: strides[dim] if tensor.shape[dim] > 1 else -1)
     step = max(1, _CHUNK_BYTES // (strides[dim] * size))
     if step >= tensor.shape[dim]:  # the other dimensions overlap it: halve, and the extent shrinks in the end

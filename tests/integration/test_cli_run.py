@@ -38,6 +38,7 @@ RUN: dict[str, Any] = {
     "baseline": {"rss_bytes": _BYTES, "heap_bytes": _BYTES, "file_bytes": _BYTES},
     "peak": {**_POOLS, "rss_bytes": _BYTES, "vram_used_bytes": _BYTES},
     "peak_bracket_bytes": {**_POOLS, "rss_bytes": _BYTES}, "peak_bracket_reason": _TEXT, "vram_reason": _TEXT,
+    "device": (dict, None), "device_shortage": (dict, None),
     "pools_reason": _TEXT,
     "peak_at": {"t_s": _TIME, "phase": _TEXT, "tensor": _TEXT},
     "steady": {

@@ -77,17 +77,21 @@ Line = tuple[str, str, str, str, int]
 def ledger_lines(run: WorkerRun) -> list[Line]:
     """The steps of a ledger that have events, in the form of `event_lines`.
 
-    Left out are steps of no bytes and the touches by which a copy, join or cast reads a mapping, which its own event
-    implies. The parts of one allocation that stand under several items are one line.
+    Left out are steps of no bytes, what torch makes and drops within one copy, the touches by which a copy, join or
+    cast reads a mapping, which its own event implies, and the end of a mapping of which no tensor was a slice. The
+    parts of one allocation that stand under several items are one line.
     """
     lines: list[Line] = []
-    item = ""
+    item, mapped = "", set[str]()
     for step in STRATEGIES[run.strategy].ledger(run.task):
-        if not step.nbytes or (step.operation is Operation.TOUCH and step.phase != "touch"):
+        if step.pool is Pool.FILE and step.operation is Operation.MATERIALISE:
+            mapped.add(step.tensor)
+        implied = step.operation is Operation.TOUCH and step.phase != "touch"
+        if not step.nbytes or step.item == Item.WITHIN_COPY or implied:
             continue
         if step.operation is Operation.RELEASE and step.pool is Pool.FILE:
             line = _unmapped(step.phase)
-            if lines[-1:] != [line]:  # one for each tensor, and one for a run of them
+            if step.tensor in mapped and lines[-1:] != [line]:  # one for each tensor, and one for a run of them
                 lines.append(line)
             continue
         line = (step.phase, step.operation.name, step.pool.name, step.tensor, step.nbytes)

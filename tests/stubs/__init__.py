@@ -59,14 +59,48 @@ class StubNvml:
         total_bytes: int = 80 << 30,
         used_bytes: int = 0,
         processes: dict[int, int | None] | list[tuple[int, int | None]] | None = None,
+        uuid: str = "",
+        traffic: tuple[int, int, int] = (0, 0, 0),
     ) -> None:
-        """Plug a GPU in, or change all its answers; the driver does not tell of a process that uses None."""
-        entries = processes.items() if isinstance(processes, dict) else processes or ()
-        listed = " ".join(f"{pid}:{'na' if used is None else used}" for pid, used in entries)
-        answers = {"name": name, "uuid": f"GPU-{index}", "total": total_bytes, "used": used_bytes, "processes": listed}
-        self._answers |= {f"{index}.{key}": str(value) for key, value in answers.items()}
+        """Plug a GPU in, or change all its answers; the driver does not tell of a process that uses None.
+
+        `traffic` is how busy it is in percent, and KiB/s to it and from it.
+        """
+        self._answers |= self._described(index, name, uuid or f"GPU-{index}", total_bytes, used_bytes, processes)
+        self._answers |= {
+            f"{index}.{key}": str(value) for key, value in zip(("busy", "rx", "tx"), traffic, strict=True)
+        }
         self._answers["count"] = str(max(int(self._answers["count"]), index + 1))
         self._write()
+
+    def cut(self, index: int, slices: dict[int, int], *, total_bytes: int = 10 << 30, used_bytes: int = 0) -> None:
+        """Cut a GPU into MIG devices, by the place that each has and the number, beyond all GPUs', that it goes by."""
+        self._answers[f"{index}.mig"] = "7"
+        for place, number in slices.items():
+            self._answers[f"{index}.mig.{place}"] = str(number)
+            self._answers |= self._described(
+                number, "NVIDIA Stub MIG 1g.10gb", f"MIG-{number}", total_bytes, used_bytes, None
+            )
+        self._write()
+
+    def later(self, readings: int, **answers: int | str) -> None:
+        """From so many readings of any memory on answer otherwise: `later(5, **{"0.used": 900})`."""
+        self._answers |= {f"@{readings} {key}": str(value) for key, value in answers.items()}
+        self._write()
+
+    @staticmethod
+    def _described(
+        index: int,
+        name: str,
+        uuid: str,
+        total_bytes: int,
+        used_bytes: int,
+        processes: dict[int, int | None] | list[tuple[int, int | None]] | None,
+    ) -> dict[str, str]:
+        entries = processes.items() if isinstance(processes, dict) else processes or ()
+        listed = " ".join(f"{pid}:{'na' if used is None else used}" for pid, used in entries)
+        answers = {"name": name, "uuid": uuid, "total": total_bytes, "used": used_bytes, "processes": listed}
+        return {f"{index}.{key}": str(value) for key, value in answers.items()}
 
     def fail(self, function: str, code: int, index: int | None = None) -> None:
         """Let a function, named without its version, fail with an `NVML_ERROR_…`; on one GPU where it concerns GPUs."""

@@ -5,8 +5,12 @@
  *   0.name NVIDIA Stub                 of GPU 0; likewise 0.uuid
  *   0.total 1000    0.used 400         bytes; free is what is left
  *   0.processes 17:300 18:na           pid:bytes; "na": the driver does not say
+ *   0.busy 40       0.rx 10 0.tx 20    percent, and KiB/s over PCIe
+ *   0.mig 3                            the GPU is cut into MIG devices, at places 0 to 2 …
+ *   0.mig.1 7                          … of which place 1 has device 7, with lines of its own (7.name, …)
  *   0.nvmlDeviceGetMemoryInfo 15       this function fails on GPU 0 with this nvmlReturn_t
  *   nvmlInit 9                         this function fails
+ *   @5 0.used 900                      from the fifth reading of any memory on; the last line that holds counts
  *
  * Signatures and structures: nvml.h of CUDA 12.
  */
@@ -16,10 +20,12 @@
 #include <string.h>
 
 #define LINE 4096
-enum { SUCCESS = 0, INVALID_ARGUMENT = 2, INSUFFICIENT_SIZE = 7 };
+static int memory_readings;  /* so far: the clock of a script */
+enum { SUCCESS = 0, INVALID_ARGUMENT = 2, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7 };
 
 typedef struct { unsigned long long total, free, used; } memory_t;
 typedef struct { unsigned version; unsigned long long total, reserved, free, used; } memory_v2_t;
+typedef struct { unsigned gpu, memory; } utilisation_t;
 typedef struct { unsigned pid; unsigned long long used; unsigned gpu_instance, compute_instance; } process_t;
 
 /* The value of a key into `value`; 0 where there is none. */
@@ -29,9 +35,13 @@ static int look_up(const char *key, char *value)
     FILE *file = path ? fopen(path, "r") : NULL;
     size_t length = strlen(key);
     int found = 0;
-    while (file && !found && fgets(value, LINE, file)) {
-        if (strncmp(value, key, length) == 0 && value[length] == ' ') {
-            memmove(value, value + length + 1, strlen(value + length));
+    char line[LINE];
+    while (file && fgets(line, LINE, file)) {
+        char *rest = line;
+        if (*line == '@' && (strtol(line + 1, &rest, 10) > memory_readings || !*rest++))
+            continue;
+        if (strncmp(rest, key, length) == 0 && rest[length] == ' ') {
+            strcpy(value, rest + length + 1);
             value[strcspn(value, "\n")] = 0;
             found = 1;
         }
@@ -120,6 +130,7 @@ int nvmlDeviceGetUUID(void *device, char *uuid, unsigned size)
 
 int nvmlDeviceGetMemoryInfo(void *device, memory_t *memory)
 {
+    memory_readings++;
     int failed = failure_of(device, "nvmlDeviceGetMemoryInfo");
     if (failed)
         return failed;
@@ -164,4 +175,43 @@ int nvmlDeviceGetComputeRunningProcesses_v3(void *device, unsigned *count, proce
 int nvmlDeviceGetComputeRunningProcesses_v2(void *device, unsigned *count, process_t *processes)
 {
     return nvmlDeviceGetComputeRunningProcesses_v3(device, count, processes);
+}
+
+int nvmlDeviceGetUtilizationRates(void *device, utilisation_t *rates)
+{
+    int failed = failure_of(device, "nvmlDeviceGetUtilizationRates");
+    rates->gpu = (unsigned)number_of(device, "busy");
+    rates->memory = 0;
+    return failed;
+}
+
+int nvmlDeviceGetPcieThroughput(void *device, int counter, unsigned *kib_per_s)
+{
+    int failed = failure_of(device, "nvmlDeviceGetPcieThroughput");
+    *kib_per_s = (unsigned)number_of(device, counter ? "rx" : "tx");
+    return failed;
+}
+
+int nvmlDeviceGetMigMode(void *device, unsigned *current, unsigned *pending)
+{
+    int failed = failure_of(device, "nvmlDeviceGetMigMode");
+    char value[LINE];
+    *current = *pending = (unsigned)look_up_of(device, "mig", value);
+    return failed;
+}
+
+int nvmlDeviceGetMaxMigDeviceCount(void *device, unsigned *count)
+{
+    *count = (unsigned)number_of(device, "mig");
+    return failure_of(device, "nvmlDeviceGetMaxMigDeviceCount");
+}
+
+int nvmlDeviceGetMigDeviceHandleByIndex(void *device, unsigned place, void **slice)
+{
+    char key[32], value[LINE];
+    snprintf(key, sizeof key, "mig.%u", place);
+    if (!look_up_of(device, key, value))
+        return NOT_FOUND;
+    *slice = (void *)(uintptr_t)(strtoul(value, NULL, 10) + 1);
+    return failure_of(*slice, "nvmlDeviceGetMigDeviceHandleByIndex");
 }

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["ExportScreen"]
 
 _SCREENSHOT: Final = "svg"
-_KEY_WIDTH: Final = 6
 
 
 class ExportScreen(Dialog[None]):
@@ -45,13 +44,11 @@ class ExportScreen(Dialog[None]):
         """A line a format."""
         formats = {id_: exporter.summary for id_, exporter in EXPORTERS.items()}
         formats[_SCREENSHOT] = "a picture of this screen"
+        width = max(map(len, formats)) + 2
         with VerticalScroll(classes="box") as box:
             box.border_title = "Export into the current folder"
             yield OptionList(
-                *(
-                    Option(Text.assemble((id_.ljust(_KEY_WIDTH), "answer"), words), id=id_)
-                    for id_, words in formats.items()
-                ),
+                *(Option(Text.assemble((id_.ljust(width), "answer"), words), id=id_) for id_, words in formats.items()),
                 compact=True,
             )
             yield Static("enter to write · escape to close", classes="keys")

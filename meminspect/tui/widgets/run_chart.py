@@ -9,6 +9,7 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from meminspect.renderables.timeline import Picture, axis_for, draw, is_near
+from meminspect.strategies.task import device_index
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -93,8 +94,12 @@ class RunChart(Widget):
 
 
 def _picture(view: RunView, scale: Scale, *, alone: bool) -> Picture:
-    gpus = (view.facts.get("machine") or {}).get("gpus") or []
-    note = (view.facts.get("vram") or {}).get("reason", "")
+    vram, device = (
+        view.facts.get("vram") or {},
+        ((view.facts.get("spec") or {}).get("options") or {}).get("device", "cpu"),
+    )
+    gpus, ordinal = (view.facts.get("machine") or {}).get("gpus") or [], device_index(device)
+    note = vram.get("reason", "")
     return Picture(
         series=view.series,
         span_ns=scale.span_ns,
@@ -105,8 +110,9 @@ def _picture(view: RunView, scale: Scale, *, alone: bool) -> Picture:
         returned_ns=view.returned_ns,
         peak_ns=_peak_ns(view),
         died_ns=view.load_ns if view.died else None,
-        vram_total_bytes=gpus[0]["total_bytes"] if gpus else None,
+        vram_total_bytes=gpus[ordinal]["total_bytes"] if ordinal < len(gpus) else None,
         vram_note=f"vram: {note}" if note and alone else "",
+        vram_theory=tuple(vram.get("theory_bytes") or ()),
     )
 
 

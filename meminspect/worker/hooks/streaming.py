@@ -33,7 +33,7 @@ class _Watcher:
         recorder.phase("read")
         self._begun[part.name] = recorder.begin(
             Operation.MATERIALISE,
-            pool_of(tensor.device),
+            _pool(part),
             part.name,
             tensor.untyped_storage().nbytes(),
             detail=describe(str(tensor.dtype), tuple(tensor.shape)),
@@ -43,7 +43,7 @@ class _Watcher:
 
     def ends(self, part: Part) -> None:
         id_, tensor = self._begun.pop(part.name), part.tensor
-        self._tracker.end(id_, pool_of(tensor.device), part.name, tensor.untyped_storage())
+        self._tracker.end(id_, _pool(part), part.name, tensor.untyped_storage())
 
     def drops(self, part: Part) -> None:
         self._tracker.recorder.before_fall(grown=True)
@@ -51,6 +51,10 @@ class _Watcher:
     def assigned(self, name: str, tensor: torch.Tensor) -> None:
         self._tracker.recorder.phase("assign")
         self._tracker.recorder.done(Operation.ASSIGN, Pool.NONE, name, tensor.nbytes)
+
+
+def _pool(part: Part) -> Pool:
+    return Pool.PINNED if part.pinned else pool_of(part.tensor.device)
 
 
 @contextlib.contextmanager

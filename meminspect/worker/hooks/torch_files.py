@@ -104,8 +104,19 @@ def watch(tracker: Tracker) -> Iterator[None]:
 
         return call
 
+    def watched_restore(restore: Callable[..., Any]) -> Callable[..., Any]:
+        """What sends a storage that was read to where `map_location` says."""
+
+        def call(storage: Any, location: Any) -> Any:
+            if str(location) == "cpu":
+                return restore(storage, location)
+            return tracker.sent(storage, lambda: restore(storage, location))
+
+        return call
+
     with (
         replaced(torch._C, "PyTorchFileReader", watched_reader),
+        replaced(torch.serialization, "default_restore_location", watched_restore),
         replaced(torch.UntypedStorage, "_set_from_file", _watched_fill(tracker)),
         replaced(torch, "load", watched_load),
     ):

@@ -207,6 +207,16 @@ class Tracker:
         id_ = self.recorder.begin(Operation.MATERIALISE, pool, name, nbytes, detail=detail)
         self.end(id_, pool, name, storage)
 
+    def sent(self, storage: torch.UntypedStorage, send: Callable[[], torch.UntypedStorage]) -> torch.UntypedStorage:
+        """Report that a storage which we know is copied to a device; one that we do not know is just copied."""
+        name, nbytes = self._names.get(storage.data_ptr(), ""), storage.nbytes()
+        if not name:
+            return send()
+        id_ = self.recorder.begin(Operation.MATERIALISE, Pool.VRAM, name, nbytes)
+        result = send()
+        self.end(id_, Pool.VRAM, name, result)
+        return result
+
     def mapped(self, tensor: StoredTensor, storage: torch.UntypedStorage) -> None:
         """A stored tensor has been mapped, which takes no time and no memory yet."""
         id_ = self.recorder.done(

@@ -53,6 +53,16 @@ def test_unknown_pools_count_as_nothing() -> None:
     assert unreclaimable_bytes(Pools(None, None, None)) == 0
 
 
+@pytest.mark.parametrize(("vram", "expected"), [(400, "fits"), (501, "tight"), (601, "does_not_fit")])
+def test_where_host_and_device_share_one_memory_they_have_one_budget(vram: int, expected: str) -> None:
+    assert verdict(theory(400, vram=vram), PROCESS_BYTES + 1000, shared=True) == expected
+
+
+def test_where_host_and_device_share_one_memory_the_page_cache_counts_beside_the_copy() -> None:
+    assert verdict(theory(file=500, vram=500), PROCESS_BYTES + 1000, shared=True) == "fits"
+    assert verdict(theory(file=501, vram=500), PROCESS_BYTES + 1000, shared=True) == "tight"
+
+
 def test_without_a_budget_there_is_no_verdict() -> None:
     assert verdict(theory(1), None) is None
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from meminspect.capture.records import Cached, Event, EventKind, LogLine, Operation, Pool, Reading, Sample
+from meminspect.capture.records import Cached, DeviceSample, Event, EventKind, LogLine, Operation, Pool, Reading, Sample
 from meminspect.capture.store import CaptureWriter
 
 STARTED_NS = 1_000_000
@@ -46,6 +46,11 @@ LOG = (LogLine(1_600_000, "stderr", "a warning: 100 % ünïcode"), LogLine(1_700
 
 PAGE_CACHE = (Cached(1_400_000, 0, 2**33), Cached(1_400_000, 1, 0), Cached(2_600_000, 1, 4096))
 
+DEVICES = (
+    DeviceSample(1_450_000, 0, 2**34, 2**36, 2**30, 40, 2**33, 0),
+    DeviceSample(1_450_000, 1, None, None, None, None, None, None),
+)
+
 LEDGER = (
     ("build", "materialise", "heap", "floor", "layers.0.größe", 4096),
     ("read", "materialise", "heap", "duplicate state dict", "layers.0.größe", 2048),
@@ -59,7 +64,7 @@ def write_capture(path: Path, *, close: bool = True) -> CaptureWriter:
     for name, value in FACTS.items():
         writer.fact(name, value)
     writer.ledger(LEDGER)
-    writer.append(SAMPLES, EVENTS, LOG, PAGE_CACHE)
+    writer.append(SAMPLES, EVENTS, LOG, PAGE_CACHE, DEVICES)
     if close:
         writer.close()
     return writer
@@ -83,6 +88,11 @@ def relative_log() -> list[LogLine]:
 def relative_page_cache() -> list[Cached]:
     """What was seen of the page cache as a capture has it."""
     return [row._replace(t_ns=row.t_ns - STARTED_NS) for row in PAGE_CACHE]
+
+
+def relative_devices() -> list[DeviceSample]:
+    """What the driver told of GPUs as a capture has it."""
+    return [row._replace(t_ns=row.t_ns - STARTED_NS) for row in DEVICES]
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import pytest
 from golden_capture import (
     FACTS,
     LEDGER,
+    relative_devices,
     relative_events,
     relative_log,
     relative_page_cache,
@@ -39,6 +40,7 @@ def test_a_capture_of_every_version_stays_readable(version: int, tmp_path: Path)
         assert capture.samples() == relative_samples()
         assert capture.log() == relative_log()
         assert capture.ledger() == list(LEDGER)
+        assert capture.device_samples() == (relative_devices() if version >= 4 else [])
         assert capture.page_cache() == (relative_page_cache() if version >= 2 else [])
 
 

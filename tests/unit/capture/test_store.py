@@ -144,7 +144,7 @@ def test_the_lone_file_of_a_growing_capture_has_its_tables_and_marks(
         assert database.execute("PRAGMA application_id").fetchone() == (APPLICATION_ID,)
         assert database.execute("PRAGMA user_version").fetchone() == (VERSION,)
     database.close()
-    assert tables == {"facts", "samples", "events", "page_cache", "ledger", "log"}
+    assert tables == {"facts", "samples", "events", "page_cache", "device_samples", "ledger", "log"}
 
 
 def test_a_closed_capture_is_one_file_and_its_copy_is_complete(path: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from meminspect.analysis.verdict import PROCESS_BYTES
 from meminspect.checkpoint import read_checkpoint
+from meminspect.engine import preflight
 from meminspect.engine.preflight import refusal, require_device
 from meminspect.errors import UsageError
 from meminspect.sampling.interpreter import Interpreter
@@ -98,3 +99,48 @@ def test_given_nothing_to_load_to_then_it_is_said_with_the_fix_and_no_run_begins
         require_device(on_device, here)
     assert said == f"{missing}: {raised.value.hint}"
     assert f"meminspect plan --device {options.device} says what it would take" in said
+
+
+@pytest.mark.parametrize(
+    ("gpu", "usable", "words"),
+    [
+        (replace(A_GPU, free_bytes=1 << 10), 1 << 40, "of cuda's memory, of which 1.00 KiB is free"),
+        (
+            replace(A_GPU, free_bytes=None, unified=True),
+            PROCESS_BYTES + (1 << 20),
+            "of the memory that host and device share",
+        ),
+        (A_GPU, PROCESS_BYTES, "of heap beside the process's own"),
+        (A_GPU, 1 << 40, None),
+        (replace(A_GPU, free_bytes=None, unified=True), 1 << 40, None),
+    ],
+)
+def test_given_a_load_to_a_gpu_when_it_is_too_small_then_it_is_said_which_memory_is(
+    task: LoadTask, gpu: Gpu, usable: int, words: str | None
+) -> None:
+    on_gpu = replace(task, options=LoadOptions(device="cuda"))
+    here = replace(machine(usable), gpus=(gpu,))
+
+    said = refusal(NAIVE, on_gpu, NAIVE.theory(on_gpu), here, force=False)
+
+    assert (said is None) == (words is None)
+    assert words is None or words in str(said)
+
+
+@pytest.mark.parametrize("driver", [True, False])
+def test_given_a_torch_for_rocm_then_its_gpus_are_asked_for_where_amd_s_driver_has_them(
+    task: LoadTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, driver: bool
+) -> None:
+    gpus = tmp_path / "kfd"
+    monkeypatch.setattr(preflight, "_AMD_GPUS", gpus)
+    on_gpu, here = (
+        replace(task, options=LoadOptions(device="cuda")),
+        replace(machine(1 << 40), torch_version="2.13.0+rocm7.0"),
+    )
+    if driver:
+        gpus.touch()
+        require_device(on_gpu, here)
+        return
+
+    with pytest.raises(UsageError, match="no AMD GPU"):
+        require_device(on_gpu, here)

@@ -45,6 +45,15 @@ def printed(runs: list[Run], *, width: int = 80) -> list[str]:
     return [line.rstrip() for line in file.getvalue().splitlines()]
 
 
+def test_of_loads_to_a_device_the_table_has_what_tensors_took_of_it_within_80_columns() -> None:
+    runs = [a_run("direct-device", device={"allocated_bytes": 4 * GIB}, outcome="out_of_memory"), a_run(device=None)]
+    lines = printed(runs)
+    assert lines[0] == "strategy      heap GiB file GiB theory vram GiB returned resident       outcome"
+    assert lines[1].split()[1:5] == ["6.00", "1.00", "6.00", "4.00"]
+    assert lines[2].split()[4] == "–"
+    assert all(len(line) <= 80 for line in lines)
+
+
 def test_runs_are_rows_in_one_unit_that_the_head_names() -> None:
     runs = [a_run(), a_run("mmap-assign", 0, 2 * GIB, resident_s=61.0), DEAD]
     assert printed(runs) == [

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from rich.style import Style
 from timeline_pictures import (
     GIB,
     MS,
@@ -17,6 +18,7 @@ from timeline_pictures import (
 )
 
 from meminspect.analysis.reduction import Series, Timeline
+from meminspect.renderables.palette import STYLES
 from meminspect.renderables.timeline import ASCII, draw
 
 
@@ -369,3 +371,15 @@ def test_text_from_outside_cannot_break_a_line() -> None:
     shown = picture(series(RAMP), phases=((0, "\x1b[2J\n"), (9 * MS, "読む")), vram_note="\t読")
 
     assert lines(shown)[-2:] == ["     \\x1b[2J\\n│ ??", "     \\t?"]
+
+
+def test_where_nothing_tells_of_the_device_its_lane_is_theorys_and_says_so() -> None:
+    shown = picture(series(RAMP), vram_theory=(0, 2 * GIB, 4 * GIB, 4 * GIB), vram_note="vram: no NVIDIA GPU")
+
+    drawn = lines(shown, (80, 12))
+    assert drawn[-1].strip() == "vram: no NVIDIA GPU"
+    assert drawn[-4].startswith("VRAM │")
+    assert drawn[-4].endswith("max 4.00 GiB")
+    assert drawn[-3].endswith("by theory")
+    assert drawn[-2].count("█") > drawn[-4].count("█") > 0
+    assert style_at(draw(shown, 80, 12), 10, 40) == Style.parse(STYLES["theory"])

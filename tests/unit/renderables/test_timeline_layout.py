@@ -113,6 +113,7 @@ pictures = st.builds(
     died_ns=st.none() | moments,
     vram_total_bytes=st.none() | sizes,
     vram_note=st.text(max_size=60),
+    vram_theory=st.lists(st.integers(0, 1 << 40), max_size=9).map(tuple),
 )
 
 

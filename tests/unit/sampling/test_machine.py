@@ -224,3 +224,21 @@ def test_given_a_meminfo_that_is_hidden_when_read_then_what_is_free_and_why_no_m
     assert read.swap_free_bytes is None
     assert read.reasons["ram_available_bytes"].startswith("only what is free, without what the page cache")
     assert read.reasons["swap_free_bytes"] == "/proc/meminfo cannot be read here"
+
+
+def test_given_mig_devices_by_their_uuids_when_a_fresh_process_reads_the_machine_then_it_has_the_one_that_cuda_sees(
+    stub_nvml: StubNvml,
+) -> None:
+    stub_nvml.gpu(0, name="NVIDIA A100", total_bytes=80 << 30)
+    stub_nvml.gpu(1, name="NVIDIA B")
+    stub_nvml.cut(0, {0: 8, 2: 9}, total_bytes=10 << 30, used_bytes=1 << 30)
+
+    answer = run_python(
+        "import json\nfrom meminspect.sampling.machine import read_machine\n"
+        "print(json.dumps(read_machine().document()['gpus']))",
+        {**stub_nvml.environment(), "CUDA_VISIBLE_DEVICES": "MIG-9,1"},
+    )
+
+    assert [(gpu["name"], gpu["total_bytes"], gpu["free_bytes"]) for gpu in answer] == [
+        ("NVIDIA Stub MIG 1g.10gb", 10 << 30, 9 << 30), ("NVIDIA B", 80 << 30, 80 << 30),
+    ]  # fmt: skip

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 from sampling_processes import run_python
 
-from meminspect.sampling.nvml import Gpu, open_nvml
+from meminspect.sampling.nvml import Gpu, Traffic, open_nvml
 
 if TYPE_CHECKING:
     from stubs import StubNvml
@@ -190,3 +190,50 @@ def test_given_the_stub_on_the_library_path_when_a_fresh_process_opens_nvml_then
     )
 
     assert [(gpu["name"], gpu["used_bytes"]) for gpu in answer] == [("NVIDIA Stub", 7)]
+
+
+def test_given_a_gpu_cut_into_mig_devices_when_listed_then_each_is_one_of_its_own(stub_nvml: StubNvml):
+    stub_nvml.gpu(0, name="NVIDIA A100", uuid="GPU-a100")
+    stub_nvml.gpu(1, name="NVIDIA B")
+    stub_nvml.cut(0, {0: 8, 3: 9}, total_bytes=10 * GIB, used_bytes=GIB)
+
+    devices = opened(stub_nvml).devices()
+
+    assert [(gpu.index, gpu.uuid, gpu.slice_of, gpu.is_cut) for gpu in devices] == [
+        (0, "GPU-a100", None, True), (1, "GPU-1", None, False), (2, "MIG-8", 0, False), (3, "MIG-9", 0, False),
+    ]  # fmt: skip
+    assert [gpu.free_bytes for gpu in devices[2:]] == [9 * GIB, 9 * GIB]
+
+
+def test_given_a_lost_mig_device_when_listed_then_the_others_are_there(stub_nvml: StubNvml):
+    stub_nvml.gpu()
+    stub_nvml.cut(0, {0: 8, 1: 9})
+    stub_nvml.fail("nvmlDeviceGetMigDeviceHandleByIndex", LOST, index=8)
+
+    assert [gpu.uuid for gpu in opened(stub_nvml).devices()] == ["GPU-0", "MIG-9"]
+
+
+def test_given_traffic_when_asked_then_rates_are_in_bytes(stub_nvml: StubNvml):
+    stub_nvml.gpu(traffic=(40, 10, 20))
+
+    assert opened(stub_nvml).traffic(0) == Traffic(40, 10 << 10, 20 << 10)
+
+
+@pytest.mark.parametrize("code", [NOT_SUPPORTED, NO_PERMISSION, LOST])
+def test_given_a_driver_that_tells_no_traffic_when_asked_then_it_is_unknown(stub_nvml: StubNvml, code: int):
+    stub_nvml.gpu(traffic=(40, 10, 20))
+    stub_nvml.fail("nvmlDeviceGetUtilizationRates", code, index=0)
+    stub_nvml.fail("nvmlDeviceGetPcieThroughput", code, index=0)
+
+    assert opened(stub_nvml).traffic(0) == Traffic(None, None, None)
+
+
+def test_given_a_script_when_memory_is_read_again_and_again_then_answers_follow_it(stub_nvml: StubNvml):
+    stub_nvml.gpu(used_bytes=1)
+    stub_nvml.later(3, **{"0.used": 7})
+    stub_nvml.later(4, **{"0.nvmlDeviceGetMemoryInfo": LOST})
+
+    fresh = "import json\nfrom meminspect.sampling.nvml import open_nvml\nnvml = open_nvml().nvml\n"
+    answer = run_python(f"{fresh}print(json.dumps([nvml.used_bytes(0) for _ in range(4)]))", stub_nvml.environment())
+
+    assert answer == [1, 1, 7, None]
