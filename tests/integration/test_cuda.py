@@ -12,7 +12,7 @@ from ordered_checkpoints import write
 
 from meminspect.capture.store import CaptureReader
 from meminspect.checkpoint import read_checkpoint
-from meminspect.strategies import STRATEGIES, LoadOptions
+from meminspect.strategies import NATIVE, LoadOptions
 from meminspect.strategies.task import task_for
 from meminspect.synthesis import SynthesisSpec, architecture_for, synthesise
 
@@ -45,14 +45,14 @@ def ran(home: Home, checkpoint: Path, strategy: str, *more: object) -> dict[str,
 
 
 @pytest.mark.parametrize("checkpoint_name", CHECKPOINTS)
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", NATIVE)
 @pytest.mark.parametrize("dtype", [None, "bfloat16"])
 def test_every_strategy_loads_what_the_checkpoint_holds_with_the_peak_that_theory_says(
     home: Home, tmp_path: Path, strategy: str, checkpoint_name: str, dtype: str | None
 ) -> None:
     checkpoint, _ = write(checkpoint_name, tmp_path)
     task = task_for(read_checkpoint(checkpoint), LoadOptions(device="cuda", dtype=dtype))
-    if STRATEGIES[strategy].why_not(task) is not None:
+    if NATIVE[strategy].why_not(task) is not None:
         pytest.skip("refused")
 
     run = ran(home, checkpoint, strategy, *(("--dtype", dtype) if dtype else ()))

@@ -21,7 +21,7 @@ from worker_runs import WorkerRun, event_lines, finished_bytes, ledger_lines
 
 from meminspect.capture.batches import expanded
 from meminspect.checkpoint import read_checkpoint
-from meminspect.strategies import STRATEGIES, LoadOptions
+from meminspect.strategies import NATIVE, LoadOptions
 from meminspect.strategies.quantisation import quantised, scale_name
 from meminspect.strategies.task import task_for
 from meminspect.theory.evaluation import evaluate
@@ -54,12 +54,12 @@ class Cell(NamedTuple):
 def matters(cell: Cell) -> bool:
     if cell.options is HOST:
         return cell.strategy in READING_ALL
-    return cell.options is not NF4 or STRATEGIES[cell.strategy].quantises
+    return cell.options is not NF4 or NATIVE[cell.strategy].quantises
 
 
 CELLS = [
     cell
-    for id_ in STRATEGIES
+    for id_ in NATIVE
     for checkpoint in CHECKPOINTS
     for options in (PLAIN, CAST, HOST, NF4)
     if matters(cell := Cell(id_, checkpoint, options))
@@ -84,7 +84,7 @@ def runs(
     cells = list(dict.fromkeys(asked))
     written = {name: write(name, folder) for name in {cell.checkpoint for cell in cells}}
     tasks = {cell: task_for(read_checkpoint(written[cell.checkpoint][0]), cell.options) for cell in cells}
-    able = [cell for cell in cells if STRATEGIES[cell.strategy].why_not(tasks[cell]) is None]
+    able = [cell for cell in cells if NATIVE[cell.strategy].why_not(tasks[cell]) is None]
     (folder / "cells").write_bytes(
         pickle.dumps([(cell.strategy, *written[cell.checkpoint], cell.options) for cell in able])
     )
@@ -117,7 +117,7 @@ def run(cell: Cell, runs: dict[Cell, WorkerRun | str | None]) -> WorkerRun:
 
 def test_what_cuda_recipe_does_comes_in_the_order_of_its_ledger(run: WorkerRun) -> None:
     assert event_lines(run) == ledger_lines(run)
-    assert finished_bytes(run.loading) == STRATEGIES[run.strategy].theory(run.task).work_bytes
+    assert finished_bytes(run.loading) == NATIVE[run.strategy].theory(run.task).work_bytes
 
 
 def test_every_tensor_is_on_the_device_in_the_dtype_that_it_shall_have(run: WorkerRun) -> None:
@@ -128,9 +128,9 @@ def test_every_tensor_is_on_the_device_in_the_dtype_that_it_shall_have(run: Work
 
 
 def test_the_allocator_counts_what_theory_says(run: WorkerRun) -> None:
-    ledger = STRATEGIES[run.strategy].ledger(run.task)
+    ledger = NATIVE[run.strategy].ledger(run.task)
     theory = evaluate((step for step in ledger if step.item != Item.WITHIN_COPY), 0)  # of which meta makes nothing
-    constants = 2 * BLOCK if STRATEGIES[run.strategy].quantises and run.task.options.quantisation == "nf4" else 0
+    constants = 2 * BLOCK if NATIVE[run.strategy].quantises and run.task.options.quantisation == "nf4" else 0
 
     peak, allocated, reserved = run.reports["tensors"]["bytes"]
 
@@ -141,7 +141,7 @@ def test_the_allocator_counts_what_theory_says(run: WorkerRun) -> None:
     assert 0 <= peak - constants - (theory.peak.vram_allocated_bytes or 0) <= 2 * BLOCK  # while a rotary table is made
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", NATIVE)
 def test_every_strategy_is_run_in_some_cell_by_default(strategy: str) -> None:
     assert [cell for cell in CELLS if cell.strategy == strategy and comes_first(cell)]
 
@@ -158,7 +158,7 @@ def test_meta_is_no_device_to_load_to(tmp_path: Path) -> None:
 
 def dtypes(id_: str, task: LoadTask) -> dict[str, str]:
     """The dtype of each tensor of the loaded model by its first name."""
-    strategy = STRATEGIES[id_]
+    strategy = NATIVE[id_]
     wanted: Callable[..., str] = (
         task.target_dtype
         if id_ in TAKING_OVER
