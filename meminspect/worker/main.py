@@ -34,7 +34,7 @@ __all__ = ["main"]
 
 _MANY: Final = 5_000  # tensors: beyond it, an event for each tiny one would cost as much as the load
 _TINY_BYTES: Final = 64 << 10
-_LOOK_S: Final = 0.12  # three samples of the supervisor
+_LOOK_S: Final = 0.25  # two samples of the supervisor
 
 
 def main(spec: int, ring: int, lifeline: int) -> None:
