@@ -193,17 +193,18 @@ def _bill(
     if cut is None:
         return None
     lines = bill(
-        events, capture.ledger(), cut.highest.t_ns, cut.baseline.t_ns, cut.peak_rss_bytes,
-        retained_bytes=_retained_at_peak(capture), room_bytes=room_bytes,
+        events, capture.ledger(), cut.billed.t_ns, cut.baseline.t_ns, cut.peak_rss_bytes,
+        retained_bytes=_more_at_peak(capture, "retained") or 0, used_bytes=_more_at_peak(capture, "used"),
+        room_bytes=room_bytes,
     )  # fmt: skip
     return [{"item": line.item, "pool": line.pool or None, "bytes": line.nbytes} for line in lines]
 
 
-def _retained_at_peak(capture: CaptureReader) -> int:
-    """What the allocator kept at the peak of memory that was freed during the load; 0 also where nobody asked it."""
-    before = (capture.fact("baseline") or {}).get("retained_bytes")
-    at_peak = (capture.fact("window") or {}).get("retained_at_peak_bytes")
-    return 0 if before is None or at_peak is None else max(0, at_peak - before)
+def _more_at_peak(capture: CaptureReader, what: str) -> int | None:
+    """How much more the allocators had at the peak than at the baseline, in use or kept; None where nobody asked."""
+    before = (capture.fact("baseline") or {}).get(f"{what}_bytes")
+    at_peak = (capture.fact("window") or {}).get(f"{what}_at_peak_bytes")
+    return None if before is None or at_peak is None else max(0, at_peak - before)
 
 
 def _tensors(

@@ -31,6 +31,7 @@ class Item:
     BESIDE: Final = "beside the state dict"  # what a file holds that is not the model's
     STAGING: Final = "staging"  # a source that is dropped as soon as its copy is made
     RETAINED: Final = "retained by the allocator"  # freed, and not given back to the kernel
+    OBJECTS: Final = "objects"  # what Python and torch keep of each tensor beside its data: of very many only
     ALLOCATOR: Final = "allocator rounding"
     UNEXPLAINED: Final = "unexplained"
 

@@ -100,7 +100,8 @@ def _run(wanted: dict[str, Any], recorder: Recorder) -> None:
     strategy = find(wanted["strategy"])
     options = LoadOptions.from_document(wanted["options"])
     task = _task(read_checkpoint(Path(wanted["checkpoint"])), options)
-    recorder.tiny_bytes = _TINY_BYTES if len(task.checkpoint.tensors) > _MANY else 0
+    if len(task.checkpoint.tensors) > _MANY:
+        recorder.tiny_bytes, recorder.used_bytes = _TINY_BYTES, allocator.used_bytes
     recorder.phase("warm-up")
     recorder.enabled = False
     tiny = task_for(read_checkpoint(Path(wanted["tiny"])), replace(options, model=None))
@@ -117,7 +118,11 @@ def _run(wanted: dict[str, Any], recorder: Recorder) -> None:
     books = StorageBooks(task, recorder)
     _be_seen()
     baseline, resets = recorder.reading("baseline", reset=True)
-    recorder.report("baseline", {**_held(baseline), "resets": resets, "retained_bytes": allocator.free_bytes()})
+    recorder.report(
+        "baseline",
+        {**_held(baseline), "resets": resets, "retained_bytes": allocator.free_bytes(),
+         "used_bytes": recorder.used_bytes()},
+    )  # fmt: skip
 
     started_ns = time.monotonic_ns()
     model = load()
@@ -126,7 +131,11 @@ def _run(wanted: dict[str, Any], recorder: Recorder) -> None:
     recorder.report("resident", {"t_ns": time.monotonic_ns(), "started_ns": started_ns})
     _be_seen()
     window, _ = recorder.reading("resident", reset=True)
-    recorder.report("window", {**_held(window), "retained_at_peak_bytes": recorder.retained_at_peak_bytes})
+    recorder.report(
+        "window",
+        {**_held(window), "retained_at_peak_bytes": recorder.retained_at_peak_bytes,
+         "used_at_peak_bytes": recorder.used_at_peak_bytes},
+    )  # fmt: skip
     books.close()
 
     _report_steady(model, recorder)

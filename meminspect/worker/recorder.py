@@ -50,6 +50,9 @@ class Recorder:
         tiny_bytes: operations on fewer bytes are gathered.
         charged_ns: spent on behalf of recording so far; the hooks' own calls, about 1 µs each, come on top.
         retained_at_peak_bytes: what the allocator kept of freed memory when the highest mark was read; None if unknown.
+        used_bytes: asks the allocators what is in use, where tensors are so many that their objects weigh something.
+        used_at_peak_bytes: what it answered then, and `beside_malloc_bytes`; None if unknown.
+        beside_malloc_bytes: tensors' memory that no allocator knows of.
 
     Args:
         ring: where events go.
@@ -64,6 +67,9 @@ class Recorder:
         self.tiny_bytes = 0
         self.charged_ns = 0
         self.retained_at_peak_bytes: int | None = None
+        self.used_bytes: Callable[[], int | None] = lambda: None
+        self.used_at_peak_bytes: int | None = None
+        self.beside_malloc_bytes = 0
         self._ring = ring
         self._memory = memory
         self._free_bytes = free_bytes
@@ -257,6 +263,8 @@ class Recorder:
             if ask and mark_bytes > max(self._asked_bytes, self._peak_bytes - SMALL_BYTES):
                 self._asked_bytes = mark_bytes
                 self.retained_at_peak_bytes = self._free_bytes()  # at once: what is freed next was in use at the peak
+                used_bytes = self.used_bytes()
+                self.used_at_peak_bytes = None if used_bytes is None else used_bytes + self.beside_malloc_bytes
         if reset:
             self._begun_since_reset = 0 if self._memory.reset_high_water() else 2
         return reading

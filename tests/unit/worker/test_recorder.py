@@ -182,6 +182,15 @@ def test_what_the_allocator_keeps_is_not_asked_at_a_tensors_end_but_before_memor
     assert recorder.retained_at_peak_bytes == 101
 
 
+def test_what_is_in_use_at_the_peak_is_asked_with_it_and_holds_what_no_allocator_knows_of(recording: Recording) -> None:
+    recorder = recording.recorder
+    recorder.phase("read")
+    assert recorder.used_at_peak_bytes is None  # nobody is to be asked
+    recorder.used_bytes, recorder.beside_malloc_bytes = lambda: 5, 100
+    recorder.phase("copy")
+    assert recorder.used_at_peak_bytes == 105
+
+
 def test_a_release_that_strikes_between_the_steps_of_gathering_leaves_the_batch_whole(recording: Recording) -> None:
     recorder, struck = recording.recorder, []
 
