@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["free_bytes", "trim", "used_bytes"]
+__all__ = ["arena_bytes", "free_bytes", "trim", "used_bytes"]
 
 _FIELDS: Final = (
     "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost",
@@ -45,6 +45,11 @@ _ask: Final = _mallinfo2()
 def free_bytes() -> int | None:
     """Bytes that were freed and that the allocator has not given back to the kernel, in all its arenas."""
     return None if _ask is None else int(_ask().fordblks)
+
+
+def arena_bytes() -> int:
+    """Bytes that the arenas of the C library's allocator span, in use, free or given back; 0 where it does not tell."""
+    return 0 if _ask is None else int(_ask().arena)
 
 
 def used_bytes() -> int | None:

@@ -113,14 +113,14 @@ def _run(wanted: dict[str, Any], recorder: Recorder) -> None:
     del model
     load, tracker = _prepared(strategy, task, recorder)
     populate(wanted["heap_bytes"])
-    _settle()
+    hollow_bytes = _settle(recorder)
     recorder.enabled = True
     books = StorageBooks(task, recorder)
     _be_seen()
     baseline, resets = recorder.reading("baseline", reset=True)
     recorder.report(
         "baseline",
-        {**_held(baseline), "resets": resets, "retained_bytes": allocator.free_bytes(),
+        {**_held(baseline), "resets": resets, "retained_bytes": _kept(hollow_bytes if recorder.tiny_bytes else 0),
          "used_bytes": recorder.used_bytes()},
     )  # fmt: skip
 
@@ -219,10 +219,22 @@ def _report_steady(model: nn.Module, recorder: Recorder) -> None:
     )  # fmt: skip
 
 
-def _settle() -> None:
-    """Give back what imports and warm-up have freed, so that the load does not seem to cost less than it does."""
+def _settle(recorder: Recorder) -> int:
+    """Give back what imports and warm-up have freed, so that the load does not seem to cost less than it does.
+
+    Returns:
+        Bytes that the allocator has given back and still counts as free: pages amid its arenas.
+    """
     gc.collect()
+    heap_bytes, arena_bytes = recorder.heap_bytes(), allocator.arena_bytes()
     allocator.trim()
+    return max(0, heap_bytes - recorder.heap_bytes() - (arena_bytes - allocator.arena_bytes()))
+
+
+def _kept(hollow_bytes: int) -> int | None:
+    """What the allocator keeps of freed memory, but for what it has no pages of: small objects will fill that again."""
+    free_bytes = allocator.free_bytes()
+    return None if free_bytes is None else free_bytes - hollow_bytes
 
 
 def _failure(error: BaseException) -> dict[str, str]:

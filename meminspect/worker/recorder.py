@@ -225,6 +225,11 @@ class Recorder:
             self._write(Event(time.monotonic_ns(), EventKind.READING, reading=reading, name=name))
         return reading, was_reset
 
+    def heap_bytes(self) -> int:
+        """What is on the heap now, read without a record; 0 where the system does not tell."""
+        reading = self._memory.reading()
+        return 0 if reading is None else reading.heap_bytes
+
     def report(self, name: str, value: object) -> None:
         """Record a fact of the run."""
         with self._lock:
