@@ -45,8 +45,8 @@ _NAMES: Final = {
     1: _Names("memory.limit_in_bytes", "", "memory.usage_in_bytes", "total_inactive_file", "hierarchical_memory_limit",
               "memory.oom_control", "memory.max_usage_in_bytes", "total_cache", "total_shmem",
               ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes")),
-    2: _Names("memory.max", "memory.high", "memory.current", "inactive_file", "", "memory.events", "memory.peak", "file", "shmem",
-              ("memory.max", "memory.swap.max")),
+    2: _Names("memory.max", "memory.high", "memory.current", "inactive_file", "", "memory.events", "memory.peak",
+              "file", "shmem", ("memory.max", "memory.swap.max")),
 }  # fmt: skip
 
 
