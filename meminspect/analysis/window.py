@@ -84,12 +84,12 @@ class Window:
 
     @functools.cached_property
     def billed(self) -> Moment:
-        """The highest reading, or the last after it until which all that stayed in memory.
+        """The highest reading, or the last after it until which all that stayed in memory, but for a hundredth.
 
         The kernel may map a file's pages before anybody touches them: what they are is told by what comes then.
         """
         after = itertools.dropwhile(lambda moment: moment is not self.highest, self.marks)
-        least_bytes = self._highest_mark - RESOLUTION_BYTES
+        least_bytes = self._highest_mark - max(RESOLUTION_BYTES, self.peak_rss_bytes // 100)
         still = list(itertools.takewhile(lambda moment: moment.held.rss_bytes >= least_bytes, after))
         return still[-1] if still else self.highest
 
