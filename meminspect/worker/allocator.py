@@ -55,7 +55,7 @@ def arena_bytes() -> int:
 def used_bytes() -> int | None:
     """Bytes that are in use in all arenas and mappings of the C library's allocator, and in the arenas of Python's.
 
-    It takes some hundred microseconds: nothing for loads of a second.
+    It takes some hundred microseconds: too much where a load takes a second.
     """
     arenas_bytes = _python_arenas_bytes()
     if _ask is None or arenas_bytes is None:

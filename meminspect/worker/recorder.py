@@ -258,7 +258,7 @@ class Recorder:
     def _read(self, started_ns: int, *, reset: bool, ask: bool = True) -> Reading | None:
         """Read the memory, and at a peak what the allocator keeps, unless that can wait for what comes before a fall.
 
-        A peak's own reading was before the last one if the mark has not risen since, but for what it does not resolve.
+        Where the mark lies below an earlier one memory has fallen unseen: what is kept now is not what was kept there.
         """
         self._last_reading_ns = started_ns
         reading = self._memory.reading()
