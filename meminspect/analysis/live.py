@@ -143,6 +143,7 @@ def bill(
     peak_rss_bytes: int,
     *,
     retained_bytes: int = 0,
+    used_bytes: int | None = None,
     room_bytes: int | None = None,
 ) -> tuple[BillLine, ...]:
     """What the peak was made of: the tensors that the events show in memory, under the items that theory files them.
@@ -155,6 +156,8 @@ def bill(
         baseline_ns: the moment of the baseline.
         peak_rss_bytes: the measured peak above the baseline.
         retained_bytes: what the allocator said that it kept of freed memory.
+        used_bytes: what the allocators said that was in use: where it is more than tensors, the rest is their objects.
+            None where nobody asked.
         room_bytes: what a limit left above the baseline, if there was one: touched pages may be gone again.
 
     Returns:
@@ -169,6 +172,9 @@ def bill(
         items = filed.get((phase, kind, tensor)) or anywhere.get((kind, tensor))
         for item, part in parted(items, nbytes) if items else ():
             sums[item, pool] += part
+    objects_bytes = (used_bytes or 0) - sum(nbytes for (_, pool), nbytes in sums.items() if pool is Pool.HEAP)
+    if objects_bytes >= _WORTH_A_LINE_BYTES:
+        sums[Item.OBJECTS, Pool.HEAP] += objects_bytes
     if retained_bytes >= _WORTH_A_LINE_BYTES:
         sums[Item.RETAINED, Pool.HEAP] += retained_bytes
     lines = [BillLine(item, pool.name.lower(), nbytes) for (item, pool), nbytes in sums.items() if nbytes]

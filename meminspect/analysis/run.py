@@ -224,8 +224,9 @@ def _bill(
     if cut is None:
         return None
     lines = bill(
-        events, capture.ledger(), cut.highest.t_ns, cut.baseline.t_ns, cut.peak_rss_bytes,
-        retained_bytes=_retained_at_peak(capture, cut), room_bytes=room_bytes,
+        events, capture.ledger(), cut.billed.t_ns, cut.baseline.t_ns, cut.peak_rss_bytes,
+        retained_bytes=_retained_at_peak(capture, cut), used_bytes=_more_at_peak(capture, "used"),
+        room_bytes=room_bytes,
     )  # fmt: skip
     return [{"item": line.item, "pool": line.pool or None, "bytes": line.nbytes} for line in lines]
 
@@ -235,13 +236,15 @@ def _retained_at_peak(capture: CaptureReader, cut: Window) -> int:
 
     It counts what nobody has written to, too, which is in no memory: it cannot keep more than heap was seen.
     """
-    before = (capture.fact("baseline") or {}).get("retained_bytes")
-    at_peak = (capture.fact("window") or {}).get("retained_at_peak_bytes")
-    if before is None or at_peak is None:
-        return 0
-    kept_bytes: int = at_peak - before
-    heap_bytes = cut.peaks().heap_bytes
-    return max(0, kept_bytes if heap_bytes is None else min(kept_bytes, heap_bytes))
+    kept_bytes, heap_bytes = _more_at_peak(capture, "retained") or 0, cut.peaks().heap_bytes
+    return kept_bytes if heap_bytes is None else min(kept_bytes, max(0, heap_bytes))
+
+
+def _more_at_peak(capture: CaptureReader, what: str) -> int | None:
+    """How much more the allocators had at the peak than at the baseline, in use or kept; None where nobody asked."""
+    before = (capture.fact("baseline") or {}).get(f"{what}_bytes")
+    at_peak = (capture.fact("window") or {}).get(f"{what}_at_peak_bytes")
+    return None if before is None or at_peak is None else max(0, at_peak - before)
 
 
 def _tensors(

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import bisect
 import functools
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -80,6 +81,17 @@ class Window:
     def highest(self) -> Moment:
         """The first reading with the highest mark of all."""
         return next(moment for moment in self.marks if moment.mark_bytes == self._highest_mark)
+
+    @functools.cached_property
+    def billed(self) -> Moment:
+        """The highest reading, or the last after it until which all that stayed in memory, but for a hundredth.
+
+        The kernel may map a file's pages before anybody touches them: what they are is told by what comes then.
+        """
+        after = itertools.dropwhile(lambda moment: moment is not self.highest, self.marks)
+        least_bytes = self._highest_mark - max(RESOLUTION_BYTES, self.peak_rss_bytes // 100)
+        still = list(itertools.takewhile(lambda moment: moment.held.rss_bytes >= least_bytes, after))
+        return still[-1] if still else self.highest
 
     @functools.cached_property
     def _highest_mark(self) -> int:

@@ -7,17 +7,18 @@ them one by one, as if each had been recorded by itself, spread evenly over that
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from meminspect.capture.records import Event, EventKind, Operation, Pool
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
 __all__ = ["Batch", "expanded"]
 
 _MOST: Final = 256  # operations
 _LONGEST_TEXT: Final = 64 << 10  # characters of all names
+_ENCODER: Final = json.JSONEncoder(separators=(",", ":"))
 
 
 class Batch:
@@ -47,15 +48,21 @@ class Batch:
         self._rows.append((kind, id_, name, nbytes, detail, offset))
         self._room -= len(name)
 
-    def event(self, t_ns: int) -> Event:
-        """The record of all of them, written at a moment."""
+    def events(self, t_ns: int) -> Iterable[Event]:
+        """The records of all, written at a moment: one, or of a single operation those that it would have by itself."""
+        if len(self._rows) == 1:
+            ((operation, pool, file),) = self._kinds
+            return _of_one(operation, pool, file, self._rows[0][1:], self.since_ns, t_ns)
+        return (self._event(t_ns),)
+
+    def _event(self, t_ns: int) -> Event:
         detail = {
             "elapsed_ns": t_ns - self.since_ns,
             "kinds": [(operation.name.lower(), pool.name.lower(), file) for operation, pool, file in self._kinds],
             "columns": ("kind", "id", "name", "bytes", "detail", "file_offset"),
             "rows": self._rows,
         }
-        return Event(t_ns, EventKind.BATCH, detail=json.dumps(detail, separators=(",", ":")))
+        return Event(t_ns, EventKind.BATCH, detail=_ENCODER.encode(detail))
 
 
 def expanded(event: Event) -> Iterable[Event]:
@@ -72,12 +79,19 @@ def _members(batch: Event) -> Iterator[Event]:
     elapsed_ns, rows = document["elapsed_ns"], document["rows"]
     since_ns = batch.t_ns - elapsed_ns
     kinds = [(Operation[operation.upper()], Pool[pool.upper()], file) for operation, pool, file in document["kinds"]]
-    for number, (kind, id_, name, nbytes, detail, offset) in enumerate(rows):
+    for number, (kind, *row) in enumerate(rows):
+        began_ns = since_ns + elapsed_ns * number // len(rows)
+        ended_ns = since_ns + elapsed_ns * (number + 1) // len(rows)
         operation, pool, file = kinds[kind]
-        begin_ns = since_ns + elapsed_ns * number // len(rows)
-        if operation is Operation.RELEASE:
-            yield Event(begin_ns, EventKind.RELEASE, Operation.MATERIALISE, pool, id_, nbytes, name=name)
-            continue
-        end_ns = since_ns + elapsed_ns * (number + 1) // len(rows)
-        yield Event(begin_ns, EventKind.BEGIN, operation, pool, id_, nbytes, file, offset, name=name, detail=detail)
-        yield Event(end_ns, EventKind.END, operation, pool, id_, nbytes, name=name)
+        yield from _of_one(operation, pool, file, row, began_ns, ended_ns)
+
+
+def _of_one(
+    operation: Operation, pool: Pool, file: int, row: Sequence[Any], began_ns: int, ended_ns: int
+) -> Iterator[Event]:
+    id_, name, nbytes, detail, offset = row
+    if operation is Operation.RELEASE:
+        yield Event(began_ns, EventKind.RELEASE, Operation.MATERIALISE, pool, id_, nbytes, name=name)
+        return
+    yield Event(began_ns, EventKind.BEGIN, operation, pool, id_, nbytes, file, offset, name=name, detail=detail)
+    yield Event(ended_ns, EventKind.END, operation, pool, id_, nbytes, name=name)

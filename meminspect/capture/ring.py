@@ -40,6 +40,9 @@ _SHORT_TEXT: Final = 126  # so that a record is a multiple of 8 bytes
 _SHORT: Final = struct.Struct(f"<IIqBBBBIqiqqqqqHI{_SHORT_TEXT}s")
 _EXACT, _HAS_READING = 1, 2
 _NO_READING: Final = (0, 0, 0, 0)
+_KINDS: Final = {int(kind): kind for kind in EventKind}  # to ask an enumeration for a member takes ten times as long
+_OPERATIONS: Final = {int(operation): operation for operation in Operation}
+_POOLS: Final = {int(pool): pool for pool in Pool}
 _CHUNK_BYTES: Final = 1 << 20
 _LONGEST_NAME: Final = 4096
 _LONGEST_DETAIL: Final = 1 << 19
@@ -68,9 +71,9 @@ def unpack(body: bytes) -> Event:
     middle = _FIXED.size + name_length
     return Event(
         t_ns,
-        EventKind(kind),
-        Operation(operation),
-        Pool(pool),
+        _KINDS[kind],
+        _OPERATIONS[operation],
+        _POOLS[pool],
         id_,
         nbytes,
         file,

@@ -48,6 +48,9 @@ _OBJECTS: Final = frozenset(  # facts whose keys everybody asks for
 _KINDS: Final = {kind.name.lower(): kind for kind in EventKind}
 _OPERATIONS: Final = {operation.name.lower(): operation for operation in Operation}
 _POOLS: Final = {pool.name.lower(): pool for pool in Pool}
+_KIND_WORDS: Final = ("", *_KINDS)  # by number, of which the first is 1
+_OPERATION_WORDS: Final = tuple(_OPERATIONS)
+_POOL_WORDS: Final = tuple(_POOLS)
 
 
 class CaptureWriter:
@@ -154,8 +157,8 @@ class CaptureWriter:
     def _event_row(self, event: Event) -> tuple[object, ...]:
         self._seq += 1
         return (
-            self._seq, self._since_start(event.t_ns), event.kind.name.lower(), event.operation.name.lower(),
-            event.pool.name.lower(), event.id, event.nbytes, event.file, event.offset, int(event.exact),
+            self._seq, self._since_start(event.t_ns), _KIND_WORDS[event.kind], _OPERATION_WORDS[event.operation],
+            _POOL_WORDS[event.pool], event.id, event.nbytes, event.file, event.offset, int(event.exact),
             *(event.reading or (None, None, None, None)), event.name, event.detail,
         )  # fmt: skip
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Recording"]
 
-_INTERVAL_S: Final = 0.09  # a SIGKILL of the supervisor loses at most this and one commit
+_INTERVAL_S: Final = 0.25  # a SIGKILL of the supervisor loses at most this and one commit
 
 
 class Recording(threading.Thread):

@@ -1,7 +1,8 @@
 """Watches the worker from outside, in a thread of its own that neither drawing nor a commit can delay.
 
-A wake-up finds the caches swept by the load, so that every step in it costs four times what it does in a loop. So most
-samples come from the kernel's shortest text, and all are kept as they are until somebody takes them, many at a time.
+A wake-up costs 50 µs before it has done anything, and finds the caches swept by the load, so that every step in it
+costs four times what it does in a loop. So it comes seldom, most samples come from the kernel's shortest text, and all
+are kept as they are until somebody takes them, many at a time.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Sampler"]
 
-_INTERVAL_S: Final = 0.04  # the peak is the kernel's mark: samples only draw the way there
+_INTERVAL_S: Final = 0.1  # the peak is the kernel's mark: samples only draw the way there
 _WHOLE_EVERY: Final = 4  # what changes slower, or matters less, and costs more to read
 _NICE: Final = -10  # where we may: a CPU-bound loader must not starve its observer
 
@@ -35,7 +36,8 @@ class _Raw(NamedTuple):
 
     t_ns: int
     sizes: bytes | int  # of `ProcessBooks.sizes`, or of `ProcessBooks.status` where the sample is a whole one
-    others: tuple[int | None, ...] | None = None  # of a whole sample: reads, faults and the device
+    vram_used_bytes: int | None
+    others: tuple[int | None, int | None, int | None] | None = None  # of a whole sample: reads and faults
 
 
 class Sampler(threading.Thread):
@@ -73,17 +75,18 @@ class Sampler(threading.Thread):
     def _sample(self, raw: _Raw) -> Sample:
         if isinstance(raw.sizes, int):  # the total alone
             self.last_rss_bytes = raw.sizes
-            vram_used_bytes = None if raw.others is None else raw.others[-1]
-            return Sample(raw.t_ns, *(None,) * 5, vram_used_bytes=vram_used_bytes, total_bytes=raw.sizes)
+            return Sample(raw.t_ns, *(None,) * 5, vram_used_bytes=raw.vram_used_bytes, total_bytes=raw.sizes)
         if raw.others is None:
             heap_bytes, shared_bytes = parse_sizes(raw.sizes)
             # What it shares is files' pages, but for the little of other kinds that the last whole sample told of.
             pinned_bytes = min(self._pinned_bytes, shared_bytes)
             self.last_rss_bytes = heap_bytes + shared_bytes
-            return Sample(raw.t_ns, heap_bytes, shared_bytes - pinned_bytes, pinned_bytes, self._swap_bytes)
+            pools = heap_bytes, shared_bytes - pinned_bytes, pinned_bytes
+            return Sample(raw.t_ns, *pools, self._swap_bytes, vram_used_bytes=raw.vram_used_bytes)
         reading, self._swap_bytes = parse_status(raw.sizes)
         self._pinned_bytes, self.last_rss_bytes = reading.pinned_bytes, reading.rss_bytes
-        return Sample(raw.t_ns, *reading[:3], self._swap_bytes, reading.high_water_bytes, *raw.others)
+        pools = reading[:3]
+        return Sample(raw.t_ns, *pools, self._swap_bytes, reading.high_water_bytes, *raw.others, raw.vram_used_bytes)
 
     def stop(self) -> None:
         """End the thread."""
@@ -110,8 +113,8 @@ class Sampler(threading.Thread):
         while not self._stopping:
             t_ns = time.monotonic_ns()  # before the reading: what it tells had happened by its end, not by its start
             whole = self.count % _WHOLE_EVERY == 0
-            raw = _Raw(t_ns, self._memory.status(), self._others()) if whole else _Raw(t_ns, self._memory.sizes())
-            self._taken.append(raw)
+            sizes = self._memory.status() if whole else self._memory.sizes()
+            self._taken.append(_Raw(t_ns, sizes, self._vram_used_bytes(), self._others() if whole else None))
             self.count += 1
             self.max_gap_ns = max(self.max_gap_ns, t_ns - last_ns)
             last_ns = t_ns
@@ -119,9 +122,9 @@ class Sampler(threading.Thread):
             due = max(due + _INTERVAL_S, time.monotonic())
             time.sleep(max(0.0, due - time.monotonic()))
 
-    def _others(self) -> tuple[int | None, int | None, int | None, int | None]:
+    def _others(self) -> tuple[int | None, int | None, int | None]:
         minor, major = self._memory.faults() or (None, None)
         charged = None if self._group is None else self._group.file_bytes()
         if charged is not None:
             self.group_file_bytes = max(self.group_file_bytes or 0, charged)
-        return self._memory.storage_read_bytes(), minor, major, self._vram_used_bytes()
+        return self._memory.storage_read_bytes(), minor, major

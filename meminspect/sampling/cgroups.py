@@ -30,6 +30,7 @@ _BREATH_BYTES: Final = 4 << 20  # more than a single charge ever asks for: a hug
 
 class _Names(NamedTuple):
     limit: str
+    throttle: str  # who exceeds it is not killed but slowed down until next to nothing goes on
     usage: str
     reclaimable: str  # in memory.stat, with the groups below
     inherited_limit: str  # in memory.stat
@@ -41,11 +42,11 @@ class _Names(NamedTuple):
 
 
 _NAMES: Final = {
-    1: _Names("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file", "hierarchical_memory_limit",
+    1: _Names("memory.limit_in_bytes", "", "memory.usage_in_bytes", "total_inactive_file", "hierarchical_memory_limit",
               "memory.oom_control", "memory.max_usage_in_bytes", "total_cache", "total_shmem",
               ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes")),
-    2: _Names("memory.max", "memory.current", "inactive_file", "", "memory.events", "memory.peak", "file", "shmem",
-              ("memory.max", "memory.swap.max")),
+    2: _Names("memory.max", "memory.high", "memory.current", "inactive_file", "", "memory.events", "memory.peak",
+              "file", "shmem", ("memory.max", "memory.swap.max")),
 }  # fmt: skip
 
 
@@ -93,6 +94,7 @@ class MemoryGroup:
         """What may still be allocated before a limit is met: limit − usage + inactive file pages; None without a limit.
 
         The tightest of this group and those around it: a sibling's use counts where both share a parent's limit.
+        Where version 2 only slows a group down (memory.high), room ends, too.
         """
         return min((room for group in self.lineage() if (room := group._own_room()) is not None), default=None)
 
@@ -138,10 +140,12 @@ class MemoryGroup:
         return [MemoryGroup(folder, self.top, self.version) for folder in folders if folder.is_relative_to(self.top)]
 
     def _own_room(self) -> int | None:
-        limit, used = self.own_limit_bytes(), self.used_bytes()
+        names, used = _NAMES[self.version], self.used_bytes()
+        limits = [self.own_limit_bytes(), _number(self.folder / names.throttle) if names.throttle else None]
+        limit = min((limit for limit in limits if limit is not None), default=None)
         if limit is None or used is None:
             return limit
-        reclaimable = _number_after(self.folder / "memory.stat", _NAMES[self.version].reclaimable) or 0
+        reclaimable = _number_after(self.folder / "memory.stat", names.reclaimable) or 0
         return max(0, min(limit, limit - used + reclaimable))
 
 

@@ -21,6 +21,7 @@ __all__ = ["ProcessGone", "ProcessMemory", "parse_sizes", "parse_status", "why_n
 
 _KIB: Final = 1024
 _PAGE_BYTES: Final = os.sysconf("SC_PAGESIZE")
+_USUAL_BYTES: Final = 4 << 10
 _MOST_BYTES: Final = 64 << 10  # a user in hundreds of groups has a long status
 _LABELS: Final = ("VmHWM", "RssAnon", "RssFile", "RssShmem", "VmSwap")  # Linux has them all since 4.5
 _HIGH_WATER: Final = b"\nVmHWM:"
@@ -162,7 +163,9 @@ class ProcessMemory:
         if descriptor is None:
             raise ProcessGone
         try:
-            text = os.pread(descriptor, _MOST_BYTES, 0)
+            text = os.pread(descriptor, _USUAL_BYTES, 0)
+            if len(text) == _USUAL_BYTES:
+                text = os.pread(descriptor, _MOST_BYTES, 0)
         except ProcessLookupError as error:
             raise ProcessGone from error
         if not text:

@@ -32,6 +32,7 @@ class Item:
     STAGING: Final = "staging"  # a source that is dropped as soon as its copy is made
     WITHIN_COPY: Final = "within torch's copy"  # what one `copy_` makes and drops again: no event tells of it
     RETAINED: Final = "retained by the allocator"  # freed, and not given back to the kernel
+    OBJECTS: Final = "objects"  # what Python and torch keep of each tensor beside its data: of very many only
     ALLOCATOR: Final = "allocator rounding"
     UNEXPLAINED: Final = "unexplained"
 

@@ -39,7 +39,7 @@ _MANY: Final = 5_000  # tensors: beyond it, an event for each tiny one would cos
 _TINY_BYTES: Final = 64 << 10
 _NO_MEMORY: Final = ("DefaultCPUAllocator", "Cannot allocate memory", "MPS backend out of memory")
 _DEVICE_LOOK_S: Final = 0.3  # twice what it takes to ask the driver for a GPU, with the pause before
-_LOOK_S: Final = 0.12  # three samples of the supervisor
+_LOOK_S: Final = 0.25  # two samples of the supervisor
 
 
 def main(spec: int, ring: int, lifeline: int) -> None:
@@ -109,7 +109,8 @@ def _run(wanted: dict[str, Any], recorder: Recorder) -> None:
     strategy = find(wanted["strategy"])
     options = LoadOptions.from_document(wanted["options"])
     task = _task(read_checkpoint(Path(wanted["checkpoint"])), options)
-    recorder.tiny_bytes = _TINY_BYTES if len(task.checkpoint.tensors) > _MANY else 0
+    if len(task.checkpoint.tensors) > _MANY:
+        recorder.tiny_bytes, recorder.used_bytes = _TINY_BYTES, allocator.used_bytes
     if strategy.packages:
         recorder.report("packages", {package.name: version(package.name) for package in strategy.packages})
     recorder.phase("warm-up")
@@ -124,7 +125,7 @@ def _run(wanted: dict[str, Any], recorder: Recorder) -> None:
     load, tracker = _prepared(strategy, task, recorder)
     populate(wanted["heap_bytes"])
     device = books_for(options.device)
-    _settle(device)
+    hollow_bytes = _settle(recorder, device)
     recorder.enabled = True
     recorder.device = device
     if device is not None and wanted.get("history"):
@@ -132,7 +133,11 @@ def _run(wanted: dict[str, Any], recorder: Recorder) -> None:
     books = StorageBooks(task, recorder)
     _be_seen(device)
     baseline, resets = recorder.reading("baseline", reset=True)
-    recorder.report("baseline", {**_held(baseline), "resets": resets, "retained_bytes": allocator.free_bytes()})
+    recorder.report(
+        "baseline",
+        {**_held(baseline), "resets": resets, "retained_bytes": _kept(hollow_bytes if recorder.tiny_bytes else 0),
+         "used_bytes": recorder.used_bytes()},
+    )  # fmt: skip
 
     started_ns = time.monotonic_ns()
     model = load()
@@ -143,7 +148,11 @@ def _run(wanted: dict[str, Any], recorder: Recorder) -> None:
     recorder.report("resident", {"t_ns": time.monotonic_ns(), "started_ns": started_ns})
     _be_seen()
     window, _ = recorder.reading("resident", reset=True)
-    recorder.report("window", {**_held(window), "retained_at_peak_bytes": recorder.retained_at_peak_bytes})
+    recorder.report(
+        "window",
+        {**_held(window), "retained_at_peak_bytes": recorder.retained_at_peak_bytes,
+         "used_at_peak_bytes": recorder.used_at_peak_bytes},
+    )  # fmt: skip
     books.close()
     if tracker.attribution is not None:
         recorder.report("attribution", tracker.attribution.document(model))
@@ -237,12 +246,24 @@ def _report_steady(model: nn.Module, recorder: Recorder) -> None:
     )  # fmt: skip
 
 
-def _settle(device: DeviceBooks | None) -> None:
-    """Give back what imports and warm-up have freed, so that the load does not seem to cost less than it does."""
+def _settle(recorder: Recorder, device: DeviceBooks | None) -> int:
+    """Give back what imports and warm-up have freed, so that the load does not seem to cost less than it does.
+
+    Returns:
+        Bytes that the allocator has given back and still counts as free: pages amid its arenas.
+    """
     gc.collect()
+    heap_bytes, arena_bytes = recorder.heap_bytes(), allocator.arena_bytes()
     allocator.trim()
     if device is not None:
         device.settle()
+    return max(0, heap_bytes - recorder.heap_bytes() - (arena_bytes - allocator.arena_bytes()))
+
+
+def _kept(hollow_bytes: int) -> int | None:
+    """What the allocator keeps of freed memory, but for what it has no pages of: small objects will fill that again."""
+    free_bytes = allocator.free_bytes()
+    return None if free_bytes is None else free_bytes - hollow_bytes
 
 
 def _report_shortage(device: DeviceBooks, recorder: Recorder) -> None:

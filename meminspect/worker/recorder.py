@@ -4,7 +4,7 @@ The high-water mark is the process's, not a tensor's: it is reset, and called ex
 alone between two readings. Every reset is preceded by a reading, so that no peak is forgotten.
 
 What watching may cost decides what is written. A reading takes some 100 µs between two tensors, when the load has
-swept the caches: one every 50 ms is enough while memory grows, and one before it falls again, or nobody could tell
+swept the caches: one every 100 ms is enough while memory grows, and one before it falls again, or nobody could tell
 which pool had made the mark. What takes no time (a name that changes hands, a mapping, a release) and,
 in checkpoints of very many, tiny tensors are gathered into one record for many (`capture.batches`).
 """
@@ -12,11 +12,10 @@ in checkpoints of very many, tiny tensors are gathered into one record for many 
 from __future__ import annotations
 
 import json
-import statistics
 import threading
 import time
-from array import array
 from collections import deque
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final
 
 from meminspect.capture.batches import Batch
@@ -34,13 +33,14 @@ __all__ = ["READING_GAP_NS", "SMALL_BYTES", "Recorder"]
 SMALL_BYTES: Final = 1 << 20
 """Below this a tensor gets no reading of its own: the kernel's counters are no finer than some 256 KiB."""
 
-READING_GAP_NS: Final = 50_000_000
-"""No tensor's end is read sooner after the last reading: at 100 µs each that is 0.2 % of the load."""
+READING_GAP_NS: Final = 100_000_000
+"""No tensor's end is read sooner after the last reading: at 100 µs each that is 0.1 % of the load."""
 
 _FALLING: Final = "falling"  # the name of a reading before memory goes
 _BATCH_AGE_NS: Final = 20_000_000  # what has been gathered is written by then, for whoever watches live
-_VITAL: Final = (EventKind.PHASE, EventKind.READING, EventKind.REPORT)
-"""What the run's result hangs on: these find room in the ring when tensors' events no longer do."""
+_BEGIN, _END = EventKind.BEGIN, EventKind.END  # an enumeration's members take microseconds to find in swept caches
+_COST_STEP_NS: Final = 256
+_COST_STEPS: Final = 1024  # counted one by one: what takes longer counts as that long
 
 
 class Recorder:
@@ -53,6 +53,9 @@ class Recorder:
         tiny_bytes: operations on fewer bytes are gathered.
         charged_ns: spent on behalf of recording so far; the hooks' own calls, about 1 µs each, come on top.
         retained_at_peak_bytes: what the allocator kept of freed memory when the highest mark was read; None if unknown.
+        used_bytes: asks the allocators what is in use, where tensors are so many that their objects weigh something.
+        used_at_peak_bytes: what it answered then, and `beside_malloc_bytes`; None if unknown.
+        beside_malloc_bytes: tensors' memory that no allocator knows of.
 
     Args:
         ring: where events go.
@@ -69,12 +72,17 @@ class Recorder:
         self.tiny_bytes = 0
         self.charged_ns = 0
         self.retained_at_peak_bytes: int | None = None
+        self.used_bytes: Callable[[], int | None] = lambda: None
+        self.used_at_peak_bytes: int | None = None
+        self.beside_malloc_bytes = 0
         self._ring = ring
         self._memory = memory
         self._free_bytes = free_bytes
         self._peak_bytes = 0  # the highest mark since the last `reading` that has reset it
+        self._asked_bytes = 0  # the highest of those at which the allocator was asked
         # Re-entrant: a release may strike, through the garbage collector, while an event is being written.
         self._lock = threading.RLock()
+        self._acquire, self._release = self._lock.acquire, self._lock.release  # half the price of `with`, once a tensor
         self._waiting: deque[tuple[tuple[Any, ...], bool]] = deque()
         self._writing = False
         self._next_id = 0
@@ -82,7 +90,7 @@ class Recorder:
         self._begun_since_reset = 2  # operations since the mark was last reset: a mark is one's own if it is 1
         self._last_reading_ns = 0
         self._batch: Batch | None = None
-        self._event_ns = array("d")
+        self._costs = [0] * _COST_STEPS  # how many events took so many steps
         self._phase = ""
 
     @property
@@ -93,12 +101,16 @@ class Recorder:
     @property
     def events(self) -> int:
         """Events recorded so far; an operation that is gathered is one."""
-        return len(self._event_ns)
+        return sum(self._costs)
 
     @property
     def event_us_median(self) -> float | None:
-        """Median cost of an event in microseconds."""
-        return statistics.median(self._event_ns) / 1e3 if self._event_ns else None
+        """Median cost of an event in microseconds; None before there was one."""
+        events = self.events
+        if not events:
+            return None
+        middle = next(step for step, upto in enumerate(accumulate(self._costs)) if 2 * upto >= events)
+        return (middle + 0.5) * _COST_STEP_NS / 1e3
 
     def phase(self, name: str) -> None:
         """A phase begins, and the one before ends; the same phase again is not news."""
@@ -128,7 +140,8 @@ class Recorder:
         if not self.enabled:
             return 0
         started_ns = time.monotonic_ns()
-        with self._lock:
+        self._acquire()
+        try:
             self._next_id = id_ = self._next_id + 1
             self._begun_since_reset += 1
             if nbytes < self.tiny_bytes:
@@ -138,11 +151,12 @@ class Recorder:
             self._in_flight.add(id_)
             if self._batch is not None:
                 self._flush(started_ns)
-            kind = EventKind.BEGIN
-            self._put((started_ns, kind, operation, pool, id_, nbytes, file, offset, False, None, name, detail))
+            self._put((started_ns, _BEGIN, operation, pool, id_, nbytes, file, offset, False, None, name, detail))
             if self.naming is not None:
                 self.naming(name)
             self._charge(started_ns)
+        finally:
+            self._release()
         return id_
 
     def end(self, id_: int, operation: Operation, pool: Pool, name: str, nbytes: int) -> None:
@@ -150,20 +164,23 @@ class Recorder:
         if id_ not in self._in_flight:
             return
         started_ns = time.monotonic_ns()
-        with self._lock:
+        self._acquire()
+        try:
             self._in_flight.discard(id_)
-            due = nbytes >= SMALL_BYTES and started_ns - self._last_reading_ns >= READING_GAP_NS
             reading, alone = None, False
+            due = started_ns - self._last_reading_ns >= READING_GAP_NS and nbytes >= SMALL_BYTES
             if due and not self._in_flight:
                 alone = self._begun_since_reset == 1
-                reading = self._read(started_ns, reset=True)
+                reading = self._read(started_ns, reset=True, ask=False)
             if self._batch is not None:
                 self._flush(started_ns)
             detail = "" if self.device is None else self.device.written()
             if self.naming is not None:
                 self.naming("")
-            self._put((started_ns, EventKind.END, operation, pool, id_, nbytes, -1, -1, alone, reading, name, detail))
+            self._put((started_ns, _END, operation, pool, id_, nbytes, -1, -1, alone, reading, name, detail))
             self._charge(started_ns)
+        finally:
+            self._release()
 
     def done(
         self,
@@ -214,10 +231,15 @@ class Recorder:
             was_reset = reset and self._memory.reset_high_water()
             self._begun_since_reset = 0 if was_reset else 2
             if was_reset and reading is not None:
-                self._peak_bytes = reading.rss_bytes
+                self._peak_bytes = self._asked_bytes = reading.rss_bytes
             detail = "" if self.device is None else self.device.written()
             self._write(Event(time.monotonic_ns(), EventKind.READING, reading=reading, name=name, detail=detail))
         return reading, was_reset
+
+    def heap_bytes(self) -> int:
+        """What is on the heap now, read without a record; 0 where the system does not tell."""
+        reading = self._memory.reading()
+        return 0 if reading is None else reading.heap_bytes
 
     def report(self, name: str, value: object) -> None:
         """Record a fact of the run."""
@@ -240,15 +262,25 @@ class Recorder:
 
     def _charge(self, started_ns: int) -> None:
         spent_ns = time.monotonic_ns() - started_ns
-        self._event_ns.append(spent_ns)
+        step = spent_ns // _COST_STEP_NS
+        self._costs[step if step < _COST_STEPS else -1] += 1
         self.charged_ns += spent_ns
 
-    def _read(self, started_ns: int, *, reset: bool) -> Reading | None:
+    def _read(self, started_ns: int, *, reset: bool, ask: bool = True) -> Reading | None:
+        """Read the memory, and at a peak what the allocator keeps, unless that can wait for what comes before a fall.
+
+        Where the mark lies below an earlier one memory has fallen unseen: what is kept now is not what was kept there.
+        """
         self._last_reading_ns = started_ns
         reading = self._memory.reading()
-        if reading is not None and reading.high_water_bytes > self._peak_bytes:
-            self._peak_bytes = reading.high_water_bytes
-            self.retained_at_peak_bytes = self._free_bytes()  # at once: what is freed next was in use at the peak
+        if reading is not None:
+            mark_bytes = reading.high_water_bytes
+            self._peak_bytes = max(self._peak_bytes, mark_bytes)
+            if ask and mark_bytes > max(self._asked_bytes, self._peak_bytes - SMALL_BYTES):
+                self._asked_bytes = mark_bytes
+                self.retained_at_peak_bytes = self._free_bytes()  # at once: what is freed next was in use at the peak
+                used_bytes = self.used_bytes()
+                self.used_at_peak_bytes = None if used_bytes is None else used_bytes + self.beside_malloc_bytes
         if reset:
             self._begun_since_reset = 0 if self._memory.reset_high_water() else 2
         return reading
@@ -277,17 +309,20 @@ class Recorder:
         """Write what has been gathered until a moment."""
         batch, self._batch = self._batch, None
         if batch is not None:
-            self._put(batch.event(t_ns))
+            for event in batch.events(t_ns):
+                self._put(event)
             self._ring.mark("")
 
     def _write(self, event: Event) -> None:
-        """Write an event behind all that was gathered before it."""
+        """Write what the run's result hangs on, behind all that was gathered before it."""
         self._flush(event.t_ns)
-        self._put(event)
+        self._put(event, vital=True)
 
-    def _put(self, event: tuple[Any, ...]) -> None:
-        """Write an event, given as it is or as the plain tuple of its fields, which takes less to make."""
-        vital = event[1] in _VITAL
+    def _put(self, event: tuple[Any, ...], vital: bool = False) -> None:
+        """Write an event, given as it is or as the plain tuple of its fields, which takes less to make.
+
+        A vital one finds room in the ring when tensors' events no longer do.
+        """
         if self._writing:  # we have struck in the middle of a write, which takes this one along
             self._waiting.append((event, vital))
             return

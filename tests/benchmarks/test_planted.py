@@ -59,7 +59,7 @@ def by_meminspect(plant: Plant) -> Recorded:
     cut = window(events, samples)
     assert cut is not None
     assert cut.exact
-    base = cut.baseline.reading.rss_bytes
+    base = cut.baseline.held.rss_bytes
     exact = [e.reading.high_water_bytes - base for e in events if e.kind is EventKind.END and e.exact and e.reading]
     return Recorded(cut.peak_rss_bytes, cut.peaks().heap_bytes, cut.brackets().heap_bytes, max(exact, default=None))
 
@@ -104,7 +104,7 @@ def test_what_instruments_record_of_what_is_planted(
 ) -> None:
     for name in ("memray", "memory_profiler"):
         pytest.importorskip(name, reason="pip install -e '.[bench]'")
-    monkeypatch.setattr(worker_process, "_ENTRY", HERE / "planting_worker.py")
+    monkeypatch.setattr(worker_process, "ENTRY", HERE / "planting_worker.py")
     chance = random.Random(f"{size_mib} {plateau_ms} {threads}")  # noqa: S311 - the same moments every time
     ours: list[Recorded] = []
     others: dict[str, list[float]] = {name: [] for name in INSTRUMENTS}

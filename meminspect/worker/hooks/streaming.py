@@ -31,6 +31,8 @@ class _Watcher:
     def begins(self, part: Part) -> None:
         recorder, tensor, stored = self._tracker.recorder, part.tensor, part.stored
         recorder.phase("read")
+        if tensor.device.type == "cpu":
+            recorder.beside_malloc_bytes += tensor.untyped_storage().nbytes()  # it maps its own memory
         self._begun[part.name] = recorder.begin(
             Operation.MATERIALISE,
             _pool(part),

@@ -100,6 +100,16 @@ def test_what_the_allocator_keeps_is_a_line_where_it_is_worth_one() -> None:
     assert (Item.RETAINED, "heap") not in lines(little)
 
 
+def test_what_the_allocators_have_in_use_beside_tensors_is_a_line_where_it_is_worth_one() -> None:
+    mib = 1 << 20
+    many = bill(naive_run(), NAIVE_LEDGER, int(21.5 * MS), 10 * MS, 640 + 3 * mib, used_bytes=640 + 2 * mib)
+    assert lines(many)[Item.OBJECTS, "heap"] == 2 * mib
+    assert lines(many)[Item.UNEXPLAINED, ""] == mib
+    for used_bytes in (None, 0, 640 + mib - 1):  # nobody has asked; it knows of no tensors; next to nothing
+        few = bill(naive_run(), NAIVE_LEDGER, int(21.5 * MS), 10 * MS, 640, used_bytes=used_bytes)
+        assert (Item.OBJECTS, "heap") not in lines(few)
+
+
 def test_what_has_been_released_is_on_no_bill() -> None:
     events = sorted([*naive_run(), phase(22.4, "later", reading(heap=440))], key=lambda event: event.t_ns)
     assert (Item.DUPLICATE, "heap") not in lines(bill(events, NAIVE_LEDGER, int(22.5 * MS), 10 * MS, 440))

@@ -43,6 +43,16 @@ def test_the_peak_is_where_it_was_first_seen_and_as_high_as_it_was_ever_seen() -
     assert window.peak_rss_bytes == 700 * MIB + 2 * page
 
 
+def test_what_is_billed_is_what_was_there_as_long_as_it_all_stayed() -> None:
+    # given pages that were there before events could tell whose, and then that somebody lets go of them
+    marks = [500 * MIB, 700 * MIB, 700 * MIB - 4096, 600 * MIB, 700 * MIB - 4096]
+    events = [named(11 + index, "any", reading(heap=mark)) for index, mark in enumerate(marks)]
+    assert cut([baseline(10), *events, resident(20, reading(heap=0))]).billed.t_ns == 13 * MS
+    # and a mark that nobody has seen in memory
+    events[1] = named(12, "any", reading(heap=400 * MIB, mark=700 * MIB))
+    assert cut([baseline(10), *events, resident(20, reading(heap=0))]).billed.t_ns == 12 * MS
+
+
 def test_marks_from_before_the_baseline_and_after_resident_do_not_count() -> None:
     events = [
         named(5, "early", reading(heap=9000)),

@@ -38,8 +38,9 @@ def batch_of(*rows: tuple[Operation, Pool, int, str, int, str, int, int], since_
 
 @given(st.lists(operations, min_size=1, max_size=30), st.integers(0, 10**9))
 def test_whatever_is_gathered_comes_out_one_by_one_in_order(rows: list, elapsed_ns: int) -> None:
-    record = batch_of(*rows).event(100 + elapsed_ns)
-    events = list(expanded(unpack(pack(record)[PREFIX_BYTES:])))
+    records = [unpack(pack(record)[PREFIX_BYTES:]) for record in batch_of(*rows).events(100 + elapsed_ns)]
+    events = [event for record in records for event in expanded(record)]
+    assert (EventKind.BATCH in {record.kind for record in records}) == (len(rows) > 1)
     assert [event.t_ns for event in events] == sorted(event.t_ns for event in events)
     assert all(100 <= event.t_ns <= 100 + elapsed_ns for event in events)
     assert sum(event.kind is EventKind.END for event in events) == sum(
@@ -70,7 +71,7 @@ def test_other_events_stand_for_themselves() -> None:
 
 def test_a_capture_gives_a_batchs_operations_under_its_number_and_counts_it_once(tmp_path: Path) -> None:
     row = (Operation.ASSIGN, Pool.NONE, 1, "a", 0, "", -1, -1)
-    batch = batch_of(row, (*row[:2], 2, "b", *row[4:]), since_ns=1100).event(1200)
+    (batch,) = batch_of(row, (*row[:2], 2, "b", *row[4:]), since_ns=1100).events(1200)
     writer = CaptureWriter(tmp_path / "run.meminspect", 1000)
     writer.append([], [batch, Event(1300, EventKind.PHASE, name="copy")], [])
     writer.close()
@@ -93,9 +94,11 @@ def test_a_damaged_batch_is_a_damaged_capture(detail: str, tmp_path: Path) -> No
 
 
 def test_a_record_is_json_that_names_its_columns() -> None:
-    document = json.loads(batch_of((Operation.TOUCH, Pool.FILE, 3, "a", 4, "", 0, 8)).event(150).detail)
-    assert document["kinds"] == [["touch", "file", 0]]
+    rows = [(Operation.TOUCH, Pool.FILE, 3, "a", 4, "", 0, 8), (Operation.RELEASE, Pool.FILE, 3, "a", 4, "", 0, 8)]
+    (record,) = batch_of(*rows).events(150)
+    document = json.loads(record.detail)
+    assert document["kinds"] == [["touch", "file", 0], ["release", "file", 0]]
     assert [dict(zip(document["columns"], row, strict=True)) for row in document["rows"]] == [
-        {"kind": 0, "id": 3, "name": "a", "bytes": 4, "detail": "", "file_offset": 8}
+        {"kind": kind, "id": 3, "name": "a", "bytes": 4, "detail": "", "file_offset": 8} for kind in range(2)
     ]
     assert document["elapsed_ns"] == 50

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from meminspect.engine import sampler as sampler_module
 from meminspect.engine.sampler import Sampler
 from meminspect.sampling.cgroups import MemoryGroup
 
@@ -38,6 +39,12 @@ def sampled(sampler: Sampler, count: int) -> list[Sample]:
     return sampler.take()
 
 
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten samples where a run has one."""
+    monkeypatch.setattr(sampler_module, "_INTERVAL_S", 0.01)
+
+
 @pytest.fixture
 def sampler() -> Sampler:
     return Sampler(os.getpid(), lambda: 7)
@@ -60,7 +67,7 @@ def test_given_memory_when_it_comes_then_short_and_whole_samples_tell_it_alike(s
         assert abs(sample.file_bytes - before.file_bytes) < 4 * MIB
         assert (sample.high_water_bytes is None) == (sample.minor_faults is None)
         assert sample.high_water_bytes is None or sample.high_water_bytes >= sample.heap_bytes
-    assert {sample.vram_used_bytes for sample in whole} == {7}
+    assert {sample.vram_used_bytes for sample in there} == {7}
     assert sampler.last_rss_bytes == sum(there[-1][1:4])
     assert sampler.failure is None
     assert sampler.cpu_s > 0

@@ -203,6 +203,85 @@ def test_given_more_use_than_limit_when_asked_for_room_then_zero_and_never_more_
     assert cgroups.available_bytes(system.proc) == GIB
 
 
+@pytest.mark.parametrize(("high", "room"), [("max", 3 * GIB), (2 * GIB, GIB), (GIB // 2, 0)])
+def test_given_v2_when_a_group_is_slowed_down_early_then_room_ends_there_though_no_limit_does(
+    system: FakeSystem, high: int | str, room: int
+):
+    system.mount_v2()
+    system.member_of("0::/user.slice/run.scope\n")
+    v2_group(system.unified / "user.slice", 4 * GIB, used=GIB)
+    v2_group(system.unified / "user.slice/run.scope", "max", used=GIB)
+    (system.unified / "user.slice/memory.high").write_text(f"{high}\n")
+
+    assert cgroups.memory_limit_bytes(system.proc) == 4 * GIB
+    assert cgroups.available_bytes(system.proc) == room
+
+
+def test_given_v2_limits_three_deep_when_asked_then_each_group_s_own_room_and_the_tightest_of_them(system: FakeSystem):
+    system.mount_v2()
+    system.member_of("0::/a/b/c\n")
+    v2_group(system.unified / "a", 8 * GIB, used=7 * GIB)
+    v2_group(system.unified / "a/b", 6 * GIB, used=2 * GIB, inactive=GIB)
+    v2_group(system.unified / "a/b/c", "max", used=2 * GIB)
+
+    assert cgroups.memory_limit_bytes(system.proc) == 6 * GIB
+    assert cgroups.available_bytes(system.proc) == GIB
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_given_groups_that_lack_files_when_asked_then_what_is_there_counts(system: FakeSystem, version: int):
+    (system.mount_v1 if version == 1 else system.mount_v2)()
+    system.member_of("4:memory:/a/b\n0::/a/b\n")
+    top = system.memory_v1 if version == 1 else system.unified
+    if version == 1:
+        v1_group(top / "a/b", 2 * GIB, used=GIB)
+    else:
+        v2_group(top / "a/b", 2 * GIB, used=GIB)
+    for path in (top / "a/b").iterdir():
+        if path.name not in ("memory.limit_in_bytes", "memory.max"):
+            path.unlink()
+
+    assert cgroups.memory_limit_bytes(system.proc) == 2 * GIB
+    assert cgroups.available_bytes(system.proc) == 2 * GIB  # what it uses is not counted
+    assert cgroups.memory_used_bytes(system.proc) is None
+    group = memory_group(proc=system.proc)
+    assert group is not None
+    assert group.peak_bytes() is group.file_bytes() is group.oom_kills() is None
+    assert not group.met_limit()
+
+
+def test_given_a_hybrid_system_whose_memory_is_unified_when_asked_then_v1s_other_hierarchies_are_passed_over(
+    system: FakeSystem,
+):
+    system.mount_v2()
+    system.mount_v1()
+    system.member_of("5:cpu,cpuacct:/elsewhere\n1:name=systemd:/init.scope\n0::/a\n")
+    v1_group(system.memory_v1 / "elsewhere", MIB)
+    v2_group(system.unified / "a", GIB)
+
+    assert cgroups.memory_limit_bytes(system.proc) == GIB
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_given_a_container_with_a_namespace_of_its_own_when_asked_then_its_groups_begin_at_the_mount(
+    system: FakeSystem, version: int
+):
+    # given that both are told as the namespace's own root has them
+    if version == 1:
+        system.mount_v1()
+        system.member_of("4:memory:/job\n")
+        v1_group(system.memory_v1, 2 * GIB, used=GIB)
+        v1_group(system.memory_v1 / "job", UNLIMITED_V1, used=MIB, inherited=2 * GIB)
+    else:
+        system.mount_v2()
+        system.member_of("0::/job\n")
+        v2_group(system.unified, 2 * GIB, used=GIB)
+        v2_group(system.unified / "job", "max", used=MIB)
+
+    assert cgroups.memory_limit_bytes(system.proc) == 2 * GIB
+    assert cgroups.available_bytes(system.proc) == GIB
+
+
 @pytest.mark.parametrize("lines", ["", "1:name=systemd:/\n", "0::/\n"])
 def test_given_no_memory_hierarchy_when_asked_then_everything_is_unknown(system: FakeSystem, lines: str):
     system.mount_v1()

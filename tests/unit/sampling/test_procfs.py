@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from meminspect.sampling import page_cache
-from meminspect.sampling.procfs import ProcessGone, ProcessMemory, parse_status
+from meminspect.sampling.procfs import ProcessGone, ProcessMemory, parse_sizes, parse_status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -211,6 +211,45 @@ def test_given_a_command_name_with_parentheses_and_spaces_when_faults_are_read_t
 
     assert faults is not None
     assert faults[0] > 0
+
+
+STATUS = """Name:\t{name}
+State:\tS (sleeping)
+Groups:\t{groups}
+VmPeak:\t  900000 kB
+VmHWM:\t  500000 kB
+VmRSS:\t  460000 kB
+RssAnon:\t  300000 kB
+RssFile:\t  120000 kB
+RssShmem:\t   40000 kB
+VmSwap:\t   {swap} kB
+Threads:\t1
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "groups"),
+    [
+        ("python", "0"),
+        ("VmHWM:\t1 kB", "0"),
+        ("RssFile: 7 kB", "0"),
+        ("python", "1000000 " * 900),
+    ],
+    ids=["usual", "named like a mark", "named like a pool", "a user in many groups"],
+)
+def test_given_a_procfs_of_any_make_when_read_then_each_figure_is_that_of_its_line(
+    tmp_path: Path, name: str, groups: str
+):
+    (tmp_path / "status").write_text(STATUS.format(name=name, groups=groups, swap=2048))
+    (tmp_path / "statm").write_text("225000 115000 40000 500 0 30000 0\n")
+    with ProcessMemory(f"..{tmp_path}") as memory:  # /proc/../tmp/…
+        reading, swap_bytes = parse_status(memory.status())
+        sizes = parse_sizes(memory.sizes())
+        assert memory.faults() is memory.storage_read_bytes() is None  # what is not there is not 0
+
+    assert reading == (300000 << 10, 120000 << 10, 40000 << 10, 500000 << 10)
+    assert swap_bytes == 2 * MIB
+    assert sizes == (75000 * mmap.PAGESIZE, 40000 * mmap.PAGESIZE)
 
 
 def test_given_anothers_process_when_read_then_its_pools_are_known_and_its_io_is_not(as_nobody: Callable[[str], Any]):

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import sys
 
 import pytest
 
@@ -9,6 +11,21 @@ from meminspect.worker import allocator
 
 MIB = 1 << 20
 BLOCK_BYTES, BLOCKS = 64 << 10, 1024  # below the threshold from which on a block is a mapping of its own
+
+
+def test_what_is_in_use_is_all_that_c_and_python_have_taken_and_asking_prints_nothing(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    before = allocator.used_bytes()
+    if before is None:
+        pytest.skip("not glibc 2.33, or not Python's own allocator")
+    smallest_bytes = 16  # of a block of Python's
+    assert before > sys.getallocatedblocks() * smallest_bytes
+    block = ctypes.create_string_buffer(16 * MIB)
+    grown = (allocator.used_bytes() or 0) - before
+    os.write(2, b"said later")
+    assert abs(grown - len(block)) < MIB
+    assert capfd.readouterr().err == "said later"
 
 
 def test_given_blocks_with_holes_between_them_then_the_allocator_says_what_it_keeps_and_a_trim_gives_it_back() -> None:

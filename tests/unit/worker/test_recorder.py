@@ -159,6 +159,38 @@ def test_what_the_allocator_keeps_is_asked_when_the_highest_mark_is_read(
     assert next(kept) == 103
 
 
+def test_what_the_allocator_keeps_is_not_asked_at_a_tensors_end_but_before_memory_falls_from_there(
+    recording: Recording, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given an allocator that keeps more and more, and a clock by which every end is due
+    kept, marks = itertools.count(100), iter([SMALL_BYTES * mark for mark in (1, 10, 10, 20, 12)])
+    clock = itertools.count(READING_GAP_NS, READING_GAP_NS)
+    monkeypatch.setattr(recorder_module.time, "monotonic_ns", lambda: next(clock))
+    monkeypatch.setattr(recording.memory, "reading", lambda: Reading(5, 0, 0, next(marks)))
+    recorder = Recorder(recording.writer, cast("ProcessMemory", recording.memory), lambda: next(kept))
+    recorder.enabled = True
+    recorder.reading("baseline", reset=True)
+    assert recorder.retained_at_peak_bytes == 100
+    recorder.end(recorder.begin(MATERIALISE, HEAP, "a", BIG), MATERIALISE, HEAP, "a", BIG)
+    assert recorder.retained_at_peak_bytes == 100
+    recorder.before_fall(grown=True)
+    assert recorder.retained_at_peak_bytes == 101
+    # when it has fallen from a higher mark before anybody could ask
+    recorder.end(recorder.begin(MATERIALISE, HEAP, "b", BIG), MATERIALISE, HEAP, "b", BIG)
+    recorder.before_fall(grown=True)
+    # then what it keeps now is not taken for what it kept there
+    assert recorder.retained_at_peak_bytes == 101
+
+
+def test_what_is_in_use_at_the_peak_is_asked_with_it_and_holds_what_no_allocator_knows_of(recording: Recording) -> None:
+    recorder = recording.recorder
+    recorder.phase("read")
+    assert recorder.used_at_peak_bytes is None  # nobody is to be asked
+    recorder.used_bytes, recorder.beside_malloc_bytes = lambda: 5, 100
+    recorder.phase("copy")
+    assert recorder.used_at_peak_bytes == 105
+
+
 def test_a_release_that_strikes_between_the_steps_of_gathering_leaves_the_batch_whole(recording: Recording) -> None:
     recorder, struck = recording.recorder, []
 
