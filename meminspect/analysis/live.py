@@ -212,9 +212,7 @@ def parted(steps: Sequence[tuple[str, int]], nbytes: int) -> Iterator[tuple[str,
     if len(exact) == 1:
         yield exact.pop(), nbytes
         return
-    total, left = sum(size for _, size in steps), nbytes
-    for item, size in steps[1:]:
-        part = nbytes * size // total if total else 0
-        left -= part
-        yield item, part
-    yield steps[0][0], left
+    total = sum(size for _, size in steps) or 1
+    parts = [nbytes * size // total for _, size in steps]
+    parts[0] += nbytes - sum(parts)
+    yield from zip((item for item, _ in steps), parts, strict=True)
