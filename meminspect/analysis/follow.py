@@ -299,6 +299,8 @@ class RunFollower:
         self._progress.update(events)
         self._operations.update(events)
         for event in events:
+            if event.kind is EventKind.READING and event.name == "baseline":
+                self._timeline = Timeline()
             self._window.apply(event)
             if event.reading is not None and self._window.covers(event.t_ns):
                 self._add(event.t_ns, event.reading.resident, event.reading.high_water_bytes, None)
@@ -339,6 +341,10 @@ class _Window:
             self._unseen = event.reading is None
             self._baseline = self._seen if event.reading is None else event.reading.resident
             self._mark_bytes = 0 if event.reading is None else event.reading.high_water_bytes
+            # A script may set it anew: what was before is no part of it.
+            self._held = self._peaks = Held()
+            self._peak_bytes = self._peak_ns = 0
+            self._phases.clear()
         elif event.kind is EventKind.REPORT and event.name == "baseline":
             if not json.loads(event.detail).get("resets", True):
                 self._old_mark_bytes = self._mark_bytes

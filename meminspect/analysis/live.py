@@ -53,15 +53,10 @@ def place_at(events: Iterable[Event], t_ns: int, baseline_ns: int) -> Place:
     return Place(phase, telling or tensor)
 
 
-def tensors_materialised(events: Iterable[Event]) -> int:
-    """How many different tensors got memory or a mapping."""
-    return len(
-        {
-            event.name
-            for event in events
-            if event.kind is EventKind.END and event.operation is Operation.MATERIALISE and event.name
-        }
-    )
+def tensors_materialised(events: Iterable[Event], others: Iterable[str] = ()) -> int:
+    """How many different tensors got memory or a mapping; names that are none of a tensor do not count."""
+    ends = (event for event in events if event.kind is EventKind.END and event.name)
+    return len({event.name for event in ends if event.operation is Operation.MATERIALISE} - set(others))
 
 
 class _Replay:
@@ -145,6 +140,7 @@ def bill(
     retained_bytes: int = 0,
     used_bytes: int | None = None,
     room_bytes: int | None = None,
+    beside: Sequence[BillLine] = (),
 ) -> tuple[BillLine, ...]:
     """What the peak was made of: the tensors that the events show in memory, under the items that theory files them.
 
@@ -159,6 +155,7 @@ def bill(
         used_bytes: what the allocators said that was in use: where it is more than tensors, the rest is their objects.
             None where nobody asked.
         room_bytes: what a limit left above the baseline, if there was one: touched pages may be gone again.
+        beside: lines that no tensor's event tells of.
 
     Returns:
         Lines that sum to the measurement; the last, signed, is what no event explains.
@@ -178,6 +175,7 @@ def bill(
     if retained_bytes >= _WORTH_A_LINE_BYTES:
         sums[Item.RETAINED, Pool.HEAP] += retained_bytes
     lines = [BillLine(item, pool.name.lower(), nbytes) for (item, pool), nbytes in sums.items() if nbytes]
+    lines += beside
     lines = sorted(confined_lines(lines, room_bytes), key=lambda line: -line.nbytes)
     explained = sum(line.nbytes for line in lines)
     return (*lines, BillLine(Item.UNEXPLAINED, "", peak_rss_bytes - explained))

@@ -13,6 +13,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from meminspect.analysis.script_words import floor_bytes, floor_name
 from meminspect.analysis.words import ONE_RUN_NOISE, OUTCOME_WORDS, completed, model
 from meminspect.units import format_bytes, format_duration
 
@@ -175,11 +176,11 @@ def _by_chance(most: int, rounds: int) -> float:
 def sentence(group: Group) -> str:
     """What the runs of a strategy came to, in words."""
     words = f"{group.strategy}: {group.outcomes}"
-    peak, theory = group.peak("rss_bytes"), group.typical["theory"] or {"floor_bytes": None}
-    floor = theory["floor_bytes"]
+    peak, floor = group.peak("rss_bytes"), floor_bytes(group.typical)
     if peak is not None:
         words += f"; peak {peak.text(format_bytes)}"
-        words += f", {peak.median / floor:.2f} × {model(theory)}" if floor else ""
+        of = floor_name(group.typical) or model(group.typical["theory"])
+        words += f", {peak.median / floor:.2f} × {of}" if floor else ""
     for key in ("returned_s", "resident_s"):
         time = group.time(key)
         if time is not None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from meminspect.analysis.confinement import confined_document, room_under
 from meminspect.analysis.device import device_document
 from meminspect.analysis.live import bill, place_at, tensors_materialised
+from meminspect.analysis.own_code import import_lines, own_rows
+from meminspect.analysis.script import own_code, script_document
 from meminspect.analysis.steady import steady_document
 from meminspect.analysis.storage import NEVER_BEGAN, cache_document, forward_document, io_document
 from meminspect.analysis.verdict import PROCESS_BYTES
@@ -18,6 +20,7 @@ from meminspect.strategies.task import device_index
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from meminspect.analysis.own_code import OwnCode
     from meminspect.analysis.window import Window
     from meminspect.capture.records import Event, Sample
     from meminspect.capture.store import CaptureReader
@@ -33,6 +36,10 @@ _DIED = "the worker died before it could read its high-water mark, so the highes
 _NO_RESET = (
     "the kernel lets nobody reset the high-water mark here (/proc/PID/clear_refs), so the highest reading stands for "
     "the peak where it is below an earlier one"
+)
+_UNTOUCHED = (
+    "the high-water mark is the script's own and never reset, and it was read for the last time before the script "
+    "ended, or is no higher than before the baseline: the highest reading stands for the peak"
 )
 _SEEN_FROM_OUTSIDE = (
     "not exact: {}, so the peak is the highest of samples from outside, above a baseline that is one, too; the "
@@ -61,11 +68,13 @@ def run_document(capture: CaptureReader) -> dict[str, Any]:
     resets, no_pools = at_baseline.get("resets", True), (capture.fact("pools") or {}).get("reason") or None
     at_end = capture.fact("window") or {}
     marks = at_baseline.get("high_water_bytes"), at_end.get("high_water_bytes")
-    cut = window(events, samples, marks_reset=resets, own_marks=marks)
+    untouched = at_baseline.get("untouched", False)
+    cut = window(events, samples, marks_reset=resets, untouched=untouched, own_marks=marks)
     limit = _limit(spec, capture.fact("limit"), cut)
     room_bytes = _room_bytes(limit, cut)
     why_no_vram = _why_no_vram(capture.fact("vram"), on_device=on_device)
     device = _device(capture, events, cut, spec, why_no_vram) if on_device else None
+    code = own_code(capture, cut, events)
     return {
         "strategy": spec.get("strategy"),
         "outcome": outcome["outcome"],
@@ -79,15 +88,15 @@ def run_document(capture: CaptureReader) -> dict[str, Any]:
         "baseline": _baseline(cut),
         "peak": _peak(cut, samples, device),
         "peak_bracket_bytes": _peak_bracket(cut),
-        "peak_bracket_reason": _why_no_bracket(cut, resets=resets, no_pools=no_pools),
+        "peak_bracket_reason": _why_no_bracket(cut, at_baseline, no_pools=no_pools),
         "pools_reason": no_pools,
         "vram_reason": why_no_vram,
         "device": device,
         "peak_at": _peak_at(cut, events),
         "steady": _steady(cut, events, capture.fact("steady"), samples, device),
         "theory": confined_document(capture.fact("theory"), room_bytes),
-        "bill": _bill(cut, events, capture, room_bytes),
-        "tensors": _tensors(events, capture.fact("tensors"), capture.fact("checkpoint")),
+        "bill": _bill(cut, events, capture, room_bytes, code),
+        "tensors": _tensors(capture, events),
         "attribution": capture.fact("attribution"),
         "io": io_document(capture, cut, samples),
         **forward_document(capture, cut, events, samples),
@@ -96,14 +105,18 @@ def run_document(capture: CaptureReader) -> dict[str, Any]:
         "repeat": {"index": spec.get("repeat_index"), "of": spec.get("repeat_of")},
         "capture": str(capture.path),
         "better": capture.fact("better"),
-        "environment": _environment(capture.fact("environment"), capture.fact("packages")),
+        "environment": _environment(capture),
+        "script": script_document(capture, code),
     }
 
 
-def _environment(reported: Mapping[str, Any] | None, packages: Mapping[str, str] | None) -> dict[str, Any] | None:
-    """What the worker ran in, as it said itself; None where it did not come that far."""
+def _environment(capture: CaptureReader) -> dict[str, Any] | None:
+    """What the worker ran in, as it said itself, a script's when it imported torch; None where it came not so far."""
+    reported, later = capture.fact("environment"), capture.fact("library") or {}
     names = ("executable", "python", "torch", "safetensors")
-    return None if reported is None else {**{name: reported.get(name) for name in names}, **(packages or {})}
+    if reported is None:
+        return None
+    return {**{name: {**reported, **later}.get(name) for name in names}, **(capture.fact("packages") or {})}
 
 
 def _elapsed(moment: Mapping[str, int] | None) -> float | None:
@@ -157,7 +170,7 @@ def _peak_bracket(cut: Window | None) -> dict[str, int | None]:
     return {**_NO_POOLS, **cut.brackets()._asdict(), "rss_bytes": cut.total_bracket()}
 
 
-def _why_no_bracket(cut: Window | None, *, resets: bool, no_pools: str | None) -> str | None:
+def _why_no_bracket(cut: Window | None, at_baseline: Mapping[str, Any], *, no_pools: str | None) -> str | None:
     """Why the peak of the total is not exact; None where it is."""
     if cut is None:
         return NEVER_BEGAN
@@ -167,7 +180,9 @@ def _why_no_bracket(cut: Window | None, *, resets: bool, no_pools: str | None) -
         if cut.most_bytes is not None:
             return _SEEN_FROM_OUTSIDE.format(no_pools)
         return (_MARK_OF_LIFE if not cut.marks[-1].dated else _SAMPLED_TO_DEATH).format(no_pools)
-    return _DIED if resets else _NO_RESET
+    if at_baseline.get("untouched"):
+        return _UNTOUCHED
+    return _DIED if at_baseline.get("resets", True) else _NO_RESET
 
 
 def _why_no_vram(vram: Mapping[str, Any] | None, *, on_device: bool) -> str | None:
@@ -219,14 +234,19 @@ def _steady(
 
 
 def _bill(
-    cut: Window | None, events: Sequence[Event], capture: CaptureReader, room_bytes: int | None
+    cut: Window | None,
+    events: Sequence[Event],
+    capture: CaptureReader,
+    room_bytes: int | None,
+    code: OwnCode | None,
 ) -> list[dict[str, Any]] | None:
     if cut is None:
         return None
     lines = bill(
-        events, capture.ledger(), cut.billed.t_ns, cut.baseline.t_ns, cut.peak_rss_bytes,
-        retained_bytes=_retained_at_peak(capture, cut), used_bytes=_more_at_peak(capture, "used"),
-        room_bytes=room_bytes,
+        events, capture.ledger() if code is None else own_rows(code), cut.billed.t_ns, cut.baseline.t_ns,
+        cut.peak_rss_bytes, retained_bytes=_retained_at_peak(capture, cut),
+        used_bytes=_more_at_peak(capture, "used"), room_bytes=room_bytes,
+        beside=() if code is None else import_lines(events, cut.baseline.t_ns, cut.billed.t_ns),
     )  # fmt: skip
     return [{"item": line.item, "pool": line.pool or None, "bytes": line.nbytes} for line in lines]
 
@@ -247,15 +267,14 @@ def _more_at_peak(capture: CaptureReader, what: str) -> int | None:
     return None if before is None or at_peak is None else max(0, at_peak - before)
 
 
-def _tensors(
-    events: Sequence[Event], verified: Mapping[str, Any] | None, checkpoint: Mapping[str, Any] | None
-) -> dict[str, int | None]:
-    counts = verified or {}
+def _tensors(capture: CaptureReader, events: Sequence[Event]) -> dict[str, int | None]:
+    counts, checkpoint = capture.fact("tensors") or {}, capture.fact("checkpoint")
+    provisional = (capture.fact("opened") or {}).get("provisional", ())
     keys = ("expected", "verified", "mismatched", "missing", "unexpected")
     document: dict[str, int | None] = {key: counts.get(key) for key in keys}
     if document["expected"] is None and checkpoint is not None:
         document["expected"] = checkpoint["tensors"]
-    return {**document, "materialised": tensors_materialised(events)}
+    return {**document, "materialised": tensors_materialised(events, provisional)}
 
 
 def _lateness_ms(samples: Sequence[Sample]) -> float | None:

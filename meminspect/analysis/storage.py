@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
     Fact = Mapping[str, Any]
 
-__all__ = ["NEVER_BEGAN", "cache_document", "forward_document", "io_document"]
+__all__ = ["NEVER_BEGAN", "NO_CHECKPOINT", "cache_document", "forward_document", "io_document"]
 
 _COLD, _WARM = 0.01, 0.99
 NEVER_BEGAN: Final = "the load never began"
+NO_CHECKPOINT: Final = "no checkpoint was named whose files to watch"
 _NOT_RECORDED: Final = "its capture, of an older meminspect, does not tell"
 _BOOKS: Final = ("read_bytes", "major_faults", "minor_faults")
 _PRESSURES: Final = ("memory_some", "memory_full", "io_some", "io_full")
@@ -43,8 +44,13 @@ def cache_document(capture: CaptureReader, cut: Window | None) -> dict[str, Any]
         state = "cold" if before <= _COLD else "warm" if before >= _WARM else "mixed"
     reason = None
     if state is None:
-        reason = _first_reason(files) if cache else NEVER_BEGAN if cut is None else _NOT_RECORDED
+        reason = _first_reason(files) if cache else NEVER_BEGAN if cut is None else _why_not_recorded(capture)
     return {"state": state, "fraction_before": before, "fraction_after": after, "reason": reason, "files": files}
+
+
+def _why_not_recorded(capture: CaptureReader) -> str:
+    nameless = "script" in (capture.fact("spec") or {}) and capture.fact("checkpoint") is None
+    return NO_CHECKPOINT if nameless else _NOT_RECORDED
 
 
 def _first_reason(files: Sequence[Fact]) -> str | None:

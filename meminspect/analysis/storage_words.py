@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from meminspect.analysis.storage import NO_CHECKPOINT
 from meminspect.units import format_bytes, format_duration, format_rate, format_share
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ def _io(run: Run) -> Iterator[str]:
 
 
 def _cache(cache: Mapping[str, Any]) -> str:
+    if cache["reason"] == NO_CHECKPOINT:
+        return ""
     if cache["state"] is None:
         return f", page cache not available: {cache['reason']}"
     after = "" if cache["fraction_after"] is None else f", {format_share(cache['fraction_after'])} after"

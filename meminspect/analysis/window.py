@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from meminspect.capture.records import EventKind
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from meminspect.capture.records import Event, Resident, Sample
 
@@ -139,6 +139,7 @@ def window(
     samples: Sequence[Sample],
     *,
     marks_reset: bool = True,
+    untouched: bool = False,
     own_marks: tuple[int | None, int | None] = (None, None),
 ) -> Window | None:
     """Cut the window out of a capture; None when the run never reached its baseline.
@@ -151,9 +152,10 @@ def window(
         samples: its samples.
         marks_reset: whether the kernel let the mark be reset at the baseline. If not, a mark that is no higher than it
             was then is not of the window, and the peak is that of the readings.
+        untouched: nobody was to reset it, and it counts for as exact where it has risen since then.
         own_marks: the worker's largest RSS ever at the baseline and at *resident*, where it knows no more.
     """
-    baseline = _named(events, "baseline")
+    baseline = _named(reversed(events), "baseline")  # the last: a script may set it anew
     if baseline is None:
         return None
     end = _named(events, "resident")
@@ -173,7 +175,10 @@ def window(
         if baseline.t_ns < sample.t_ns <= end_ns
     ]
     moments = (start, *sorted([*inside, *sampled], key=lambda moment: moment.t_ns))
-    exact = marks_reset and end is not None  # the worker's own readings have every peak
+    # The worker's own readings have every peak; unless it was reset, if the mark has risen since the baseline.
+    at_end = None if end is None else end.reading
+    risen = untouched and at_end is not None and at_end.high_water_bytes > old_mark
+    exact = end is not None and (marks_reset or risen)
     return Window(start, end_ns, moments, (start, *inside) if exact else moments, exact)
 
 
@@ -212,5 +217,5 @@ def samples_between(samples: Sequence[Sample], start_ns: int, end_ns: int) -> Se
     return samples[bisect.bisect_left(times, start_ns) : bisect.bisect_right(times, end_ns)]
 
 
-def _named(events: Sequence[Event], name: str) -> Event | None:
+def _named(events: Iterable[Event], name: str) -> Event | None:
     return next((event for event in events if event.kind is EventKind.READING and event.name == name), None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Final
 
+from meminspect.analysis.script_words import floor_bytes, floor_name
 from meminspect.text import listed
 from meminspect.theory.ledger import Item
 from meminspect.units import format_bytes, format_duration
@@ -36,6 +37,8 @@ OUTCOME_WORDS: Final = {
     "not_run": "not run",
 }
 
+_NO_EXCESS: Final = (Item.FLOOR, Item.QUANTISED, Item.LIBRARIES, Item.UNEXPLAINED)
+
 PHASE_WORDS: Final = {
     "": "starting",
     "import": "importing torch",
@@ -48,6 +51,7 @@ PHASE_WORDS: Final = {
     "quantise": "quantising",
     "copy": "copying",
     "assign": "assigning",
+    "script": "in your code",
     "finalise": "finalising",
     "touch": "touching every page",
     "first forward": "calling the model once",
@@ -67,8 +71,8 @@ def sentence(run: Run) -> str:
     name, outcome, peak = run["strategy"], run["outcome"], run["peak"]["rss_bytes"]
     if not completed(run):
         return f"{name}: {run['message'] or OUTCOME_WORDS.get(outcome, outcome)}"
-    floor = run["theory"]["floor_bytes"]
-    times = f", {peak / floor:.2f} × {model(run['theory'])}" if floor else ""
+    floor = floor_bytes(run)
+    times = f", {peak / floor:.2f} × {floor_name(run) or model(run['theory'])}" if floor else ""
     size = format_bytes(peak)
     words = f"{name} peaked at {size}{_under(run.get('limit'))}{times}{_place(run['peak_at'])}"
     wrong = run["tensors"]["mismatched"]
@@ -80,9 +84,9 @@ def sentence(run: Run) -> str:
     return f"{words}; {run['message']}" if run["message"] else words
 
 
-def model(theory: Mapping[str, Any]) -> str:
+def model(theory: Mapping[str, Any] | None) -> str:
     """What the floor is of."""
-    quantised = any(line["item"] == Item.QUANTISED for line in theory.get("bill") or ())
+    quantised = any(line["item"] == Item.QUANTISED for line in (theory or {}).get("bill") or ())
     return "the quantised model" if quantised else "the model"
 
 
@@ -136,7 +140,7 @@ def advice(run: Run) -> str:
 
 def excess(run: Run) -> str:
     """What of the peak is no part of the loaded model, in a sentence; empty where that is next to nothing."""
-    parts = [line for line in run["bill"] or () if line["item"] not in (Item.FLOOR, Item.QUANTISED, Item.UNEXPLAINED)]
+    parts = [line for line in run["bill"] or () if line["item"] not in _NO_EXCESS]
     nbytes, whole = sum(line["bytes"] for line in parts), run["peak"]["rss_bytes"]
     if not whole or nbytes * 100 < whole:
         return ""

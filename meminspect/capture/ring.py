@@ -211,6 +211,11 @@ class RingReader(_Ring):
     """The supervisor's end."""
 
     @property
+    def has_unread(self) -> bool:
+        """Whether something has been written that nobody has read."""
+        return self._slots[_READ] < self._slots[_WRITTEN]
+
+    @property
     def mark(self) -> str:
         """What the writer was last working on; empty for nothing."""
         length = int.from_bytes(self._map[_MARK_AT : _MARK_AT + 2], "little")

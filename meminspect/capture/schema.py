@@ -29,6 +29,9 @@ DDL: Final = """
 -- what the worker saw of the page cache at the baseline and at *resident*, file by file, and why it saw nothing.
 -- pressure: what the kernel counted of it then. forward: the first forward pass. shortage: what a device had left when
 -- it was out of memory. allocator_history: what torch's allocator did there, in the form of its own snapshots.
+-- Of code of the user's own (spec.script): mark: what its baseline is; kept: what it held in tensors in the end;
+-- opened: the checkpoint files that it opened, to which events' `file` counts; library: versions of what it imported;
+-- floor: what the model of a checkpoint that was named must occupy.
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 
 -- What the supervisor saw from outside, every few milliseconds.

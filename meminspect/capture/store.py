@@ -43,7 +43,7 @@ _ALL: Final = -1  # what LIMIT takes for none
 _OBJECTS: Final = frozenset(  # facts whose keys everybody asks for
     ("spec", "started", "checkpoint", "machine", "theory", "plan", "vram", "pools", "baseline", "returned", "resident",
      "cache", "window", "io", "pressure", "hooks", "tensors", "steady", "forward", "supervision", "limit", "better",
-     "outcome")
+     "outcome", "mark", "kept", "opened", "library", "floor")
 )  # fmt: skip
 _KINDS: Final = {kind.name.lower(): kind for kind in EventKind}
 _OPERATIONS: Final = {operation.name.lower(): operation for operation in Operation}

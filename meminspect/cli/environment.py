@@ -61,9 +61,12 @@ def _sizes_chosen(_: click.Context, __: click.Parameter, decimal: bool) -> None:
 def _opened(ctx: click.Context, _: click.Parameter, name: str | None) -> Interpreter | None:
     if name is None or ctx.resilient_parsing:
         return None
+    from meminspect.engine.script import SCRIPT
     from meminspect.sampling.interpreter import open_interpreter
+    from meminspect.strategies import PLUGGED_IN
 
-    return open_interpreter(name)
+    chosen = ",".join(ctx.params.get("strategies") or ())  # eager: it has been read, wherever it stands
+    return open_interpreter(name, needs_torch=chosen != SCRIPT, also=PLUGGED_IN.packages)
 
 
 def _named(ctx: click.Context, _: click.Parameter, name: str | None) -> OwnModel | None:

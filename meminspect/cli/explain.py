@@ -49,6 +49,7 @@ def command(strategy_id: str, ckpt: Path | None, load_options: LoadOptions, *, d
     Without a checkpoint it is told of one that does not exist: LLaMA 7B in float16. The picture is theory's: bytes of
     work stand for time.
     """
+    options.tell_faults()
     strategy = find(strategy_id)
     imagined = ckpt is None and not demo
     if imagined:

@@ -12,9 +12,10 @@ from click.shell_completion import CompletionItem
 from meminspect.checkpoint import read_checkpoint
 from meminspect.cli import output
 from meminspect.cli.environment import decimal_option, environment_options
+from meminspect.engine.script import SCRIPT
 from meminspect.errors import UsageError
 from meminspect.sampling.interpreter import OURS
-from meminspect.strategies import CASTABLE, QUANTISATIONS, READ_TO, STRATEGIES, LoadOptions, find
+from meminspect.strategies import CASTABLE, PLUGGED_IN, QUANTISATIONS, READ_TO, STRATEGIES, LoadOptions, find
 from meminspect.units import parse_bytes, parse_count, parse_duration
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ __all__ = [
     "load_options",
     "open_checkpoint",
     "strategies_option",
+    "tell_faults",
 ]
 
 _ALL = "all"
@@ -143,6 +145,7 @@ def strategies_option(verb: Verb) -> Verb:
         "strategies",
         multiple=True,
         required=True,
+        is_eager=True,  # --python asks what it is for
         metavar="ID",
         shell_complete=_completions,
         help=f"A way of loading, more than once or comma-separated; '{_ALL}' for each that can load it, in turn: "
@@ -150,10 +153,12 @@ def strategies_option(verb: Verb) -> Verb:
     )(verb)
 
 
-def _completions(_: click.Context, __: click.Parameter, typed: str) -> list[CompletionItem]:
+def _completions(ctx: click.Context, _: click.Parameter, typed: str) -> list[CompletionItem]:
     """The ids that what stands behind the last comma may become, with what each does."""
     before, comma, beginning = typed.rpartition(",")
     words = {_ALL: "each in turn"} if not comma else {}
+    if not comma and ctx.info_name == "run":
+        words[SCRIPT] = "code of yours, as it is"
     words.update((id_, strategy.summary) for id_, strategy in STRATEGIES.items())
     return [
         CompletionItem(f"{before}{comma}{id_}", help=summary)
@@ -168,12 +173,19 @@ def chosen_strategies(strategies: Sequence[str]) -> list[str]:
     Raises:
         UsageError: it names none, or one that there is not.
     """
+    tell_faults()
     ids = [id_.strip() for chosen in strategies for id_ in chosen.split(",") if id_.strip()]
     if _ALL in ids:
         return list(STRATEGIES)
     if not ids:
         raise UsageError("no strategy is named", f"choose from {', '.join(STRATEGIES)}, or {_ALL}")
     return [find(id_).id for id_ in dict.fromkeys(ids)]
+
+
+def tell_faults() -> None:
+    """Say on stderr which plug-ins are left out, and why."""
+    for fault in PLUGGED_IN.faults:
+        output.status(f"note: {fault}")
 
 
 def able_strategies(chosen: list[str], task: LoadTask) -> list[str]:

@@ -57,6 +57,7 @@ def command(
 
     Only headers are read, nothing is loaded. Peaks are above the baseline: what the process takes before it loads.
     """
+    options.tell_faults()
     checkpoint = options.open_checkpoint(ckpt, demo=demo)
     load_options = with_model_described(load_options, checkpoint)
     prospect = prospect_of(checkpoint, load_options, ram_bytes=ram, vram_bytes=vram, aim=by)

@@ -9,6 +9,7 @@ from meminspect.analysis.attribution import attribution_line
 from meminspect.analysis.device_words import device_lines
 from meminspect.analysis.repeats import comparison, groups, repeated
 from meminspect.analysis.repeats import sentence as in_rounds
+from meminspect.analysis.script_words import script_lines
 from meminspect.analysis.steady import retained
 from meminspect.analysis.storage_words import storage_lines
 from meminspect.analysis.words import advice, bill, completed, no_pools, sentence
@@ -19,16 +20,18 @@ from meminspect.renderables.texts import safe
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from rich.console import Console
+
     Run = Mapping[str, Any]
 
 __all__ = ["show"]
 
 
-def show(runs: Sequence[Run]) -> None:
-    """Print everything about finished runs to stdout; of several rounds what they have in common."""
+def show(runs: Sequence[Run], console: Console | None = None) -> None:
+    """Print everything about finished runs, to stdout unless told otherwise; of several rounds what is common."""
     if not runs:
         return
-    console = output.stdout()
+    console = console or output.stdout()
     tried = {run["strategy"] for run in runs}
     series = groups(runs) if repeated(runs) else None
     drawn = runs if series is None else [group.typical for group in series]
@@ -36,9 +39,17 @@ def show(runs: Sequence[Run]) -> None:
         words = sentence(run) if series is None else in_rounds(series[index])
         console.print(safe(words, "answer" if completed(run) else "trouble"))
         if run["bill"]:
-            console.print(safe(f"  = {bill(run)}", "quiet"))
+            if len(run["bill"]) > 1 or not run["script"]:  # a script need not touch a tensor
+                console.print(safe(f"  = {bill(run)}", "quiet"))
             kept = retained(run)
-            lines = (*device_lines(run), *storage_lines(run), kept, no_pools(run), attribution_line(run))
+            lines = (
+                *script_lines(run),
+                *device_lines(run),
+                *storage_lines(run),
+                kept,
+                no_pools(run),
+                attribution_line(run),
+            )
             for line in filter(None, lines):
                 console.print(safe(f"  {line}", "quiet"))
         if run.get("better") and run["better"]["strategy"] not in tried:
@@ -48,14 +59,13 @@ def show(runs: Sequence[Run]) -> None:
         console.print(result_table(runs))
     else:
         console.print(repeats_table(series))
-        _print_comparison(runs)
+        _print_comparison(runs, console)
         drawn = [{**run, "repeat": {"index": 1, "of": 1}} for run in drawn]  # which needs no number beside it
-    _print_chart(drawn)
-    _print_captures([run["capture"] for run in runs])
+    _print_chart(drawn, console)
+    _print_captures([run["capture"] for run in runs], console)
 
 
-def _print_comparison(runs: Sequence[Run]) -> None:
-    console = output.stdout()
+def _print_comparison(runs: Sequence[Run], console: Console) -> None:
     statements = comparison(runs)
     if statements:
         console.print()
@@ -63,8 +73,7 @@ def _print_comparison(runs: Sequence[Run]) -> None:
         console.print(safe(words, "answer"))
 
 
-def _print_chart(runs: Sequence[Run]) -> None:
-    console = output.stdout()
+def _print_chart(runs: Sequence[Run], console: Console) -> None:
     drawing = chart(runs, console.width, ascii_only=output.ascii_only(console))
     if drawing:
         console.print()
@@ -72,8 +81,7 @@ def _print_chart(runs: Sequence[Run]) -> None:
             console.print(safe(line), soft_wrap=True)
 
 
-def _print_captures(paths: Sequence[str]) -> None:
-    console = output.stdout()
+def _print_captures(paths: Sequence[str], console: Console) -> None:
     console.print()
     console.print(safe("capture" if len(paths) == 1 else "captures", "label"))
     for path in paths:

@@ -13,18 +13,22 @@ from meminspect.analysis.run import run_document
 from meminspect.analysis.subject import read_subject
 from meminspect.capture.library import default_folder, new_path
 from meminspect.capture.store import SUFFIX, CaptureReader
-from meminspect.cli import options, output, results
+from meminspect.cli import options, output, results, script
 from meminspect.cli.following import follow
 from meminspect.engine.own_model import with_model_described
 from meminspect.engine.preflight import require_device
+from meminspect.engine.script import SCRIPT, script_of
 from meminspect.engine.session import Session
 from meminspect.engine.spec import RunSpec
 from meminspect.errors import ExitCode, UsageError
+from meminspect.sampling.machine import read_machine
 from meminspect.strategies.task import task_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from meminspect.analysis.subject import Subject
+    from meminspect.checkpoint import Checkpoint
     from meminspect.engine.preparation import CacheState
     from meminspect.strategies import LoadOptions
 
@@ -33,7 +37,8 @@ __all__ = ["command"]
 _OF_MEMORY = ("oom_killed", "out_of_memory")
 
 
-@click.command()
+# What stands behind a script's name is the script's.
+@click.command(context_settings={"allow_interspersed_args": False})
 @options.checkpoint_options
 @options.strategies_option
 @options.load_options
@@ -71,9 +76,15 @@ _OF_MEMORY = ("oom_killed", "out_of_memory")
     metavar="PATH",
     help=f"Where captures go: a folder, or a file that ends in {SUFFIX}.  [default: the user's data folder]",
 )
+@click.option(
+    "--entry", metavar="MODULE:FUNCTION", help="With -s script: call this function rather than running a script."
+)
 @options.decimal_option
 @options.json_option
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[-- SCRIPT ARGS...]")
+@click.pass_context
 def command(
+    ctx: click.Context,
     ckpt: Path | None,
     strategies: Sequence[str],
     load_options: LoadOptions,
@@ -88,14 +99,28 @@ def command(
     allocator_history: bool,
     force: bool,
     out: Path | None,
+    entry: str | None,
+    words: tuple[str, ...],
     as_json: bool,
 ) -> int:
     """Load the checkpoint in a worker process, one strategy after the other, and measure it.
 
     Peaks are above the baseline: the worker after its imports and a warm-up. They are held against the theory.
+
+    -s script runs code of yours instead, as it is: `-- load.py ARGS...` or --entry. Then the exit status is the
+    script's, its streams are ours, the result goes to stderr, and --ckpt is optional.
     """
-    chosen = options.chosen_strategies(strategies)
     cache = _cache(cold=cold, warm=warm)
+    if script.wanted(strategies, words, entry):
+        script.refuse_others(ctx, has_checkpoint=demo or ckpt is not None)
+        own = script_of(words, entry)
+        asked = RunSpec(
+            None, SCRIPT, Path(), load_options, cache=cache, limit_bytes=limit, timeout_s=timeout, repeat_of=repeat,
+            script=own,
+        )  # fmt: skip
+        found = None if ckpt is None and not demo else options.open_checkpoint(ckpt, demo=demo)
+        return _run_script(asked, found, out, as_json=as_json)
+    chosen = options.chosen_strategies(strategies)
     checkpoint = options.open_checkpoint(ckpt, demo=demo)
     load_options = with_model_described(load_options, checkpoint)
     task = task_for(checkpoint, load_options)
@@ -120,21 +145,52 @@ def command(
         if interrupted:
             break
     if as_json:
-        output.print_json(
-            {
-                "schema": "meminspect.run/1",
-                "checkpoint": subject.document,
-                "machine": subject.machine.document(),
-                "runs": runs,
-                "summary": summary(runs),
-            }
-        )
+        _print_document(subject, runs)
     else:
         results.show(runs)
     if interrupted:
         output.status("meminspect: interrupted")
         return ExitCode.INTERRUPTED
     return _exit_code(runs)
+
+
+def _run_script(asked: RunSpec, checkpoint: Checkpoint | None, out: Path | None, *, as_json: bool) -> int:
+    """Run the user's own code, as often as is asked, and tell what it took where it does not print to."""
+    subject = None
+    if checkpoint is not None:
+        task = task_for(checkpoint, asked.options)
+        asked = replace(asked, checkpoint=checkpoint.path)
+        subject = read_subject(checkpoint, task.architecture, task.note)
+    runs: list[dict[str, Any]] = []
+    interrupted = False
+    for spec in list(_specs(asked, [SCRIPT], out)):
+        interrupted = script.run(spec, as_json=as_json)
+        with CaptureReader(spec.capture) as capture:
+            runs.append(run_document(capture))
+        if interrupted:
+            break
+    if as_json:
+        _print_document(subject, runs)
+    else:
+        results.show(runs, output.stderr())
+    if interrupted:
+        output.status("meminspect: interrupted")
+        return ExitCode.INTERRUPTED
+    return script.exit_status(runs)
+
+
+def _print_document(subject: Subject | None, runs: Sequence[dict[str, Any]]) -> None:
+    """The document of all runs; a script's may be of no checkpoint."""
+    machine = read_machine() if subject is None else subject.machine
+    output.print_json(
+        {
+            "schema": "meminspect.run/1",
+            "checkpoint": None if subject is None else subject.document,
+            "machine": machine.document(),
+            "runs": runs,
+            "summary": summary(runs),
+        }
+    )
 
 
 def _cache(*, cold: bool, warm: bool) -> CacheState | None:
@@ -156,7 +212,9 @@ def _specs(asked: RunSpec, chosen: Sequence[str], out: Path | None) -> Iterator[
     for index in range(1, repeat + 1):  # in turn, so that a change of the machine's mood meets all strategies alike
         for strategy in _turns(chosen, index):
             name = f"{strategy}-{index}" if repeat > 1 else strategy
-            capture = folder if one_file else new_path(folder, asked.checkpoint, name)
+            subject = Path(asked.script.name) if asked.script else asked.checkpoint
+            assert subject is not None  # noqa: S101 - only a script may do without a checkpoint
+            capture = folder if one_file else new_path(folder, subject, name)
             yield replace(asked, strategy=strategy, capture=capture, repeat_index=index)
 
 

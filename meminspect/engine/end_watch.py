@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from meminspect.engine.cancellation import Ending
 from meminspect.engine.ceiling import Ceilings
-from meminspect.engine.explain import Circumstances, explain
+from meminspect.engine.explain import Circumstances, explain, explain_script
 from meminspect.engine.oom import OomWatch
 from meminspect.sampling.cgroups import memory_group
 
@@ -30,12 +30,16 @@ class EndWatch:
         machine: as it was before the run.
         limited: the limit that the worker is under, if any.
         timeout_s: how long the worker may take; None for as long as it likes.
+        script: it runs the user's own code, which ends as it likes.
     """
 
-    def __init__(self, machine: Machine, limited: Confinement | None, timeout_s: float | None) -> None:
+    def __init__(
+        self, machine: Machine, limited: Confinement | None, timeout_s: float | None, *, script: bool = False
+    ) -> None:
         own = None if limited is None else limited.group
         group = own or memory_group()
         self.timeout_s = timeout_s
+        self._script = script
         self._oom = OomWatch(group, own=own is not None)
         self._ceilings = Ceilings(machine, group, limited)
 
@@ -66,6 +70,5 @@ class EndWatch:
         else:
             ceiling = self._ceilings.tightest()
         held = None if kill is None or kill.reading is None else kill.reading.resident
-        return explain(
-            status, state, Circumstances(ending, evidence, self._oom.can_tell, ceiling, self.timeout_s, held)
-        )
+        known = Circumstances(ending, evidence, self._oom.can_tell, ceiling, self.timeout_s, held)
+        return explain_script(status, state, known) if self._script else explain(status, state, known)

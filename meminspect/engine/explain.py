@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     from meminspect.engine.oom import Evidence
     from meminspect.engine.worker_state import InUse, WorkerState
 
-__all__ = ["GONE", "Circumstances", "explain", "explain_lost", "outcome_document"]
+__all__ = ["GONE", "Circumstances", "explain", "explain_lost", "explain_script", "outcome_document"]
 
 GONE: Final = "whoever had started it is gone (the command or the app ended)"
 
 _FORWARD: Final = "first forward"
+_NO_LAST_READING: Final = "the script ended at once, as by os._exit: its last memory is what was sampled before"
 _SOMEBODY: Final = (
     "no OOM kill was counted, so somebody else sent it (a user, a batch system, earlyoom or systemd-oomd)"
 )
@@ -92,6 +93,27 @@ def explain(status: int, state: WorkerState, circumstances: Circumstances) -> di
         cause.outcome, f"{message}{cause.because}", died_at={"phase": state.phase or None, "tensor": state.tensor},
         in_use=in_use, ceiling=None if cause.device else circumstances.ceiling, evidence=evidence, exit_status=status,
         device=cause.device,
+    )  # fmt: skip
+
+
+def explain_script(status: int, state: WorkerState, circumstances: Circumstances) -> dict[str, Any]:
+    """The outcome of a script of the user's own: as `explain`, but its exit status is for the script to choose."""
+    finished = "finished" in state.reports
+    by_itself = circumstances.ending is Ending.ITSELF and "failure" not in state.reports
+    evidence = None if circumstances.evidence is None else circumstances.evidence.text
+    if by_itself and status == 0:
+        return outcome_document("completed", "" if finished else _NO_LAST_READING, exit_status=0)
+    if by_itself and status > 0 and finished:
+        return outcome_document("failed", f"the script ended with exit status {status}", exit_status=status)
+    if by_itself and status > 0:
+        cause = _Cause("failed", f"the script ended with exit status {status} at once, as by os._exit")
+    else:
+        cause = _cause(status, state, circumstances)
+    in_use = state.in_use(circumstances.held)
+    message = cause.words + _place(state) + _use(state, in_use, circumstances.ceiling, cause) + cause.because
+    return outcome_document(
+        cause.outcome, message, died_at={"phase": state.phase or None, "tensor": state.tensor}, in_use=in_use,
+        ceiling=circumstances.ceiling, evidence=evidence, exit_status=status,
     )  # fmt: skip
 
 
@@ -180,7 +202,7 @@ def _raised(failure: Mapping[str, str], ceiling: Ceiling | None) -> _Cause:
     """What the loading code raised."""
     if failure["type"] == "UnpicklingError" and "weights_only" in failure["message"]:
         return _Cause("failed", _untrusted(failure["message"]))
-    words, asked = f"{failure['type']}: {failure['message']}", _ASKED.search(failure["message"])
+    words, asked = f"{failure['type']}: {failure['message']}".removesuffix(": "), _ASKED.search(failure["message"])
     if failure["kind"] == "out_of_memory":
         under = "" if ceiling is None else f" under {ceiling.words}"
         why = f"an allocation of {format_bytes(int(asked[1]))} failed" if asked else "an allocation failed"

@@ -4,21 +4,36 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from meminspect.capture.records import EventKind
 from meminspect.engine.worker_state import WorkerState
 
 if TYPE_CHECKING:
+    from meminspect.capture.records import LogLine
+    from meminspect.capture.ring import RingReader
     from meminspect.capture.store import CaptureWriter
     from meminspect.engine.cache_watch import CacheWatch
     from meminspect.engine.device_watch import DeviceWatch
     from meminspect.engine.sampler import Sampler
-    from meminspect.engine.worker_process import WorkerProcess
 
-__all__ = ["Recording"]
+__all__ = ["Recorded", "Recording"]
 
 _INTERVAL_S: Final = 0.25  # a SIGKILL of the supervisor loses at most this and one commit
+
+
+class Recorded(Protocol):
+    """What is recorded: a worker, or this very process."""
+
+    @property
+    def ring(self) -> RingReader:
+        """Where its events come from."""
+
+    def take_log(self) -> list[LogLine]:
+        """Remove and return what it has printed since the last call."""
+
+    def kill(self) -> None:
+        """End what cannot be recorded."""
 
 
 class Recording(threading.Thread):
@@ -27,7 +42,7 @@ class Recording(threading.Thread):
     def __init__(
         self,
         writer: CaptureWriter,
-        worker: WorkerProcess,
+        worker: Recorded,
         sampler: Sampler,
         cache_watch: CacheWatch,
         device_watch: DeviceWatch,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import subprocess
@@ -21,11 +22,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from meminspect.engine.spec import RunSpec
+    from meminspect.engine.worker_process import Streams
 
 __all__ = ["Session", "Standby", "conclude", "recover"]
 
 # The import path travels as an argument: `-m` would put the current folder, and whatever lies there, in front of it.
 _START: Final = "import sys; sys.path[:] = sys.argv[1].split('\\n'); import meminspect.engine.supervisor as s; s.main()"
+_ENDED_ITSELF: Final = "the process ended before the recording in it did"
 _PATIENCE_S: Final = 2.0  # with a supervisor that is to end: it may still be starting
 
 
@@ -75,23 +78,33 @@ class Session:
     Args:
         spec: the run.
         standby: what has been started ahead of it; it is used up, whether it was fit for this run or not.
+        streams: standard input, output and error for a script of the user's own; None: what it prints is recorded.
 
     Raises:
         RunError: the supervisor cannot be started.
     """
 
-    def __init__(self, spec: RunSpec, standby: Standby | None = None) -> None:
+    def __init__(self, spec: RunSpec, standby: Standby | None = None, *, streams: Streams | None = None) -> None:
         self.spec = spec
         process = standby.hand_over(spec) if standby is not None else None
         if process is None:
-            process = _supervisor()
-            _tell(process, spec.document())  # if it died at once, `wait` says so
+            passed = [_passable(descriptor) for descriptor in streams or ()]
+            try:
+                process = _supervisor(*passed)
+            finally:
+                for descriptor in passed:
+                    os.close(descriptor)
+            _tell(process, {**spec.document(), "streams": passed})  # if it died at once, `wait` says so
         self._process = process
 
     @property
     def running(self) -> bool:
         """Whether the supervisor is still at work."""
         return self._process.poll() is None
+
+    def join(self) -> None:
+        """Wait for its end, and for nothing else."""
+        self._process.wait()
 
     def cancel(self) -> None:
         """Ask for the run's end; the capture is finished all the same.
@@ -135,13 +148,21 @@ class Session:
             raise CaptureError(last_line or f"{capture} has no end", "is its disk full? name another place with --out")
 
 
-def _supervisor() -> subprocess.Popen[str]:
+def _passable(descriptor: int) -> int:
+    """A copy of a standard stream under a number that nobody takes for one; of one that is closed, nothing to read."""
+    try:
+        return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
+    except OSError:
+        return fcntl.fcntl(os.open(os.devnull, os.O_RDWR), fcntl.F_DUPFD_CLOEXEC, 3)
+
+
+def _supervisor(*passed: int) -> subprocess.Popen[str]:
     path = "\n".join(entry or os.getcwd() for entry in sys.path)  # noqa: PTH109 - sys.path is text
     try:
         return subprocess.Popen(  # noqa: S603 - our own interpreter and module
             [sys.executable, "-c", _START, path],
             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-            start_new_session=True,  # Ctrl-C reaches the command alone, which then cancels
+            pass_fds=passed, start_new_session=True,  # Ctrl-C reaches the command alone, which then cancels
         )  # fmt: skip
     except OSError as error:
         raise RunError(f"cannot start the supervisor: {error.strerror}") from error
@@ -182,15 +203,25 @@ def recover(path: Path, said: str = "") -> bool:
 
 def conclude(capture: CaptureReader, said: str = "") -> bool:
     """As `recover`, for a capture that is open; where it is not ours to write, this reader alone sees the outcome."""
-    if capture.fact("outcome") is not None or _alive((capture.fact("spec") or {}).get("supervisor_pid")):
+    spec = capture.fact("spec") or {}
+    inside = (spec.get("script") or {}).get("kind") == "record"  # it records itself: there is no supervisor
+    alive = _exists if inside else _alive
+    if capture.fact("outcome") is not None or alive(spec.get("supervisor_pid")):
         return True
-    state, ceiling = WorkerState(), recorded_ceiling(capture.fact("spec") or {}, capture.fact("machine") or {})
+    said = said or (_ENDED_ITSELF if inside else "the supervisor was killed, and the worker ended with it")
+    state, ceiling = WorkerState(), recorded_ceiling(spec, capture.fact("machine") or {})
     for _, event in capture.events():
         state.apply(event)
     for sample in capture.samples():
         state.sampled(sample)
-    capture.finish(explain_lost(said or "the supervisor was killed, and the worker ended with it", state, ceiling))
+    capture.finish(explain_lost(said, state, ceiling))
     return capture.fact("outcome") is not None
+
+
+def _exists(pid: int | None) -> bool:
+    import psutil
+
+    return pid is not None and bool(psutil.pid_exists(pid))  # type: ignore[no-untyped-call]
 
 
 def _alive(pid: int | None) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from meminspect.engine.script import Script
 from meminspect.strategies import LoadOptions
 
 if TYPE_CHECKING:
@@ -19,9 +20,9 @@ __all__ = ["RunSpec"]
 
 @dataclass(frozen=True, slots=True)
 class RunSpec:
-    """One run of one strategy."""
+    """One run of one strategy, or of a script of the user's own; only that needs no checkpoint."""
 
-    checkpoint: Path
+    checkpoint: Path | None
     strategy: str
     capture: Path
     options: LoadOptions = field(default_factory=LoadOptions)
@@ -33,18 +34,21 @@ class RunSpec:
     allocator_history: bool = False  # record each allocation on the device
     repeat_index: int = 1
     repeat_of: int = 1
+    script: Script | None = None
 
     def document(self) -> dict[str, Any]:
         """The fields as JSON has them."""
-        return {**dataclasses.asdict(self), "checkpoint": str(self.checkpoint.absolute()), "capture": str(self.capture)}
+        checkpoint = None if self.checkpoint is None else str(self.checkpoint.absolute())
+        return {**dataclasses.asdict(self), "checkpoint": checkpoint, "capture": str(self.capture)}
 
     @staticmethod
     def from_document(fields: Mapping[str, Any]) -> RunSpec:
         """The inverse of `document`."""
         fields = dict(fields)
         fields.update(
-            checkpoint=Path(fields["checkpoint"]),
+            checkpoint=None if fields["checkpoint"] is None else Path(fields["checkpoint"]),
             capture=Path(fields["capture"]),
             options=LoadOptions.from_document(fields["options"]),
+            script=None if fields.get("script") is None else Script.from_document(fields["script"]),
         )
         return RunSpec(**fields)

@@ -34,6 +34,7 @@ from meminspect.engine.explain import GONE, outcome_document
 from meminspect.engine.limits import confined
 from meminspect.engine.preflight import refusal
 from meminspect.engine.preparation import PREPARING, prepare_cache
+from meminspect.engine.script_run import run_script
 from meminspect.engine.spec import RunSpec
 from meminspect.engine.warmup import tiny_twin
 from meminspect.engine.watching import Devices, watch
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from meminspect.engine.limits import Confinement
+    from meminspect.engine.worker_process import Streams
     from meminspect.sampling.machine import Machine
     from meminspect.strategies import LoadOptions, LoadTask, Strategy
     from meminspect.theory.ledger import Theory
@@ -76,7 +78,9 @@ def main() -> None:
         stop, stop_sender = os.pipe()
         signal.signal(signal.SIGTERM, lambda *_: os.write(stop_sender, b"x"))
         try:
-            supervise(RunSpec.from_document(asked), Cancellation(sys.stdin.fileno(), stop), waiting)
+            streams = asked.pop("streams", None)
+            spec = RunSpec.from_document(asked)
+            supervise(spec, Cancellation(sys.stdin.fileno(), stop), waiting, tuple(streams) if streams else None)
         except MeminspectError as error:
             print(error.message, file=sys.stderr)  # noqa: T201 - the command reads it
             raise SystemExit(error.exit_code) from error
@@ -89,13 +93,16 @@ def _asked() -> dict[str, Any]:
     return asked
 
 
-def supervise(spec: RunSpec, cancellation: Cancellation, waiting: WorkerProcess | None) -> None:
+def supervise(
+    spec: RunSpec, cancellation: Cancellation, waiting: WorkerProcess | None, streams: Streams | None = None
+) -> None:
     """Run one strategy and leave a closed capture with an outcome, whatever happens to the worker.
 
     Args:
         spec: the run.
         cancellation: the user's wish to end it.
         waiting: a worker that has been spawned ahead of the run, if any; the caller ends it.
+        streams: standard streams for a script of the user's own; None: what it prints is recorded.
 
     Raises:
         CaptureError: the capture cannot be written.
@@ -107,7 +114,10 @@ def supervise(spec: RunSpec, cancellation: Cancellation, waiting: WorkerProcess 
         now = datetime.datetime.now(datetime.timezone.utc)
         writer.fact("started", {"wall": now.isoformat(), "monotonic_ns": started_ns})
         try:
-            outcome = _run(spec, writer, cancellation, waiting)
+            if spec.script is not None:
+                outcome = run_script(spec, spec.script, writer, cancellation, streams)
+            else:
+                outcome = _run(spec, writer, cancellation, waiting)
         except MeminspectError as error:
             outcome = outcome_document("failed", error.message)
         writer.fact("outcome", outcome)
@@ -119,6 +129,7 @@ def _run(
     spec: RunSpec, writer: CaptureWriter, cancellation: Cancellation, waiting: WorkerProcess | None
 ) -> dict[str, Any]:
     strategy = find(spec.strategy)
+    assert spec.checkpoint is not None  # noqa: S101 - only a script may do without
     checkpoint = read_checkpoint(spec.checkpoint)
     task = task_for(checkpoint, spec.options)
     opening = open_nvml()
@@ -174,7 +185,7 @@ def _loaded(
     with contextlib.ExitStack() as stack:
         wanted = {
             "strategy": spec.strategy,
-            "checkpoint": str(spec.checkpoint.absolute()),
+            "checkpoint": str(task.checkpoint.path.absolute()),
             "tiny": str(stack.enter_context(tiny_twin(task))),
             "heap_bytes": theory.peak.heap_bytes or 0,
             "options": _for_worker(spec.options),

@@ -12,11 +12,11 @@ import threading
 import time
 from collections import deque
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Any, Final, TypeAlias
 
 import meminspect
 from meminspect.capture.records import LogLine
-from meminspect.capture.ring import RingReader, create_ring
+from meminspect.capture.ring import CAPACITY, RingReader, create_ring
 from meminspect.errors import RunError
 from meminspect.sampling.process import process_books
 from meminspect.sampling.procfs import ProcessGone
@@ -29,10 +29,14 @@ if TYPE_CHECKING:
 
     from meminspect.engine.limits import Confinement
 
-__all__ = ["ENTRY", "WorkerProcess"]
+__all__ = ["ENTRY", "Streams", "WorkerProcess"]
 
 ENTRY: Final = Path(meminspect.__file__).parent / "worker" / "__main__.py"
 _LONGEST_LINE: Final = 64 << 10
+_BESIDE_A_SCRIPT: Final = 8 << 20  # bytes of ring: it is part of what a script reads of its own memory
+
+Streams: TypeAlias = tuple[int, int, int]
+"""Descriptors of a standard input, output and error."""
 
 
 class WorkerProcess:
@@ -40,6 +44,9 @@ class WorkerProcess:
 
     Args:
         python: the interpreter to run.
+        script: it runs the user's own code, imports nothing before, and takes with it what that has started if it is
+            killed.
+        streams: what it reads and prints to as if we were not there; None: what it prints is collected in `log`.
         limit: what puts it under a memory limit, if anything does. There are to be no threads then.
 
     Raises:
@@ -47,21 +54,23 @@ class WorkerProcess:
         subprocess.SubprocessError: the limit's `enter` has failed.
     """
 
-    def __init__(self, python: str, limit: Confinement | None = None) -> None:
+    def __init__(
+        self, python: str, limit: Confinement | None = None, *, script: bool = False, streams: Streams | None = None
+    ) -> None:
         self.log: deque[LogLine] = deque()
-        ring = create_ring()
+        ring = create_ring(_BESIDE_A_SCRIPT if script else CAPACITY)
         spec, self._spec = os.pipe()
         far_end, self._lifeline = os.pipe()
         passed = (spec, ring, far_end)
         prefix, more = (limit.prefix, limit.passed) if limit else ((), ())
+        self._leads_group = script
         try:
             # Every descriptor of ours is close-on-exec, above all the lifeline: a copy of it anywhere would keep the
             # worker alive after us.
             self._process = subprocess.Popen(  # noqa: S603 - the interpreter that the user names
-                [*prefix, python, str(ENTRY), *map(str, passed)],
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                pass_fds=(*passed, *more), env={**os.environ, "PYTHONUNBUFFERED": "1"},
-                preexec_fn=limit.enter if limit else None,
+                [*prefix, python, str(ENTRY), *map(str, passed), *(["script"] if script else [])],
+                pass_fds=(*passed, *more), preexec_fn=limit.enter if limit else None, start_new_session=script,
+                **_printing(streams),
             )  # fmt: skip
         except (OSError, subprocess.SubprocessError) as error:
             for descriptor in (self._lifeline, self._spec, ring):
@@ -116,6 +125,9 @@ class WorkerProcess:
 
     def kill(self) -> None:
         """SIGKILL, through the pidfd where there is one, so that it can never hit a recycled process id."""
+        if self._leads_group and self.alive:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
         try:
             signal.pidfd_send_signal(self.end, signal.SIGKILL)
         except ProcessLookupError:
@@ -165,3 +177,15 @@ class WorkerProcess:
             while line := stream.readline(_LONGEST_LINE):
                 text = line.decode("utf-8", "replace").rstrip("\n")
                 self.log.append(LogLine(time.monotonic_ns(), name, text))
+
+
+def _printing(streams: Streams | None) -> dict[str, Any]:
+    """What Popen is told of standard streams, and of buffers for those that we collect."""
+    if streams is not None:
+        return dict(zip(("stdin", "stdout", "stderr"), streams, strict=True))
+    return {
+        "stdin": subprocess.DEVNULL,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+        "env": {**os.environ, "PYTHONUNBUFFERED": "1"},
+    }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.cells import cell_len
 from rich.text import Text
 
+from meminspect.analysis.script_words import pattern_lines
 from meminspect.analysis.steady import retained
 from meminspect.analysis.words import OUTCOME_WORDS, PHASE_WORDS, advice, completed, excess, no_pools, sentence, times
 from meminspect.renderables.texts import safe
@@ -98,6 +99,7 @@ def _baseline(view: RunView) -> list[str]:
 def _ended(view: RunView, run: dict[str, Any], width: int) -> list[Text]:
     lines = [safe(f"{sentence(run)}.", "answer" if completed(run) else "trouble")]
     lines += [safe(words) for words in (no_pools(run), excess(run), retained(run)) if words]
+    lines += [safe(line, "answer") for line in pattern_lines(run)[:1]]  # the costliest: the others are with the bill
     better = advice(run)
     if better:
         lines.append(Text.assemble(("→ ", "answer"), safe(f"{better} (i: recipe)")))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, Final
 
+from meminspect.analysis.script_words import floor_bytes
 from meminspect.analysis.words import OUTCOME_WORDS, names
 from meminspect.renderables.scale import scaled, unit_for
 from meminspect.renderables.texts import table
@@ -28,7 +29,9 @@ _FRAME_ROWS: Final = 4  # title, frame, and the scale
 
 def result_table(runs: Sequence[Run]) -> Table:
     """One unit for all sizes, named in the head, so that they can be compared at a glance and 80 columns suffice."""
-    largest = max((run["theory"]["peak_rss_bytes"] for run in runs if run["theory"]), default=0)
+    predicted = [run["theory"]["peak_rss_bytes"] for run in runs if run["theory"]]
+    of_scripts = [run["peak"]["rss_bytes"] or 0 for run in runs if run.get("script")]
+    largest = max((*predicted, *of_scripts), default=0)
     unit, name = unit_for(largest)
     on_device = any(run.get("device") for run in runs)  # then the host's share of the floor says nothing
     fifth = f"vram {name}" if on_device else "× floor"
@@ -39,7 +42,7 @@ def result_table(runs: Sequence[Run]) -> Table:
 
 def _row(name: str, run: Run, unit: int, *, on_device: bool) -> list[str]:
     peak, theory = run["peak"], run["theory"] or {}
-    floor, predicted = theory.get("floor_bytes"), theory.get("peak_rss_bytes")
+    floor, predicted = floor_bytes(run), theory.get("peak_rss_bytes")
     return [
         name,
         scaled(peak["heap_bytes"], unit),
@@ -68,7 +71,7 @@ def repeats_table(found: Sequence[Group]) -> Table:
 def _medians(group: Group, unit: int) -> list[str]:
     heap, file, total = (group.peak(f"{pool}_bytes") for pool in ("heap", "file", "rss"))
     returned, resident = group.time("returned_s"), group.time("resident_s")
-    floor = (group.typical["theory"] or {}).get("floor_bytes")
+    floor = floor_bytes(group.typical)
     return [
         group.strategy,
         scaled(heap and heap.median, unit),

@@ -18,7 +18,7 @@ from meminspect.errors import UsageError
 from meminspect.text import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 __all__ = ["OURS", "Interpreter", "open_interpreter"]
 
@@ -97,11 +97,13 @@ OURS: Final = Interpreter()
 """The one that meminspect itself runs in."""
 
 
-def open_interpreter(name: str) -> Interpreter:
+def open_interpreter(name: str, *, needs_torch: bool = True, also: Sequence[str] = ()) -> Interpreter:
     """Find an interpreter and ask it what it is; torch is not imported.
 
     Args:
         name: a path, or a command as a shell finds it.
+        needs_torch: whether it is of no use without torch.
+        also: packages to ask for beside those that every recipe may need.
 
     Raises:
         UsageError: there is none, it does not run, it is too old, or no torch that will do is installed beside it.
@@ -110,7 +112,7 @@ def open_interpreter(name: str) -> Interpreter:
     if executable == sys.executable:
         return OURS
     said = shown(executable, 160, keep_end=True)
-    answer = _answer(executable, said)
+    answer = _answer(executable, said, also)
     packages = {str(package): str(version) for package, version in answer["packages"].items()}
     found = Interpreter(executable, answer["python"], packages)
     if _numbers(answer["python"]) < _OLDEST["python"]:
@@ -118,7 +120,7 @@ def open_interpreter(name: str) -> Interpreter:
             f"{said} is Python {found.python}, and a worker needs 3.10 or newer", "name another with --python"
         )
     torch = found.lacks("torch", _OLDEST["torch"])
-    if torch is not None:
+    if torch is not None and needs_torch:
         hint = "install torch into that environment, or name another with --python"
         raise UsageError(f"the environment of {said} {torch}, and a worker needs 2.1 or newer", hint)
     return found
@@ -138,12 +140,15 @@ def _executable(name: str) -> str:
     return os.path.abspath(found)  # noqa: PTH100 - `resolve` would follow a virtual environment's link out of it
 
 
-def _answer(executable: str, said: str) -> dict[str, Any]:
+def _answer(executable: str, said: str, also: Sequence[str] = ()) -> dict[str, Any]:
     hint = "name a Python interpreter with --python, as ./venv/bin/python"
     try:
         done = subprocess.run(  # noqa: S603 - the interpreter that the user names
-            [executable, "-c", _QUESTION, *_ASKED], stdin=subprocess.DEVNULL, capture_output=True, timeout=_PATIENCE_S
-        )
+            [executable, "-c", _QUESTION, *_ASKED, *also],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_PATIENCE_S,
+        )  # fmt: skip
     except OSError as error:
         raise UsageError(f"{said} cannot be run: {error.strerror}", hint) from error
     except subprocess.TimeoutExpired as error:

@@ -1,4 +1,7 @@
-"""The registry of loading strategies: one file each, one line here, in the order in which they are shown."""
+"""The registry of loading strategies: one file each, one line here, in the order in which they are shown.
+
+Those of other packages come behind ours: see `plugins`.
+"""
 
 from __future__ import annotations
 
@@ -34,6 +37,7 @@ from meminspect.strategies.libraries import (
     runai_streamer,
     torchao_int8,
 )
+from meminspect.strategies.plugins import load_plugins
 from meminspect.strategies.strategy import Strategy
 from meminspect.strategies.task import CASTABLE, QUANTISATIONS, READ_TO, LoadOptions, LoadTask
 
@@ -41,8 +45,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = [
-    "CASTABLE", "LIBRARIES", "NATIVE", "QUANTISATIONS", "READ_TO", "STRATEGIES", "LoadOptions", "LoadTask", "Strategy",
-    "find",
+    "CASTABLE", "LIBRARIES", "NATIVE", "PLUGGED_IN", "QUANTISATIONS", "READ_TO", "STRATEGIES", "LoadOptions",
+    "LoadTask", "Strategy", "find",
 ]  # fmt: skip
 
 NATIVE: Final[Mapping[str, Strategy]] = {
@@ -84,7 +88,10 @@ LIBRARIES: Final[Mapping[str, Strategy]] = {
 }
 """Those that are calls of the field's libraries, where these are installed."""
 
-STRATEGIES: Final[Mapping[str, Strategy]] = {**NATIVE, **LIBRARIES}
+PLUGGED_IN: Final = load_plugins({*NATIVE, *LIBRARIES})
+"""What other packages bring along."""
+
+STRATEGIES: Final[Mapping[str, Strategy]] = {**NATIVE, **LIBRARIES, **PLUGGED_IN.strategies}
 
 
 def find(id_: str) -> Strategy:

@@ -29,6 +29,8 @@ class Item:
     DETOUR: Final = "full precision"  # of layers that are quantised once they are loaded
     SHARD: Final = "shard"  # the same, one file at a time
     BESIDE: Final = "beside the state dict"  # what a file holds that is not the model's
+    RANDOM: Final = "random weights"  # of a model that is gone again
+    LIBRARIES: Final = "imported libraries"  # in a script of the user's own, which imports them itself
     STAGING: Final = "staging"  # a source that is dropped as soon as its copy is made
     WITHIN_COPY: Final = "within torch's copy"  # what one `copy_` makes and drops again: no event tells of it
     RETAINED: Final = "retained by the allocator"  # freed, and not given back to the kernel

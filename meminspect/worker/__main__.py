@@ -1,6 +1,6 @@
 """Entry point of the worker, run by path in any interpreter: `python …/worker/__main__.py SPEC RING LIFELINE`.
 
-With LIFELINE alone it tells what the user's model consists of.
+With `script` behind these it runs the user's own. With LIFELINE alone it tells what the user's model consists of.
 
 Run by path, Python puts this folder on the import path, which would shadow the user's modules with ours, and has never
 heard of the package. So the folder goes, and a finder for the one name `meminspect` comes.
@@ -39,6 +39,10 @@ if __name__ == "__main__":
         from meminspect.worker import describing
 
         describing.main(int(sys.argv[1]))
+    elif len(sys.argv) == 5:
+        from meminspect.worker import script
+
+        script.main(*map(int, sys.argv[1:4]))
     else:
         from meminspect.worker.main import main
 

@@ -19,6 +19,7 @@ from meminspect.sampling.own_memory import largest_rss_bytes, own_memory
 from meminspect.sampling.procfs import why_no_pools
 from meminspect.worker import allocator
 from meminspect.worker.ballast import populate
+from meminspect.worker.failure import failure_of
 from meminspect.worker.lifeline import die_with, prefer_as_victim
 from meminspect.worker.recorder import Recorder
 
@@ -37,7 +38,6 @@ __all__ = ["main"]
 
 _MANY: Final = 5_000  # tensors: beyond it, an event for each tiny one would cost as much as the load
 _TINY_BYTES: Final = 64 << 10
-_NO_MEMORY: Final = ("DefaultCPUAllocator", "Cannot allocate memory", "MPS backend out of memory")
 _DEVICE_LOOK_S: Final = 0.3  # twice what it takes to ask the driver for a GPU, with the pause before
 _LOOK_S: Final = 0.25  # two samples of the supervisor
 
@@ -61,7 +61,7 @@ def main(spec: int, ring: int, lifeline: int) -> None:
             wanted = json.loads(file.readline())
         _run(wanted, recorder)
     except BaseException as error:  # noqa: BLE001 - whatever the loaded code raises is the run's outcome
-        failure = _failure(error)
+        failure = failure_of(error)
         recorder.report("failure", failure)
         if recorder.device is not None and failure["kind"] == "out_of_memory":
             _report_shortage(recorder.device, recorder)
@@ -130,7 +130,7 @@ def _run(wanted: dict[str, Any], recorder: Recorder) -> None:
     recorder.device = device
     if device is not None and wanted.get("history"):
         recorder.naming = device.history(Path(wanted["history"]))
-    books = StorageBooks(task, recorder)
+    books = StorageBooks(task.checkpoint.files, recorder)
     _be_seen(device)
     baseline, resets = recorder.reading("baseline", reset=True)
     recorder.report(
@@ -271,11 +271,3 @@ def _report_shortage(device: DeviceBooks, recorder: Recorder) -> None:
     with contextlib.suppress(Exception):
         recorder.report("shortage", device.shortage())
         device.write_history()
-
-
-def _failure(error: BaseException) -> dict[str, str]:
-    text = str(error)
-    # torch's CPU allocator raises a RuntimeError (c10/core/impl/alloc_cpu.cpp), a device's an OutOfMemoryError.
-    memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    memory = memory or any(words in text for words in _NO_MEMORY)
-    return {"kind": "out_of_memory" if memory else "failed", "type": type(error).__name__, "message": text[:2000]}

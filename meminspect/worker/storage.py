@@ -10,7 +10,7 @@ from meminspect.sampling.pressure import pressure_books
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from meminspect.strategies import LoadTask
+    from meminspect.checkpoint.model import CheckpointFile
     from meminspect.worker.recorder import Recorder
 
 __all__ = ["StorageBooks"]
@@ -20,10 +20,15 @@ _DIGITS: Final = 6  # of a share: finer than a page of most files
 
 
 class StorageBooks:
-    """Opened just before the baseline; reports at once what was there, so that also a run that dies has it."""
+    """Opened just before the baseline; reports at once what was there, so that also a run that dies has it.
 
-    def __init__(self, task: LoadTask, recorder: Recorder) -> None:
-        self._files = task.checkpoint.files
+    Args:
+        files: the checkpoint's; none where nobody knows what will be loaded.
+        recorder: what it reports to.
+    """
+
+    def __init__(self, files: Sequence[CheckpointFile], recorder: Recorder) -> None:
+        self._files = files
         self._recorder = recorder
         self._residencies = self._look()
         self._books = pressure_books()
@@ -41,7 +46,8 @@ class StorageBooks:
         self._recorder.report("io", {"before": self._io, "after": io})
         scope = None if self._books is None else self._books.scope
         self._recorder.report("pressure", {"scope": scope, "before": self._pressure, "after": pressure})
-        self._recorder.report("cache", self._cache(residencies))
+        if self._files:
+            self._recorder.report("cache", self._cache(residencies))
 
     def _look(self) -> list[Residency]:
         return [cached_fraction(file.path) for file in self._files]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 from rich.cells import cell_len
 from rich.text import Text
@@ -14,6 +14,7 @@ from meminspect.tui.screens.base import BaseScreen
 from meminspect.tui.sizes import MOST_PANELS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from textual.app import ComposeResult
@@ -195,7 +196,7 @@ def _row(capture: Path) -> _Row:
         str(started or ""),
         {
             "when": safe(format_moment(started)),
-            "checkpoint": safe((checkpoint.get("path") or "–").rstrip("/").rpartition("/")[2]),
+            "checkpoint": safe((checkpoint.get("path") or _script(run) or "–").rstrip("/").rpartition("/")[2]),
             "strategy": safe(run["strategy"] or "–"),
             "peak": Text(format_bytes(run["peak"]["rss_bytes"]), justify="right"),
             "outcome": safe(
@@ -205,6 +206,12 @@ def _row(capture: Path) -> _Row:
             "theory": Text(format_bytes(theory.get("peak_rss_bytes")), justify="right"),
         },
     )
+
+
+def _script(run: Mapping[str, Any]) -> str:
+    """What was run where no checkpoint is named; empty for a strategy."""
+    script = run["script"]
+    return str(script["command"][0]) if script else ""
 
 
 def _damaged(capture: Path) -> _Row:

@@ -11,6 +11,7 @@ from textual.events import Resize
 from textual.widgets import Footer, Input, RichLog, Static, TabbedContent, TabPane
 
 from meminspect.analysis.device_words import device_lines
+from meminspect.analysis.script_words import script_lines
 from meminspect.analysis.storage_words import storage_lines
 from meminspect.renderables.bill import bill_lines
 from meminspect.renderables.headline import headline, starting
@@ -157,7 +158,7 @@ class RunScreen(WatchScreen):
         width = self.query_one("#figures").scrollable_content_region.width or self.size.width - 4
         bill = self.query_one("#bill", Static)
         if run["bill"]:
-            lines = [safe(line, "quiet") for line in (*device_lines(run), *storage_lines(run))]
+            lines = [safe(line, "quiet") for line in (*script_lines(run), *device_lines(run), *storage_lines(run))]
             bill.update(Text("\n").join([*bill_lines(run, width=width), *lines]))
         else:
             bill.update("the load never began: there is no peak to take apart")

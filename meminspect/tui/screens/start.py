@@ -110,8 +110,18 @@ class StartScreen(BaseScreen):
         checkpoint = read_checkpoint(self._ckpt)
         choices = choices._replace(load=with_model_described(choices.load, checkpoint))
         prospect = prospect_of(checkpoint, choices.load, limit_bytes=choices.limit_bytes, aim=choices.aim)
+        first = self._prospect is None
         if self.app.call_from_thread(self._show, prospect, choices):
+            if first:
+                self.app.call_from_thread(self._tell_faults)
             self.app.call_from_thread(self._stand_by)
+
+    def _tell_faults(self) -> None:
+        """Which plug-ins are left out, and why."""
+        from meminspect.strategies import PLUGGED_IN
+
+        for fault in PLUGGED_IN.faults:
+            self.notify(fault, severity="warning", markup=False)
 
     def _stand_by(self) -> None:
         if self.is_current and self._choices is not None:

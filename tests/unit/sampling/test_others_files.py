@@ -20,7 +20,7 @@ drop()
 files = [types.SimpleNamespace(path=Path(name), nbytes=5000) for name in ("own.bin", "theirs.bin")]
 reports = {}
 recorder = types.SimpleNamespace(books=lambda: {"read_bytes": None}, report=reports.__setitem__)
-books = StorageBooks(types.SimpleNamespace(checkpoint=types.SimpleNamespace(files=files)), recorder)
+books = StorageBooks(files, recorder)
 before = dict(reports)
 books.close()
 print(json.dumps([before, reports]))
