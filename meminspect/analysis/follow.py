@@ -103,9 +103,15 @@ class RunView:
     result: dict[str, Any] | None = None
 
     @property
+    def spec(self) -> dict[str, Any]:
+        """What was asked for; empty while it is unknown."""
+        found: dict[str, Any] | None = self.facts.get("spec")
+        return found or {}
+
+    @property
     def strategy(self) -> str:
         """The strategy's id; empty while it is unknown."""
-        return str((self.facts.get("spec") or {}).get("strategy", ""))
+        return str(self.spec.get("strategy", ""))
 
     @property
     def work_bytes(self) -> int:
@@ -127,7 +133,7 @@ class RunView:
 
     @property
     def _limit_bytes(self) -> int | None:
-        nbytes: int | None = (self.facts.get("spec") or {}).get("limit_bytes")
+        nbytes: int | None = self.spec.get("limit_bytes")
         return nbytes
 
     @property

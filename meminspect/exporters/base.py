@@ -21,3 +21,4 @@ class Exporter:
     summary: str
     write: Callable[[CaptureReader, IO[Any]], None]
     is_text: bool = True  # else what it writes is bytes
+    needs: str = ""  # the option of a run, by its name in the capture's spec, without which there is nothing to write

@@ -41,5 +41,9 @@ def _with_pairs(value: Any, key: str = "") -> Any:
 
 
 EXPORTER = Exporter(
-    "torch-snapshot", "torch's memory snapshot, of a run with --allocator-history", _write, is_text=False
+    "torch-snapshot",
+    "torch's memory snapshot, of a run with --allocator-history",
+    _write,
+    is_text=False,
+    needs="allocator_history",
 )

@@ -56,7 +56,8 @@ def test_given_a_gpu_when_loaded_to_then_all_three_figures_are_in_the_result_and
     assert {line["item"]: line["bytes"] for line in device["bill"]} == {
         line["item"]: line["bytes"] for line in run["theory"]["bill"] if line["pool"] == "vram"
     } | {"reserved, not allocated": device["reserved_bytes"] - device["allocated_bytes"]}
-    assert (device["busy_percent"], device["to_device_bytes_per_s"]) == (35, 3 * GIB)
+    # A load as short as this may be over between two looks.
+    assert (device["busy_percent"], device["to_device_bytes_per_s"]) in ((35, 3 * GIB), (None, None))
     assert device["process_bytes"] is None
     assert "does not list the worker" in device["process_reason"]
     assert device["used_bytes"] in (GIB, 5 * GIB)

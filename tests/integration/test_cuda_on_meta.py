@@ -79,7 +79,9 @@ def runs(
     """The runs of all selected cells, made in one process; None for one that is refused."""
     folder = tmp_path_factory.mktemp("on-meta")
     asked = [
-        item.callspec.params["cell"] for item in request.session.items if "cell" in getattr(item, "fixturenames", ())
+        cell
+        for item in request.session.items
+        if hasattr(item, "callspec") and isinstance(cell := item.callspec.params.get("cell"), Cell)
     ]
     cells = list(dict.fromkeys(asked))
     written = {name: write(name, folder) for name in {cell.checkpoint for cell in cells}}

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from textual.app import ComposeResult
 
+    from meminspect.analysis.follow import RunView
     from meminspect.tui.screens.base import BaseScreen
 
 __all__ = ["ExportScreen"]
@@ -31,18 +32,19 @@ class ExportScreen(Dialog[None]):
     """Asks for a format.
 
     Args:
-        capture: the run.
+        view: the run.
         screen: what a screenshot shows, and who reports when writing fails.
     """
 
-    def __init__(self, capture: Path, screen: BaseScreen) -> None:
+    def __init__(self, view: RunView, screen: BaseScreen) -> None:
         super().__init__()
-        self._capture = capture
+        self._view = view
         self._below = screen
 
     def compose(self) -> ComposeResult:
         """A line a format."""
-        formats = {id_: exporter.summary for id_, exporter in EXPORTERS.items()}
+        able = (one for one in EXPORTERS.values() if not one.needs or self._view.spec.get(one.needs))
+        formats = {exporter.id: exporter.summary for exporter in able}
         formats[_SCREENSHOT] = "a picture of this screen"
         width = max(map(len, formats)) + 2
         with VerticalScroll(classes="box") as box:
@@ -61,7 +63,7 @@ class ExportScreen(Dialog[None]):
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         """Write it."""
-        below, capture, id_ = self._below, self._capture, str(event.option_id)
+        below, capture, id_ = self._below, self._view.capture, str(event.option_id)
         self.dismiss()
 
         def begin() -> None:

@@ -119,4 +119,4 @@ class RaceScreen(WatchScreen):
         """Write one run, or this screen, into a file."""
         from meminspect.tui.screens.export import ExportScreen
 
-        self.app.push_screen(ExportScreen(self._focused.capture, self))
+        self.app.push_screen(ExportScreen(self._focused, self))

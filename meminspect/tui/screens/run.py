@@ -211,7 +211,7 @@ class RunScreen(WatchScreen):
         """Write the run, or this screen, into a file."""
         from meminspect.tui.screens.export import ExportScreen
 
-        self.app.push_screen(ExportScreen(self.views[0].capture, self))
+        self.app.push_screen(ExportScreen(self.views[0], self))
 
     def action_leave(self) -> None:
         """Close the filter first, where it is open."""
