@@ -85,7 +85,9 @@ class PlanTable:
             line.append(_GAP + f"peak {pool}".rjust(_SIZE_WIDTH), "label")
         column = bars.ceiling_column(self._ceiling_bytes, self._axis_bytes, self._bar_width)
         if self._bar_width and column is not None:
-            line.append(f"{_GAP}0{self._size(self._ceiling_bytes).rjust(column)}", "label")
+            size = self._size(self._ceiling_bytes)
+            zero = "0" if column > len(size) else ""  # where there is room for both
+            line.append(f"{_GAP}{zero}{size.rjust(column + 1 - len(zero))}", "label")
         return line
 
     def _name(self, row: PlanRow) -> str:

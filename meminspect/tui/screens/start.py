@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["StartScreen"]
 
-_PADDING: Final = 2  # of the list, as in start.tcss
+_BESIDE: Final = 4  # the list's padding and its scroll bar, which has room whether it is needed or not
 
 
 class StartScreen(BaseScreen):
@@ -157,8 +157,7 @@ class StartScreen(BaseScreen):
         from meminspect.renderables.cards import checkpoint_card, machine_card, warnings_card
 
         subject, strategies = self._prospect.subject, self._list
-        width = strategies.scrollable_content_region.width or self.size.width - _PADDING  # not laid out yet
-        table = strategies.show(self._prospect.plan, width)
+        table = strategies.show(self._prospect.plan, self.size.width - _BESIDE)
         card = [*checkpoint_card(subject), machine_card(subject.machine)]
         self.query_one("#subject", Static).update(Text("\n").join([*card, *warnings_card(subject)]))
         self.query_one("#answer", Static).update(_answer(self._prospect))

@@ -46,6 +46,7 @@ class StrategyList(OptionList):
         width = max(width, LEAST_WIDTH) - len(_MARK)  # with less there is nothing to be seen of it
         self.table = table = PlanTable(plan, width=width, ascii_only=False)
         self.set_options([Option(self._line(row, table), id=row.strategy.id) for row in plan.rows])
+        self.styles.max_height = len(plan.rows)
         self.highlighted = _place(plan, chosen)
         return table
 
