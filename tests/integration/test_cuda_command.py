@@ -57,10 +57,11 @@ def test_given_a_gpu_when_loaded_to_then_all_three_figures_are_in_the_result_and
         line["item"]: line["bytes"] for line in run["theory"]["bill"] if line["pool"] == "vram"
     } | {"reserved, not allocated": device["reserved_bytes"] - device["allocated_bytes"]}
     # A load as short as this may be over between two looks.
-    assert (device["busy_percent"], device["to_device_bytes_per_s"]) in ((35, 3 * GIB), (None, None))
+    if device["busy_percent"] is not None:
+        assert (device["busy_percent"], device["to_device_bytes_per_s"]) == (35, 3 * GIB)
+        assert "does not list the worker" in device["process_reason"]
+        assert device["used_bytes"] in (GIB, 5 * GIB)
     assert device["process_bytes"] is None
-    assert "does not list the worker" in device["process_reason"]
-    assert device["used_bytes"] in (GIB, 5 * GIB)
     with CaptureReader(capture) as reader:
         rows = reader.device_samples()
     assert {row.gpu for row in rows} == {0}
