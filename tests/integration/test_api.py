@@ -76,6 +76,7 @@ def test_a_recording_tells_what_this_process_did_and_is_a_capture_like_others(sa
     assert not hasattr(torch.load, "__wrapped__")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("saved")
 def test_recordings_leave_nothing_open() -> None:
     open_files = []
@@ -87,6 +88,7 @@ def test_recordings_leave_nothing_open() -> None:
     assert open_files[1] == open_files[2]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("saved")
 def test_marks_in_a_recording_say_where_a_load_begins_and_ends() -> None:
     with meminspect.record("marked.meminspect") as recording:
@@ -115,6 +117,7 @@ def test_what_is_raised_in_a_recording_is_its_outcome_and_goes_on_its_way() -> N
         meminspect.record("raised.meminspect")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("saved")
 def test_a_script_of_ones_own_runs_from_python_and_what_it_prints_is_kept(tmp_path: Path) -> None:
     (tmp_path / "prints.py").write_text("import sys; print(sys.argv[1]); sys.exit(3)")

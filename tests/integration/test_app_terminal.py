@@ -281,7 +281,7 @@ ENDINGS = {
 @pytest.mark.parametrize(
     "ending",
     [
-        pytest.param(ending, id=name, marks=pytest.mark.slow if name in ("Ctrl-C", "a closed window") else ())
+        pytest.param(ending, id=name, marks=pytest.mark.slow if name not in ("q", "SIGHUP") else ())
         for name, ending in ENDINGS.items()
     ],
 )

@@ -42,6 +42,7 @@ def test_the_smallest_limit_is_found_beside_theory_and_only_its_capture_is_kept(
     assert not list(home.folder.glob("meminspect-fit-*"))
 
 
+@pytest.mark.slow
 def test_given_sigterm_then_the_probe_is_ended_and_nothing_passing_stays(checkpoint: Path, home: Home) -> None:
     command = home.start("fit", "--ckpt", checkpoint, "-s", "naive", "--json")
     until(lambda: list(home.folder.glob("meminspect-fit-*/0-0.meminspect")))

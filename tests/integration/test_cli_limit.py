@@ -169,6 +169,7 @@ def test_given_a_limit_then_a_heap_strategy_dies_of_it_with_its_place_and_a_mapp
         assert not left_by(Path(run["capture"]), groups)
 
 
+@pytest.mark.slow
 def test_given_a_checkpoint_that_others_have_read_then_a_limited_run_is_not_confined(
     checkpoint: Path, home: Home, groups: MemoryGroup
 ) -> None:
@@ -197,6 +198,7 @@ def test_given_a_supervisor_that_was_killed_then_the_next_run_removes_the_group_
     assert not left_by(out, groups)
 
 
+@pytest.mark.slow
 def test_given_a_limited_run_when_it_is_cancelled_then_no_group_is_left(
     variants: Variants, home: Home, groups: MemoryGroup
 ) -> None:

@@ -55,6 +55,7 @@ def test_given_less_memory_than_needed_when_the_allocator_fails_then_it_is_out_o
     assert run["returned_s"] is run["resident_s"] is run["tensors"]["verified"] is None
 
 
+@pytest.mark.slow
 def test_given_a_memory_cgroup_when_the_kernel_kills_the_worker_then_phase_and_tensor_are_named(
     variants: Variants, home: Home
 ) -> None:
@@ -85,6 +86,7 @@ def test_given_a_memory_cgroup_smaller_than_the_prediction_then_the_run_is_refus
     assert (done.status, done.run["outcome"]) == (4, "refused")
 
 
+@pytest.mark.slow
 def test_given_a_prediction_that_just_fits_then_a_run_that_is_not_refused_is_not_killed(
     variants: Variants, home: Home
 ) -> None:
@@ -145,6 +147,7 @@ def interfered(home: Home, checkpoint: Path, phase: str, interfere: Callable[[],
     return finished(command)
 
 
+@pytest.mark.slow
 def test_given_a_shard_that_vanishes_when_the_worker_starts_then_it_is_named(
     variants: Variants, home: Home, tmp_path: Path
 ) -> None:
@@ -172,6 +175,7 @@ def test_given_a_file_that_shrinks_before_it_is_loaded_then_the_run_fails_with_t
     assert done.run["died_at"]["phase"] == "read"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variant", "strategy", "name"),
     [

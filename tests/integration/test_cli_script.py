@@ -141,6 +141,7 @@ def test_a_script_with_a_checkpoint_has_the_checkpoints_floor(home: Home, loader
     assert ", cold page cache (" in told
 
 
+@pytest.mark.slow
 def test_a_function_is_called_as_from_the_current_folder(home: Home, tmp_path: Path) -> None:
     (tmp_path / "package.py").write_text("import sys\ndef load():\n    print(sys.argv, __name__)\n    sys.exit(4)\n")
     inside = ("env", "-C", str(tmp_path))

@@ -68,6 +68,7 @@ def test_given_a_gpu_when_loaded_to_then_all_three_figures_are_in_the_result_and
     assert {GIB, 5 * GIB} >= {row.used_bytes for row in rows}
 
 
+@pytest.mark.slow
 def test_given_a_device_that_is_too_small_when_loaded_to_then_running_out_of_it_is_a_result(
     home: Home, tmp_path: Path, cuda: dict[str, str]
 ) -> None:

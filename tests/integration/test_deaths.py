@@ -83,8 +83,9 @@ def gone(process: psutil.Process) -> bool:
 @pytest.mark.parametrize(
     ("victim", "phase"),  # every process at its beginning, in the load and after it; a run takes seconds of two cores
     [
-        ("worker", "read"), ("command", "warm-up"),
+        ("worker", "read"),
         *(pytest.param(victim, phase, marks=pytest.mark.slow) for victim, phase in (
+            ("command", "warm-up"),
             ("worker", "import"), ("supervisor", "build"), ("worker", "warm-up"), ("worker", "verify"),
             ("supervisor", "verify"), ("command", "read"),
         )),

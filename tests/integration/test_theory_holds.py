@@ -92,7 +92,7 @@ class Cell(NamedTuple):
 
 # Every kind of memory and every kind of file: pickles and safetensors, one file, slices and shards.
 CELLS = [
-    *(Cell("meta", strategy) for strategy in ("mmap-assign", "meta-assign")),
+    Cell("meta", "meta-assign"),
     Cell("slices", "naive"),
     Cell("shards", "mmap-assign"),
     Cell("shards", "sharded"),

@@ -44,6 +44,7 @@ def test_given_a_gpu_that_fills_up_during_the_load_then_the_timeline_shows_it(
     assert done.run["peak"]["vram_used_bytes"] is None, "what others do with the device is no figure of a CPU load"
 
 
+@pytest.mark.slow
 def test_given_no_gpu_then_the_capture_says_why_there_are_no_readings(tmp_path: Path, stub_nvml: StubNvml) -> None:
     checkpoint = tiny_checkpoint("llama", "meta", "meta", "float16", tmp_path / "tiny")
     capture = tmp_path / "run.meminspect"

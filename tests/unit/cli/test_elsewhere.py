@@ -197,6 +197,7 @@ def test_its_capture_holds_totals_and_is_exported(ran: Ran, tmp_path: Path) -> N
     assert {sample[samples["columns"].index("heap_bytes")] for sample in samples["rows"]} == {None}
 
 
+@pytest.mark.slow
 def test_the_app_runs_a_strategy_and_says_what_is_not_available(elsewhere: dict[str, str], checkpoint: Path) -> None:
     done = python(APP, elsewhere, checkpoint)
 
