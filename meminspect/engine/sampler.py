@@ -1,8 +1,8 @@
 """Watches the worker from outside, in a thread of its own that neither drawing nor a commit can delay.
 
 A wake-up costs 50 µs before it has done anything, and finds the caches swept by the load, so that every step in it
-costs four times what it does in a loop. So it comes seldom, most samples come from the kernel's shortest text, and all
-are kept as they are until somebody takes them, many at a time.
+costs four times what it does in a loop. So most samples come from the kernel's shortest text, and all are kept as they
+are until somebody takes them, many at a time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Sampler"]
 
-_INTERVAL_S: Final = 0.1  # the peak is the kernel's mark: samples only draw the way there
+_INTERVAL_S: Final = 0.04  # the total's peak is the kernel's mark; a pool's is no better known than this
 _WHOLE_EVERY: Final = 4  # what changes slower, or matters less, and costs more to read
 _NICE: Final = -10  # where we may: a CPU-bound loader must not starve its observer
 

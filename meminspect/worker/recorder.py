@@ -4,7 +4,7 @@ The high-water mark is the process's, not a tensor's: it is reset, and called ex
 alone between two readings. Every reset is preceded by a reading, so that no peak is forgotten.
 
 What watching may cost decides what is written. A reading takes some 100 µs between two tensors, when the load has
-swept the caches: one every 100 ms is enough while memory grows, and one before it falls again, or nobody could tell
+swept the caches: one every 50 ms is enough while memory grows, and one before it falls again, or nobody could tell
 which pool had made the mark. What takes no time (a name that changes hands, a mapping, a release) and,
 in checkpoints of very many, tiny tensors are gathered into one record for many (`capture.batches`).
 """
@@ -33,8 +33,8 @@ __all__ = ["READING_GAP_NS", "SMALL_BYTES", "Recorder"]
 SMALL_BYTES: Final = 1 << 20
 """Below this a tensor gets no reading of its own: the kernel's counters are no finer than some 256 KiB."""
 
-READING_GAP_NS: Final = 100_000_000
-"""No tensor's end is read sooner after the last reading: at 100 µs each that is 0.1 % of the load."""
+READING_GAP_NS: Final = 50_000_000
+"""No tensor's end is read sooner after the last reading: at 100 µs each that is 0.2 % of the load."""
 
 _FALLING: Final = "falling"  # the name of a reading before memory goes
 _BATCH_AGE_NS: Final = 20_000_000  # what has been gathered is written by then, for whoever watches live
