@@ -84,7 +84,7 @@ def _medians(group: Group, unit: int) -> list[str]:
 
 
 def chart(runs: Sequence[Run], width: int, *, ascii_only: bool) -> str:
-    """Bars of measured peak and theory; empty when nothing was measured.
+    """Bars of measured peak and theory; empty when nothing was measured, or nothing was there.
 
     Drawn by plotext, without colours: the two kinds of bar differ in their marks.
     """
@@ -99,6 +99,8 @@ def chart(runs: Sequence[Run], width: int, *, ascii_only: bool) -> str:
     plotext: Any = importlib.import_module("plotext")  # which has no types to lose
     figures = [(run["peak"]["rss_bytes"], run["theory"]["peak_rss_bytes"]) for run in measured]
     largest = max(map(max, figures))
+    if not largest:  # nothing of nothing: there is no scale to draw it to
+        return ""
     unit, unit_name = unit_for(largest)
     marks = [_MEASURED[ascii_only], _THEORY[ascii_only]]
     rows = 3 * len(measured) - 1  # measured, theory, a gap

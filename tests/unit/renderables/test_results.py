@@ -185,3 +185,9 @@ def test_what_was_not_measured_or_not_predicted_is_not_drawn() -> None:
 def test_on_a_wide_terminal_it_does_not_grow_for_ever() -> None:
     lines = chart([a_run()], 400, ascii_only=False).splitlines()
     assert max(map(len, lines)) == 100, "whatever terminal this test has"
+
+
+def test_given_a_run_of_nothing_then_no_chart_divides_by_it() -> None:
+    run = a_run(heap=0, file=0)
+    nothing = {**run, "theory": {**run["theory"], "peak_rss_bytes": 0}}
+    assert chart([nothing], 80, ascii_only=False) == ""
