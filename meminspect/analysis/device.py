@@ -26,6 +26,7 @@ UNUSED: Final = "reserved, not allocated"
 CONTEXT: Final = "device context"  # what the driver and the kernels of a process take before its first tensor
 _NOT_LISTED: Final = "the driver does not list the worker among its processes, as in containers"
 _NO_SAMPLES: Final = "no driver's library told of the device"
+_TOO_SHORT: Final = "the load was over between two looks at the driver"
 _NO_ALLOCATOR: Final = "the worker ended before its device was looked at"
 
 
@@ -99,11 +100,11 @@ def _driver(samples: Sequence[DeviceSample], baseline_ns: int, end_ns: int) -> d
     inside = [sample for sample in samples if baseline_ns <= sample.t_ns <= end_ns]
     before = next((sample for sample in reversed(samples) if sample.t_ns < baseline_ns), None)
     process = _most(inside, "process_bytes")
-    reason = None if process is not None else _NOT_LISTED if inside else _NO_SAMPLES
+    why_not = _NOT_LISTED if inside else _TOO_SHORT if samples else _NO_SAMPLES
     return {
         "process_before_bytes": None if before is None else before.process_bytes,
         "process_bytes": process,
-        "process_reason": reason,
+        "process_reason": None if process is not None else why_not,
         "used_bytes": _most(inside, "used_bytes"),
         "least_free_bytes": min((one.free_bytes for one in inside if one.free_bytes is not None), default=None),
         "busy_percent": _most(inside, "busy_percent"),

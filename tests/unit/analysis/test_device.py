@@ -71,6 +71,7 @@ def test_given_all_that_can_be_told_then_the_bill_goes_from_the_tensors_to_the_d
     [
         ([sample(12, None)], None, "the driver does not list the worker among its processes, as in containers"),
         ([], None, "no driver's library told of the device"),
+        ([sample(9, None), sample(19, None)], None, "the load was over between two looks at the driver"),
         ([sample(12, None, used=None)], "it has no memory of its own", "it has no memory of its own"),
     ],
 )
