@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from meminspect.analysis.reduction import Timeline
 from meminspect.capture.records import Operation, Pool
+from meminspect.theory.host_allocator import PinnedAllocator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -44,7 +45,7 @@ class Explanation:
 
 def explanation_of(strategy: Strategy, task: LoadTask) -> Explanation:
     """Follow a strategy's ledger once."""
-    timeline, live = Timeline(), dict.fromkeys(_POOLS, 0)
+    timeline, live, page_locked = Timeline(), dict.fromkeys(_POOLS, 0), PinnedAllocator()
     stages: list[Stage] = []
     work = 0
     timeline.add(0, 0, 0, 0, 0)
@@ -52,7 +53,11 @@ def explanation_of(strategy: Strategy, task: LoadTask) -> Explanation:
         begin, host, device = work, dict(live), live[Pool.VRAM]
         for step in steps:
             work += _work_bytes(step)
-            live[step.pool] = live.get(step.pool, 0) + step.delta_bytes
+            if step.pool is Pool.PINNED:
+                page_locked.apply(step)
+                live[Pool.PINNED] = page_locked.reserved_bytes
+            else:
+                live[step.pool] = live.get(step.pool, 0) + step.delta_bytes
             timeline.add(work, *(live[pool] for pool in _POOLS))
             device = max(device, live[Pool.VRAM])
             if _host_bytes(live) > _host_bytes(host):

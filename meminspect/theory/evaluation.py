@@ -125,10 +125,9 @@ class _Host:
         """Page-locked memory comes and goes through an allocator that gives nothing back to the system."""
         if step.operation is _RELEASE:
             self.look()
-            self._pinned.free(step.nbytes)
         else:
-            self._pinned.allocate(step.nbytes)
             self._rising = True
+        self._pinned.apply(step)
         self._live[step.item, _PINNED] += step.nbytes if step.operation is _MATERIALISE else -step.nbytes
         self.pools[_PINNED] = self.peaks[_PINNED] = self._pinned.reserved_bytes
 

@@ -7,6 +7,12 @@ is rounded up to a power of two, a freed block waits for the next request of its
 from __future__ import annotations
 
 from collections import Counter
+from typing import TYPE_CHECKING
+
+from meminspect.capture.records import Operation
+
+if TYPE_CHECKING:
+    from meminspect.theory.ledger import Step
 
 __all__ = ["PinnedAllocator"]
 
@@ -33,6 +39,13 @@ class PinnedAllocator:
     def free(self, nbytes: int) -> None:
         """Give back the block of a request of `nbytes`."""
         self._free[_block_bytes(nbytes)] += 1
+
+    def apply(self, step: Step) -> None:
+        """Do what a ledger's step does in this pool."""
+        if step.operation is Operation.RELEASE:
+            self.free(step.nbytes)
+        elif step.delta_bytes > 0:
+            self.allocate(step.nbytes)
 
 
 def _block_bytes(nbytes: int) -> int:

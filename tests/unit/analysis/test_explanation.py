@@ -63,8 +63,7 @@ def test_every_strategy_has_a_short_story_whose_peak_is_theorys(strategy: str, d
     host = max(
         sum(nbytes for pool, nbytes in stage.peak.items() if pool is not Pool.VRAM) for stage in explanation.stages
     )
-    # Page-locked blocks that a step has let go of are kept by torch, which a stage does not tell.
-    assert theory.peak_rss_bytes - (theory.peak.pinned_bytes or 0) <= host <= theory.peak_rss_bytes
+    assert host == theory.peak_rss_bytes
     assert bool(explanation.vram_bytes) == (device == "cuda")
     assert (
         max(column.total_bytes for column in explanation.series.columns(80, explanation.work_bytes) if column) == host
