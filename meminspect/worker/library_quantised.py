@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["view"]
 
 _INT8_STEPS: Final = 127
-_TORCHAO_SLACK: Final = 0.1  # its scales have been through the dtype of the weight
+_TORCHAO_SLACK: Final = 0.1  # it scales by 127.5 steps in the weight's dtype, and clamps the largest value to 127
 
 
 def view(tensor: Any, parameter: Parameter, built: torch.dtype) -> QuantisedView | None:

@@ -7,82 +7,111 @@ from typing import TYPE_CHECKING
 
 from meminspect.capture.records import Operation, Pool
 from meminspect.dtypes import bytes_of
-from meminspect.strategies import quantisation, recipes, steps
+from meminspect.strategies import packages, quantisation, recipes, steps
 from meminspect.strategies.libraries import hugging_face
+from meminspect.strategies.strategy import Strategy
 from meminspect.theory.ledger import Item, Step
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from meminspect.architectures.model import Parameter
+    from meminspect.strategies.packages import Package
     from meminspect.strategies.task import LoadTask
 
-__all__ = ["as_quantised", "floor_bytes", "ledger", "recipe", "why_not"]
+__all__ = ["Quantiser", "strategy"]
 
 
-def as_quantised(task: LoadTask, kind: str) -> LoadTask:
-    """The task with the library's own kind of quantisation, whatever the options say."""
-    task = hugging_face.as_loaded(task)
-    return dataclasses.replace(task, options=dataclasses.replace(task.options, quantisation=kind))
+@dataclasses.dataclass(frozen=True)
+class Quantiser:
+    """How a library quantises one weight.
+
+    Args:
+        package: the library.
+        kind: what it makes, as our own strategies name it.
+        imports: the line of a recipe that its config needs beside transformers', if any.
+        transformers_class: transformers' class for its config.
+        config: the expression of the config.
+        dropped: bytes an element of what it makes and drops before the values are there.
+        kept: bytes an element of what lives until they are.
+    """
+
+    package: Package
+    kind: str
+    transformers_class: str
+    config: str
+    dropped: Sequence[float]
+    kept: Sequence[float]
+    imports: str = ""
 
 
-def why_not(task: LoadTask, kind: str) -> str | None:
-    """In one sentence why a checkpoint is not quantised this way; None when it is."""
-    return hugging_face.why_not(task) or quantisation.why_not(as_quantised(task, kind))
+def strategy(id: str, quantiser: Quantiser, *, summary: str, good: str, bad: str) -> Strategy:  # noqa: A002 - its own word
+    """The strategy that loads through `from_pretrained` with a quantiser."""
+
+    def as_quantised(task: LoadTask) -> LoadTask:
+        """The task with the library's own kind of quantisation, whatever the options say."""
+        task = hugging_face.as_loaded(task)
+        return dataclasses.replace(task, options=dataclasses.replace(task.options, quantisation=quantiser.kind))
+
+    return Strategy(
+        id=id,
+        summary=summary,
+        good=good,
+        bad=bad,
+        recipe=lambda task: _recipe(task, quantiser),
+        ledger=lambda task: _ledger(as_quantised(task), quantiser),
+        maps=lambda _: True,
+        built_dtype=hugging_face.built_dtype,
+        own_floor_bytes=lambda task: quantisation.floor_bytes(as_quantised(task)),
+        lacks=lambda task: hugging_face.why_not(task) or quantisation.why_not(as_quantised(task)),
+        unpickles=False,
+        packages=(packages.TRANSFORMERS, packages.ACCELERATE, quantiser.package),
+    )
 
 
-def floor_bytes(task: LoadTask, kind: str) -> int:
-    """Q."""
-    return quantisation.floor_bytes(as_quantised(task, kind))
-
-
-def recipe(task: LoadTask, imports: Sequence[str], config: str, *classes: str) -> str:
-    """from_pretrained with a quantisation config."""
+def _recipe(task: LoadTask, quantiser: Quantiser) -> str:
     return recipes.recipe(
-        "\n".join([hugging_face.imports(task, *classes), *imports]),
-        f"quantisation = {config}\n"
+        f"{hugging_face.imports(task, quantiser.transformers_class)}\n{quantiser.imports}",
+        f"quantisation = {quantiser.config}\n"
         f"model = {hugging_face.auto_class(task)}.from_pretrained(\n"
         f"    {hugging_face.folder(task)}, {hugging_face.dtype_argument(task)},\n"
         f"    device_map={task.options.device!r}, quantization_config=quantisation,\n)",
     )
 
 
-def ledger(task: LoadTask, kind: str, passing: Sequence[int]) -> Iterator[Step]:
-    """Weight by weight; no mapping goes, for what is not quantised is the file's pages.
-
-    Args:
-        task: what to load.
-        kind: how it is quantised, as our own strategies name it.
-        passing: bytes an element of what the library makes on the way and drops behind each weight, in order.
-    """
-    task = as_quantised(task, kind)
+def _ledger(task: LoadTask, quantiser: Quantiser) -> Iterator[Step]:
+    """Weight by weight; no mapping goes, for what is not quantised is the file's pages."""
     layers, sources = quantisation.quantised(task), hugging_face.mapped_sources(task)
     yield from steps.read(task, sources)
     for parameter in task.loading_order:
-        piece = task.pieces.get(parameter.name, (None,))[0]
-        if piece is None:
-            continue
-        if parameter.name in layers:
-            yield from sources.use("quantise", piece, Item.STAGING)
-            yield from _quantised(task, parameter, passing)
-        elif task.cast_dtype(piece.dtype) != piece.dtype or task.pool is Pool.VRAM:
-            yield from sources.use("cast", piece, Item.STAGING)
-            nbytes = bytes_of(task.cast_dtype(piece.dtype), piece.elements)
-            yield Step("cast", Operation.MATERIALISE, task.pool, Item.FLOOR, parameter.name, nbytes)
-    if task.pool is Pool.HEAP:
-        for parameter in task.loading_order:
-            piece = task.pieces.get(parameter.name, (None,))[0]
-            if piece is not None and parameter.name not in layers and task.cast_dtype(piece.dtype) == piece.dtype:
+        for piece in task.pieces.get(parameter.name, ())[:1]:
+            if parameter.name in layers:
+                yield from sources.use("quantise", piece, Item.STAGING)
+                yield from _quantised(task, parameter, quantiser)
+            elif task.cast_dtype(piece.dtype) != piece.dtype or task.pool is Pool.VRAM:
+                yield from sources.use("cast", piece, Item.STAGING)
+                nbytes = bytes_of(task.cast_dtype(piece.dtype), piece.elements)
+                yield Step("cast", Operation.MATERIALISE, task.pool, Item.FLOOR, parameter.name, nbytes)
+    if task.pool is Pool.VRAM:
+        return
+    for parameter in task.loading_order:
+        for piece in task.pieces.get(parameter.name, ())[:1]:
+            if parameter.name not in layers and task.cast_dtype(piece.dtype) == piece.dtype:
                 yield from sources.use("touch", piece, Item.FLOOR)
 
 
-def _quantised(task: LoadTask, parameter: Parameter, passing: Sequence[int]) -> Iterator[Step]:
-    made = [
-        Step("quantise", Operation.MATERIALISE, task.pool, Item.STAGING, parameter.name, size * parameter.elements)
-        for size in passing
-    ]
-    yield from made
+def _quantised(task: LoadTask, parameter: Parameter, quantiser: Quantiser) -> Iterator[Step]:
+    def made(item: str, nbytes: float) -> Step:
+        return Step("quantise", Operation.MATERIALISE, task.pool, item, parameter.name, int(nbytes))
+
+    dropped, kept = (
+        [made(Item.STAGING, size * parameter.elements) for size in sizes]
+        for sizes in (quantiser.dropped, quantiser.kept)
+    )
+    yield from (*dropped, *kept)
+    for step in dropped:
+        yield step._replace(operation=Operation.RELEASE)
     for nbytes in quantisation.sizes(task, parameter):
-        yield Step("quantise", Operation.MATERIALISE, task.pool, Item.QUANTISED, parameter.name, nbytes)
-    for step in made:
+        yield made(Item.QUANTISED, nbytes)
+    for step in kept:
         yield step._replace(operation=Operation.RELEASE)
