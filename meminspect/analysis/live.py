@@ -205,8 +205,13 @@ def shares(ledger: Iterable[LedgerRow]) -> dict[tuple[str, str, str], list[tuple
 
 
 def parted(steps: Sequence[tuple[str, int]], nbytes: int) -> Iterator[tuple[str, int]]:
-    """Memory under the items that theory has for it: that of the one step of this size, else all in proportion."""
+    """Memory under the items that theory has for it: that of the one step of this size, else all in proportion.
+
+    Of a passing one and one that stays it is what stays: most of what is seen has.
+    """
     exact = {item for item, size in steps if size == nbytes}
+    if len(exact) > 1:
+        exact -= {Item.STAGING}
     if len(exact) == 1:
         yield exact.pop(), nbytes
         return

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from meminspect.text import listed
 from meminspect.worker.hooks.tracker import Form, describe, replaced
 from meminspect.worker.resident import plain_tensors
 
@@ -184,7 +185,7 @@ def _makes_memory(func: Any) -> bool:
 
 
 def _sources(names: list[str]) -> str:
-    return f" from {', '.join(names)}" if len(names) > 1 else ""
+    return f" from {listed(names)}" if len(names) > 1 else ""  # of hundreds of experts only the first
 
 
 def _described(tensor: torch.Tensor) -> str:
