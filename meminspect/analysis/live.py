@@ -64,7 +64,7 @@ class _Replay:
 
     def __init__(self) -> None:
         self.phase = ""
-        self._heap_bytes = self._file_bytes = 0
+        self.heap_bytes = self._file_bytes = 0
         self._heap: dict[int, tuple[str, Event]] = {}  # id → phase in which it came, event
         self._reserved: dict[str, Event] = {}  # tensor → memory that nothing has been written to yet
         self._mapped: dict[int, Event] = {}
@@ -82,7 +82,7 @@ class _Replay:
 
     def total_bytes(self, room_bytes: int | None) -> int:
         """How much that is; in a limited room the kernel keeps of the files' pages only what heap leaves."""
-        return self._heap_bytes + held_bytes(self._file_bytes, self._heap_bytes, room_bytes)
+        return self.heap_bytes + held_bytes(self._file_bytes, self.heap_bytes, room_bytes)
 
     def resident(self) -> Iterable[tuple[str, Pool, str, int]]:
         """Phase, pool, tensor and bytes of everything resident."""
@@ -115,11 +115,11 @@ class _Replay:
     def _take(self, event: Event) -> None:
         """What an event has made is on the heap."""
         self._heap[event.id] = (self.phase, event)
-        self._heap_bytes += event.nbytes
+        self.heap_bytes += event.nbytes
 
     def _release(self, event: Event) -> None:
         if event.id in self._heap:
-            self._heap_bytes -= self._heap.pop(event.id)[1].nbytes
+            self.heap_bytes -= self._heap.pop(event.id)[1].nbytes
         source = self._mapped.pop(event.id, None)
         if source is None:
             return
@@ -138,6 +138,7 @@ def bill(
     peak_rss_bytes: int,
     *,
     retained_bytes: int = 0,
+    fallen_bytes: int | None = None,
     used_bytes: int | None = None,
     room_bytes: int | None = None,
     beside: Sequence[BillLine] = (),
@@ -152,6 +153,9 @@ def bill(
         baseline_ns: the moment of the baseline.
         peak_rss_bytes: the measured peak above the baseline.
         retained_bytes: what the allocator said that it kept of freed memory.
+        fallen_bytes: by how much less was in memory when it said so than at the peak: of tensors released between
+            the two, that much has gone back to the kernel, and the rest is counted in what it kept. None where it was
+            asked at another moment than `t_ns`.
         used_bytes: what the allocators said that was in use: where it is more than tensors, the rest is their objects.
             None where nobody asked.
         room_bytes: what a limit left above the baseline, if there was one: touched pages may be gone again.
@@ -160,7 +164,9 @@ def bill(
     Returns:
         Lines that sum to the measurement; the last, signed, is what no event explains.
     """
-    resident = _most_resident([event for event in events if baseline_ns <= event.t_ns < t_ns], room_bytes)
+    resident, freed_bytes = _most_resident([event for event in events if baseline_ns <= event.t_ns < t_ns], room_bytes)
+    if fallen_bytes is not None:
+        retained_bytes -= max(0, freed_bytes - fallen_bytes)
     filed = shares(ledger)
     anywhere = {(pool, tensor): items for (_, pool, tensor), items in filed.items()}  # a library has its own phases
     sums: dict[tuple[str, Pool], int] = defaultdict(int)
@@ -181,18 +187,18 @@ def bill(
     return (*lines, BillLine(Item.UNEXPLAINED, "", peak_rss_bytes - explained))
 
 
-def _most_resident(events: Sequence[Event], room_bytes: int | None) -> Iterable[tuple[str, Pool, str, int]]:
-    """What was resident when most was, from the last event with a reading on."""
+def _most_resident(events: Sequence[Event], room_bytes: int | None) -> tuple[Iterable[tuple[str, Pool, str, int]], int]:
+    """What was resident when most was, from the last event with a reading on, and by how much heap has fallen since."""
     last = max((index for index, event in enumerate(events) if event.reading is not None), default=0)
     replay, totals = _Replay(), list[int]()
     for event in events:
         replay.apply(event)
         totals.append(replay.total_bytes(room_bytes))
     most = max(range(last, len(events)), key=totals.__getitem__, default=0)  # the first of equals
-    replay = _Replay()
+    then = _Replay()
     for event in events[: most + 1]:
-        replay.apply(event)
-    return replay.resident()
+        then.apply(event)
+    return then.resident(), max(0, then.heap_bytes - replay.heap_bytes)
 
 
 def shares(ledger: Iterable[LedgerRow]) -> dict[tuple[str, str, str], list[tuple[str, int]]]:

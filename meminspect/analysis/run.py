@@ -244,7 +244,7 @@ def _bill(
         return None
     lines = bill(
         events, capture.ledger() if code is None else own_rows(code), cut.billed.t_ns, cut.baseline.t_ns,
-        cut.peak_rss_bytes, retained_bytes=_retained_at_peak(capture, cut),
+        cut.peak_rss_bytes, retained_bytes=_retained_at_peak(capture, cut), fallen_bytes=cut.fallen_bytes,
         used_bytes=_more_at_peak(capture, "used"), room_bytes=room_bytes,
         beside=() if code is None else import_lines(events, cut.baseline.t_ns, cut.billed.t_ns),
     )  # fmt: skip

@@ -84,14 +84,31 @@ class Window:
 
     @functools.cached_property
     def billed(self) -> Moment:
-        """The highest reading, or the last after it until which all that stayed in memory, but for a hundredth.
+        """The highest reading; with files' pages, the last after it until which all that stayed but for a hundredth.
 
         The kernel may map a file's pages before anybody touches them: what they are is told by what comes then.
         """
+        if not self._has_file_pages:
+            return self.highest
         after = itertools.dropwhile(lambda moment: moment is not self.highest, self.marks)
-        least_bytes = self._highest_mark - max(RESOLUTION_BYTES, self.peak_rss_bytes // 100)
+        least_bytes = self._highest_mark - self._slack_bytes
         still = list(itertools.takewhile(lambda moment: moment.held.rss_bytes >= least_bytes, after))
         return still[-1] if still else self.highest
+
+    @property
+    def fallen_bytes(self) -> int | None:
+        """By how much less was resident when the highest mark was read; None if the bill is of another moment."""
+        return self.highest.mark_bytes - self.highest.held.rss_bytes if self.billed is self.highest else None
+
+    @property
+    def _has_file_pages(self) -> bool:
+        """Whether pages of files were a part of the peak, or may have been."""
+        before, then = self.baseline.held.file_bytes, self.highest.held.file_bytes
+        return before is None or then is None or then - before > self._slack_bytes
+
+    @property
+    def _slack_bytes(self) -> int:
+        return max(RESOLUTION_BYTES, self.peak_rss_bytes // 100)
 
     @functools.cached_property
     def _highest_mark(self) -> int:

@@ -100,6 +100,23 @@ def test_what_the_allocator_keeps_is_a_line_where_it_is_worth_one() -> None:
     assert (Item.RETAINED, "heap") not in lines(little)
 
 
+def test_what_was_released_before_the_allocator_was_asked_is_not_counted_twice() -> None:
+    mib = 1 << 20
+    big = begin(17, MATERIALISE, HEAP, 3, "a", 30 * mib)
+    events = [baseline(10), phase(16, "read", reading()), big, end(18, big), release(22, big), phase(23, "later")]
+    ledger = [("read", "materialise", "heap", Item.STAGING, "a", 30 * mib)]
+
+    def found(fallen_mib: int | None) -> dict[tuple[str, str], int]:
+        fallen = None if fallen_mib is None else fallen_mib * mib
+        return lines(bill(events, ledger, 23 * MS, 10 * MS, 32 * mib, retained_bytes=32 * mib, fallen_bytes=fallen))
+
+    all_kept, half_kept, of_another_moment = found(0), found(15), found(None)
+
+    assert all_kept == {(Item.STAGING, "heap"): 30 * mib, (Item.RETAINED, "heap"): 2 * mib, (Item.UNEXPLAINED, ""): 0}
+    assert half_kept[Item.RETAINED, "heap"] == 17 * mib
+    assert of_another_moment[Item.RETAINED, "heap"] == 32 * mib
+
+
 def test_what_the_allocators_have_in_use_beside_tensors_is_a_line_where_it_is_worth_one() -> None:
     mib = 1 << 20
     many = bill(naive_run(), NAIVE_LEDGER, int(21.5 * MS), 10 * MS, 640 + 3 * mib, used_bytes=640 + 2 * mib)

@@ -46,11 +46,20 @@ def test_the_peak_is_where_it_was_first_seen_and_as_high_as_it_was_ever_seen() -
 def test_what_is_billed_is_what_was_there_as_long_as_it_all_stayed() -> None:
     # given pages that were there before events could tell whose, and then that somebody lets go of them
     marks = [500 * MIB, 700 * MIB, 700 * MIB - 4096, 600 * MIB, 700 * MIB - 4096]
-    events = [named(11 + index, "any", reading(heap=mark)) for index, mark in enumerate(marks)]
-    assert cut([baseline(10), *events, resident(20, reading(heap=0))]).billed.t_ns == 13 * MS
+    events = [named(11 + index, "any", reading(file=mark)) for index, mark in enumerate(marks)]
+    stayed = cut([baseline(10), *events, resident(20, reading(heap=0))])
+    assert (stayed.billed.t_ns, stayed.fallen_bytes) == (13 * MS, None)
     # and a mark that nobody has seen in memory
     events[1] = named(12, "any", reading(heap=400 * MIB, mark=700 * MIB))
-    assert cut([baseline(10), *events, resident(20, reading(heap=0))]).billed.t_ns == 12 * MS
+    unseen = cut([baseline(10), *events, resident(20, reading(heap=0))])
+    assert (unseen.billed.t_ns, unseen.fallen_bytes) == (12 * MS, 300 * MIB)
+
+
+def test_of_memory_that_no_file_backs_the_first_of_the_highest_readings_is_billed() -> None:
+    # given what the allocator keeps of a tensor that is released at the peak
+    events = [named(11 + index, "any", reading(heap=700 * MIB)) for index in range(3)]
+    kept = cut([baseline(10), *events, resident(20, reading(heap=700 * MIB))])
+    assert (kept.billed.t_ns, kept.fallen_bytes) == (11 * MS, 0)
 
 
 def test_marks_from_before_the_baseline_and_after_resident_do_not_count() -> None:
