@@ -1,7 +1,8 @@
 """What torch says when a device has no memory left: its sentence, which has changed over the years, and its books.
 
 Sentences: c10/cuda/CUDACachingAllocator.cpp of PyTorch 1.13 (in brackets) and 2.1 to 2.13 (of which, including), the
-same with ROCm ("HIP out of memory"), c10/xpu/XPUCachingAllocator.cpp, aten/src/ATen/mps/MPSAllocator.mm.
+same with ROCm ("HIP out of memory"), c10/cuda/CUDAMallocAsyncAllocator.cpp (a table), c10/xpu/XPUCachingAllocator.cpp,
+aten/src/ATen/mps/MPSAllocator.mm; and what drivers say where no allocator of torch's is asked.
 """
 
 from __future__ import annotations
@@ -16,18 +17,22 @@ if TYPE_CHECKING:
 
 __all__ = ["DeviceShortage", "shortage_of"]
 
-_IS_OF_A_DEVICE: Final = re.compile(r"(CUDA|HIP|XPU|MPS backend) out of memory")
+_IS_OF_A_DEVICE: Final = re.compile(
+    r"(CUDA|HIP|XPU|MPS backend) out of memory|(CUDA|HIP) error: out of memory|Allocation on device \d+ would exceed"
+    r"|UR_RESULT_ERROR_OUT_OF_DEVICE_MEMORY"
+)
 _SIZE: Final = r"([\d.]+) (bytes|[KMGT]i?B)"
 _UNITS: Final = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _WORDS: Final = {
-    "requested_bytes": (rf"[Tt]ried to allocate {_SIZE}",),
-    "free_bytes": (rf"of which {_SIZE} is free", rf"{_SIZE} free"),
-    "total_bytes": (rf"total capaci?ty of {_SIZE}", rf"{_SIZE} total capacity", rf"max allowed: {_SIZE}"),
+    "requested_bytes": (rf"[Tt]ried to allocate {_SIZE}", rf"Requested +: {_SIZE}"),
+    "free_bytes": (rf"of which {_SIZE} is free", rf"{_SIZE} free", rf"Free \(according to \w+\): {_SIZE}"),
+    "total_bytes": (rf"total capaci?ty of {_SIZE}", rf"{_SIZE} total capacity", rf"Device limit +: {_SIZE}"),
+    "allowed_bytes": (rf"{_SIZE} allowed;", rf"max allowed: {_SIZE}", rf"memory fraction\)\s+: {_SIZE}"),
     "allocated_bytes": (
-        rf"{_SIZE} is allocated by PyTorch", rf"{_SIZE} already allocated", rf"MPS allocated: {_SIZE}",
+        rf"{_SIZE} is allocated by PyTorch", rf"{_SIZE} already allocated", rf"Currently allocated +: {_SIZE}",
     ),
     "unused_bytes": (rf"{_SIZE} is reserved by PyTorch but unallocated",),
-    "reserved_bytes": (rf"{_SIZE} reserved in total by PyTorch",),
+    "reserved_bytes": (rf"{_SIZE} reserved in total by PyTorch", rf"MPS allocated: {_SIZE}"),  # of MPS its heaps
     "process_bytes": (rf"this process has {_SIZE} memory in use",),
 }  # fmt: skip
 
@@ -38,6 +43,7 @@ class DeviceShortage(NamedTuple):
     requested_bytes: int | None
     free_bytes: int | None  # of the whole device
     total_bytes: int | None
+    allowed_bytes: int | None  # to this process, where less than the device is, or Metal's driver counts
     allocated_bytes: int | None  # by this process's tensors
     unused_bytes: int | None  # reserved by its allocator, and not allocated
     largest_unused_bytes: int | None  # the largest piece of that
@@ -59,6 +65,8 @@ class DeviceShortage(NamedTuple):
         if self.free_bytes is not None:
             of = "" if self.total_bytes is None else f" of {format_bytes(self.total_bytes)}"
             said.append(f"{format_bytes(self.free_bytes)}{of} free")
+        if self.allowed_bytes is not None:
+            said.append(f"{format_bytes(self.allowed_bytes)} allowed to this process")
         if self.unused_bytes is not None:
             said.append(f"{format_bytes(self.unused_bytes)} reserved by torch and unused")
         if self.fragmented and self.largest_unused_bytes is not None:
