@@ -21,7 +21,7 @@ from meminspect.engine.recording import Recording
 from meminspect.engine.sampler import Sampler
 from meminspect.engine.script_run import describe_checkpoint
 from meminspect.engine.spec import RunSpec
-from meminspect.engine.watching import Devices
+from meminspect.engine.watching import devices_of, vram_document
 from meminspect.result import RunResult
 from meminspect.sampling.machine import read_machine
 from meminspect.sampling.nvml import open_nvml
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from meminspect.capture.records import LogLine
     from meminspect.checkpoint import Checkpoint
+    from meminspect.engine.watching import Devices
 
 __all__ = ["RECORD", "Recorder", "read_result"]
 
@@ -139,7 +140,7 @@ class Recorder:
         if checkpoint is not None:
             describe_checkpoint(checkpoint, LoadOptions(), writer)
         writer.fact("machine", machine.document())
-        writer.fact("vram", {"reason": machine.why_no_vram(0)})
+        writer.fact("vram", vram_document(machine, LoadOptions()))
         writer.fact("pools", {"reason": why_no_pools()})
         writer.fact("plan", {"work_bytes": 0, "usable_bytes": machine.usable_bytes})
         writer.fact(
@@ -147,7 +148,7 @@ class Recorder:
             {"python": sys.version.split()[0], "executable": sys.executable, "pid": os.getpid(), "torch": None,
              "safetensors": None},
         )  # fmt: skip
-        return Devices(opening.nvml, machine.gpus, 0, False)
+        return devices_of(opening.nvml, machine, LoadOptions())
 
 
 @dataclasses.dataclass(frozen=True)

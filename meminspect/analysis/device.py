@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from meminspect.analysis.live import parted, shares
 from meminspect.capture.records import EventKind, Operation, Pool
+from meminspect.devices import index_of
 from meminspect.theory.ledger import Item
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from meminspect.analysis.live import LedgerRow
     from meminspect.capture.records import DeviceReading, DeviceSample, Event
 
-__all__ = ["CONTEXT", "UNUSED", "device_document"]
+__all__ = ["CONTEXT", "UNUSED", "device_document", "gpu_loaded_to"]
 
 UNUSED: Final = "reserved, not allocated"
 CONTEXT: Final = "device context"  # what the driver and the kernels of a process take before its first tensor
@@ -28,6 +29,8 @@ _NOT_LISTED: Final = "the driver does not list the worker among its processes, a
 _NO_SAMPLES: Final = "no driver's library told of the device"
 _TOO_SHORT: Final = "the load was over between two looks at the driver"
 _NO_ALLOCATOR: Final = "the worker ended before its device was looked at"
+_NO_PEAK: Final = "this torch counts no peak on the device: it is the most that was counted after a tensor"
+_NOT_RESERVED: Final = "this torch does not tell what its allocator holds on the device"
 
 
 class _Seen(NamedTuple):
@@ -68,19 +71,25 @@ def device_document(
     inside = [one for one in seen if one.event.t_ns <= end_ns]
     driver = _driver([sample for sample in samples if sample.gpu == ordinal], baseline_ns, end_ns)
     before = driver.pop("process_before_bytes")
-    if driver["process_bytes"] is None and why_no_driver is not None:
+    told = [one.reading.process_bytes for one in inside if one.reading.process_bytes is not None]
+    if driver["process_bytes"] is None and told:
+        driver |= {"process_bytes": max(told), "process_reason": None}
+    elif driver["process_bytes"] is None and why_no_driver is not None:
         driver["process_reason"] = why_no_driver
     if not inside:
         return {**dict.fromkeys(_ALLOCATOR_KEYS), "reason": _NO_ALLOCATOR, **driver}
-    base, peak = inside[0].reading, max(inside[1:] or inside, key=lambda one: one.reading.peak_bytes)
-    level = [one for one in inside if one.reading.peak_bytes == peak.reading.peak_bytes]
+    base, peak = inside[0].reading, max(inside[1:] or inside, key=lambda one: one.reading.most_bytes)
+    level = [one for one in inside if one.reading.most_bytes == peak.reading.most_bytes]
     steady = next((one.reading for one in seen if one.event.name == "steady"), None)
-    context = None if before is None else before - base.reserved_bytes
+    held = [one.reading.reserved_bytes for one in inside if one.reading.reserved_bytes is not None]
+    context = _above(before, base.reserved_bytes)
     return {
-        "allocated_bytes": peak.reading.peak_bytes - base.allocated_bytes,
-        "reserved_bytes": max(one.reading.reserved_bytes for one in inside) - base.reserved_bytes,
+        "allocated_bytes": peak.reading.most_bytes - base.allocated_bytes,
+        "allocated_reason": _NO_PEAK if peak.reading.peak_bytes is None else None,
+        "reserved_bytes": _above(max(held, default=None), base.reserved_bytes),
+        "reserved_reason": None if held else _NOT_RESERVED,
         "steady_allocated_bytes": None if steady is None else steady.allocated_bytes - base.allocated_bytes,
-        "steady_reserved_bytes": None if steady is None else steady.reserved_bytes - base.reserved_bytes,
+        "steady_reserved_bytes": None if steady is None else _above(steady.reserved_bytes, base.reserved_bytes),
         "context_bytes": context,
         "peak_at": _place(events, peak),
         "bill": _bill(events[: level[-1].number], ledger, baseline_ns, level[-1].reading, base, context),
@@ -90,9 +99,28 @@ def device_document(
 
 
 _ALLOCATOR_KEYS: Final = (
-    "allocated_bytes", "reserved_bytes", "steady_allocated_bytes", "steady_reserved_bytes", "context_bytes", "peak_at",
-    "bill",
+    "allocated_bytes", "allocated_reason", "reserved_bytes", "reserved_reason", "steady_allocated_bytes",
+    "steady_reserved_bytes", "context_bytes", "peak_at", "bill",
 )  # fmt: skip
+
+
+def _above(nbytes: int | None, base_bytes: int | None) -> int | None:
+    """What one figure is above another."""
+    return None if nbytes is None or base_bytes is None else nbytes - base_bytes
+
+
+def gpu_loaded_to(fact: Callable[[str], Any]) -> Mapping[str, Any] | None:
+    """The GPU that a load was to, as the contract has GPUs; None where it is not known.
+
+    Args:
+        fact: gives the capture's fact of a name.
+    """
+    vram = fact("vram") or {}
+    if "gpu" in vram:
+        return vram["gpu"]  # type: ignore[no-any-return]
+    device = ((fact("spec") or {}).get("options") or {}).get("device", "cpu")
+    gpus = (fact("machine") or {}).get("gpus") or []  # NVIDIA's alone, when nobody wrote down which
+    return gpus[index_of(device)] if index_of(device) < len(gpus) else None
 
 
 def _driver(samples: Sequence[DeviceSample], baseline_ns: int, end_ns: int) -> dict[str, Any]:
@@ -140,8 +168,8 @@ def _bill(
         found = items.get((phase, "vram", event.name), [(Item.UNEXPLAINED, event.nbytes)])
         for item, part in parted(found, event.nbytes):
             sums[item] += part
-    sums[Item.ALLOCATOR] = at_peak.peak_bytes - base.allocated_bytes - sum(sums.values())
-    sums[UNUSED] = max(0, at_peak.reserved_bytes - at_peak.peak_bytes)
+    sums[Item.ALLOCATOR] = at_peak.most_bytes - base.allocated_bytes - sum(sums.values())
+    sums[UNUSED] = max(0, _above(at_peak.reserved_bytes, at_peak.most_bytes) or 0)
     sums[CONTEXT] = context_bytes or 0
     return [{"item": item, "bytes": nbytes} for item, nbytes in sums.items() if nbytes]
 

@@ -30,9 +30,10 @@ def _lines(device: Mapping[str, Any]) -> Iterator[str]:
     if device["reason"] is not None:
         yield f"device memory by torch not available: {device['reason']}"
     else:
-        allocated, reserved = format_bytes(device["allocated_bytes"]), format_bytes(device["reserved_bytes"])
-        yield f"device: {allocated} allocated at most{_place(device['peak_at'])}: what tensors take"
-        yield f"device: {reserved} reserved: what torch's allocator took of the driver for them"
+        allocated, why_least = format_bytes(device["allocated_bytes"]), device.get("allocated_reason")
+        more = "" if why_least is None else f" ({why_least})"
+        yield f"device: {allocated} allocated at most{_place(device['peak_at'])}: what tensors take{more}"
+        yield f"device: {_reserved(device)}"
     yield f"device: {_used(device)}"
     parts = [f"{shown(line['item'])} {format_bytes(line['bytes'])}" for line in device["bill"] or ()]
     if parts:
@@ -43,8 +44,9 @@ def _lines(device: Mapping[str, Any]) -> Iterator[str]:
 
 def _together(run: Run, device: Mapping[str, Any]) -> Iterator[str]:
     """Where the device has no memory of its own: what host and device took of the one that there is."""
-    if device["unified"] and None not in (device["reserved_bytes"], run["peak"]["rss_bytes"]):
-        both = run["peak"]["rss_bytes"] + device["reserved_bytes"]
+    reserved = device["allocated_bytes"] if device["reserved_bytes"] is None else device["reserved_bytes"]
+    if device["unified"] and None not in (reserved, run["peak"]["rss_bytes"]):
+        both = run["peak"]["rss_bytes"] + reserved
         yield f"host and device share one memory: {format_bytes(both)} of it at most, file pages and copies together"
 
 
@@ -54,11 +56,17 @@ def _place(peak_at: Mapping[str, str | None]) -> str:
     return doing if tensor is None else f" at {shown(tensor)}{doing}"
 
 
+def _reserved(device: Mapping[str, Any]) -> str:
+    if device["reserved_bytes"] is None:
+        return f"what torch's allocator reserved not available: {device['reserved_reason']}"
+    return f"{format_bytes(device['reserved_bytes'])} reserved: what torch's allocator took of the driver for them"
+
+
 def _used(device: Mapping[str, Any]) -> str:
     """The driver's figure, of the process or else of all."""
     if device["process_bytes"] is not None:
         context = device["context_bytes"]
-        more = "" if context is None else f", {format_bytes(context)} of CUDA context included"
+        more = "" if context is None else f", {format_bytes(context)} of the device's context included"
         return f"{format_bytes(device['process_bytes'])} used by the process, as the driver counts{more}"
     if device["used_bytes"] is None:
         return f"the driver's count not available: {device['process_reason']}"

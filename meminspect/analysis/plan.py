@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from meminspect.analysis.verdict import Candidate, Recommendation, rank, recommend, verdict
 from meminspect.capture.records import Pool
+from meminspect.devices import kind_of
 from meminspect.strategies import STRATEGIES
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Plan:
     ram_bytes: int | None
     vram_bytes: int | None
     shared: bool = False  # the device's memory is the host's
+    device: str = "cpu"  # its kind
 
 
 def make_plan(
@@ -74,6 +76,7 @@ def make_plan(
         ram_bytes,
         vram_bytes,
         shared,
+        kind_of(task.options.device),
     )
 
 

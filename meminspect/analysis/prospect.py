@@ -58,12 +58,13 @@ def prospect_of(
     subject = read_subject(checkpoint, task.architecture, task.note)
     machine = subject.machine
     usable_bytes = machine.usable_bytes if ram_bytes is None else ram_bytes
-    gpu = machine.gpu(task.device_index)
+    where = options.device, options.interpreter
+    gpu = machine.gpu(*where)
     plan = make_plan(
         task,
         usable_bytes if limit_bytes is None else min(usable_bytes, limit_bytes),
         gpu.free_bytes if vram_bytes is None and gpu is not None else vram_bytes,
-        shared=machine.shares_memory_with(task.device_index) and task.pool is Pool.VRAM and vram_bytes is None,
+        shared=machine.shares_memory_with(*where) and task.pool is Pool.VRAM and vram_bytes is None,
         aim=aim,
         largest_mapping_bytes=machine.largest_mapping_bytes if ram_bytes is None else None,
     )

@@ -6,7 +6,7 @@ import itertools
 from typing import TYPE_CHECKING, Any
 
 from meminspect.analysis.confinement import confined_document, room_under
-from meminspect.analysis.device import device_document
+from meminspect.analysis.device import device_document, gpu_loaded_to
 from meminspect.analysis.live import bill, place_at, tensors_materialised
 from meminspect.analysis.own_code import import_lines, own_rows
 from meminspect.analysis.script import own_code, script_document
@@ -15,7 +15,7 @@ from meminspect.analysis.storage import NEVER_BEGAN, cache_document, forward_doc
 from meminspect.analysis.verdict import PROCESS_BYTES
 from meminspect.analysis.window import samples_between, window
 from meminspect.capture.records import EventKind
-from meminspect.strategies.task import device_index
+from meminspect.devices import index_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -141,11 +141,11 @@ def _device(
     """What was taken of the device; None where the load never began."""
     if cut is None:
         return None
-    ordinal, gpus = device_index(spec["options"]["device"]), (capture.fact("machine") or {}).get("gpus") or []
+    ordinal, gpu = index_of(spec["options"]["device"]), gpu_loaded_to(capture.fact)
     found = device_document(
         events, capture.device_samples(), capture.ledger(), cut.baseline.t_ns, cut.end_ns, ordinal, why_no_vram
     )
-    return {**found, "unified": gpus[ordinal]["unified"] if ordinal < len(gpus) else None}
+    return {**found, "unified": gpu and gpu["unified"]}
 
 
 def _peak(cut: Window | None, samples: Sequence[Sample], device: Mapping[str, Any] | None) -> dict[str, int | None]:

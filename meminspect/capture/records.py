@@ -126,7 +126,8 @@ class Event(NamedTuple):
             reading = DeviceReading(**json.loads(self.detail))
         except (ValueError, TypeError):
             return None
-        return reading if all(isinstance(nbytes, int) for nbytes in reading) else None
+        known = isinstance(reading.allocated_bytes, int)
+        return reading if known and all(isinstance(nbytes, int | None) for nbytes in reading) else None
 
 
 class Sample(NamedTuple):
@@ -175,11 +176,17 @@ class DeviceSample(NamedTuple):
 
 
 class DeviceReading(NamedTuple):
-    """What the device's allocator counted in the worker, in bytes; the peak is since the reading before."""
+    """What the device's allocator counted in the worker, in bytes; None where torch does not tell."""
 
     allocated_bytes: int
-    reserved_bytes: int
-    peak_bytes: int
+    reserved_bytes: int | None
+    peak_bytes: int | None  # since the reading before
+    process_bytes: int | None = None  # by the process, as its driver counts: Metal's tells it inside
+
+    @property
+    def most_bytes(self) -> int:
+        """The most that was allocated since the reading before, as far as that is known."""
+        return self.allocated_bytes if self.peak_bytes is None else self.peak_bytes
 
 
 class LogLine(NamedTuple):

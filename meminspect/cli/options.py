@@ -94,7 +94,12 @@ def checkpoint_options(verb: Verb) -> Verb:
 def load_options(verb: Verb) -> Callable[..., Any]:
     """Add what says how to load, handed over as `load_options`, a LoadOptions."""
 
-    @click.option("--device", default="cpu", show_default=True, help="Where the loaded model shall be: cpu or cuda.")
+    @click.option(
+        "--device",
+        default="cpu",
+        show_default=True,
+        help="Where the loaded model shall be: cpu, cuda[:N], xpu[:N] or mps.",
+    )
     @click.option("--dtype", type=click.Choice(CASTABLE), help="Its dtype.  [default: as stored]")
     @click.option(
         "--init-dtype",
@@ -108,7 +113,7 @@ def load_options(verb: Verb) -> Callable[..., Any]:
         type=click.Choice(READ_TO),
         default="device",
         show_default=True,
-        help="With cuda: where a whole state dict is read to that is copied into the model.",
+        help="On a device: where a whole state dict is read to that is copied into the model.",
     )
     @click.option(
         "--quantisation",

@@ -15,6 +15,7 @@ from meminspect.capture.library import default_folder, new_path
 from meminspect.capture.store import SUFFIX, CaptureReader
 from meminspect.cli import options, output, results, script
 from meminspect.cli.following import follow
+from meminspect.devices import kind_of
 from meminspect.engine.own_model import with_model_described
 from meminspect.engine.preflight import require_device
 from meminspect.engine.script import SCRIPT, script_of
@@ -127,8 +128,9 @@ def command(
     chosen = options.able_strategies(chosen, task)
     subject = read_subject(checkpoint, task.architecture, task.note)
     require_device(task, subject.machine)
-    if allocator_history and load_options.device == "cpu":
-        raise UsageError("--allocator-history is of a device's allocator, and the load is on the cpu", "--device cuda")
+    if allocator_history and kind_of(load_options.device) not in ("cuda", "xpu"):
+        where = f"and the load is on {'the ' * (load_options.device == 'cpu')}{load_options.device}"
+        raise UsageError(f"--allocator-history is of an allocator that records one, {where}", "--device cuda or xpu")
     asked = RunSpec(
         checkpoint.path, chosen[0], Path(), load_options, force=force, cache=cache, limit_bytes=limit, forward=forward,
         timeout_s=timeout, allocator_history=allocator_history, repeat_of=repeat,

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import platform
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from meminspect.analysis.verdict import PROCESS_BYTES, unreclaimable_bytes, verdict, vram_bytes
 from meminspect.capture.records import Pool
+from meminspect.devices import index_of, kind_of
 from meminspect.errors import UsageError
 from meminspect.text import shown
 from meminspect.theory.ledger import Pools
 from meminspect.units import format_bytes
 
 if TYPE_CHECKING:
+    from meminspect.sampling.interpreter import Interpreter
     from meminspect.sampling.machine import Machine
     from meminspect.strategies import LoadTask, Strategy
     from meminspect.theory.ledger import Theory
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["refusal", "require_device"]
 
 _AMD_GPUS = Path("/dev/kfd")  # of AMD's driver
+_WINDOWS_GPUS = Path("/dev/dxg")  # of Windows' driver, where Linux runs in it
+_BUILDS: Final = {"cuda": ("CUDA", ("cu", "rocm")), "xpu": ("XPU", ("xpu",))}  # how the versions end that have it
 _FORCE = "it runs only if that is forced (--force, or yes to the question in the app)"
 
 
@@ -53,7 +58,8 @@ def refusal(
 
 def _short(task: LoadTask, theory: Theory, machine: Machine) -> str:
     """What there is not enough of, by theory; empty where all of it fits, or nobody knows."""
-    gpu, shared = machine.gpu(task.device_index), machine.shares_memory_with(task.device_index)
+    where = task.options.device, task.options.interpreter
+    gpu, shared = machine.gpu(*where), machine.shares_memory_with(*where)
     needed, usable = unreclaimable_bytes(theory.peak), machine.usable_bytes
     if shared:
         needed += vram_bytes(theory.peak)
@@ -87,22 +93,33 @@ class _MissingDevice(NamedTuple):
 
 
 def _missing_device(task: LoadTask, machine: Machine) -> _MissingDevice | None:
-    device, python = task.options.device, task.options.interpreter
-    if not device.startswith("cuda"):
+    device, interpreter = task.options.device, task.options.interpreter
+    kind = kind_of(device)
+    if kind == "cpu":
         return None
-    plan = f"meminspect plan --device {device} says what it would take"
-    torch = machine.torch_version if python.python is None else python.packages.get("torch")
-    if torch is not None and "+rocm" in torch:  # for which AMD's GPUs are cuda, too; NVML knows nothing of them
-        words = (
-            f"there is no {device} here: the worker's torch is built for ROCm, and there is no AMD GPU ({_AMD_GPUS})"
-        )
-        return None if _AMD_GPUS.exists() else _MissingDevice(words, plan)
-    if not machine.gpus:
-        return _MissingDevice(f"there is no {device} here: {machine.why_no_vram(0)}", plan)
-    if torch is not None and torch.endswith("+cpu"):
-        words = f"nothing can be loaded to {device}: the worker's torch, {shown(torch)}, is built without CUDA"
-        return _MissingDevice(words, f"install a build with CUDA (pytorch.org/get-started), or {plan}")
-    if machine.gpu(task.device_index) is None:
-        count = len(machine.gpus)
-        return _MissingDevice(f"there is no {device} here: CUDA sees {count} GPU{'s' * (count > 1)}", plan)
+    torch, plan = machine.torch_of(interpreter) or "", f"meminspect plan --device {device} says what it would take"
+    why_none = _why_no_gpu(device, machine, interpreter)
+    if why_none:
+        return _MissingDevice(f"there is no {device} here: {why_none}", plan)
+    built_for = torch.partition("+")[2]  # of a build of somebody's own it says nothing
+    name, beginnings = _BUILDS.get(kind, ("", ("",)))
+    if built_for and not built_for.startswith(beginnings):
+        words = f"nothing can be loaded to {device}: the worker's torch, {shown(torch)}, is built without {name}"
+        return _MissingDevice(words, f"install a build with {name} (pytorch.org/get-started), or {plan}")
     return None
+
+
+def _why_no_gpu(device: str, machine: Machine, interpreter: Interpreter) -> str:
+    """Why the machine has no such GPU; empty where it has one, or only torch can tell."""
+    kind, gpus = kind_of(device), machine.gpus_for(device, interpreter)
+    if kind == "cuda" and "+rocm" in (machine.torch_of(interpreter) or ""):  # for which AMD's GPUs are cuda, too
+        why_none = f"the worker's torch is built for ROCm, and there is no AMD GPU ({_AMD_GPUS})"
+        return "" if _AMD_GPUS.exists() else why_none
+    if kind == "xpu":  # how many it counts, tiles or cards, is for its driver to say; Windows has it, under Linux
+        return "" if gpus or _WINDOWS_GPUS.exists() else "no Intel GPU (/sys/class/drm)"
+    if kind == "mps":
+        system = f"{platform.system()} on {platform.machine()}"
+        return "" if gpus else f"mps is Metal on Apple silicon, and this is {system}"
+    if not gpus:
+        return machine.why_no_vram(device, interpreter)
+    return "" if index_of(device) < len(gpus) else f"CUDA sees {len(gpus)} GPU{'s' * (len(gpus) > 1)}"

@@ -15,7 +15,7 @@ from meminspect.engine.end_watch import EndWatch
 from meminspect.engine.explain import GONE, outcome_document
 from meminspect.engine.limits import confined
 from meminspect.engine.preparation import PREPARING, prepare_cache
-from meminspect.engine.watching import Devices, watch
+from meminspect.engine.watching import devices_of, vram_document, watch
 from meminspect.engine.worker_process import WorkerProcess
 from meminspect.errors import RunError
 from meminspect.sampling.machine import read_machine
@@ -57,12 +57,10 @@ def run_script(
     """
     opening = open_nvml()
     machine = read_machine(opening.nvml)
-    number = spec.options.device.partition(":")[2]
-    device = int(number) if number.isdecimal() else 0
     checkpoint = None if spec.checkpoint is None else read_checkpoint(spec.checkpoint)
     _describe(spec, script, checkpoint, machine, writer)
-    writer.fact("vram", {"reason": machine.why_no_vram(device)})
-    devices = Devices(opening.nvml, machine.gpus, device, spec.options.device != "cpu")
+    writer.fact("vram", vram_document(machine, spec.options))
+    devices = devices_of(opening.nvml, machine, spec.options)
     with contextlib.ExitStack() as stack:
         limited: Confinement | None = None
         remarks = [_prepared(spec, checkpoint, writer, cancellation)]

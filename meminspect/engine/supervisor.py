@@ -37,7 +37,7 @@ from meminspect.engine.preparation import PREPARING, prepare_cache
 from meminspect.engine.script_run import run_script
 from meminspect.engine.spec import RunSpec
 from meminspect.engine.warmup import tiny_twin
-from meminspect.engine.watching import Devices, watch
+from meminspect.engine.watching import Devices, devices_of, vram_document, watch
 from meminspect.engine.worker_process import WorkerProcess
 from meminspect.errors import MeminspectError, RunError
 from meminspect.sampling.machine import read_machine
@@ -142,7 +142,7 @@ def _run(
         checkpoint_document(checkpoint, task.architecture, residencies, file_system_of(checkpoint.path), task.note),
     )
     writer.fact("machine", machine.document())
-    writer.fact("vram", _vram(strategy, task, machine.why_no_vram(task.device_index)))
+    writer.fact("vram", _vram(strategy, task, machine))
     writer.fact("pools", {"reason": why_no_pools()})
     writer.fact("theory", theory_document(theory))
     writer.fact("plan", {"work_bytes": theory.work_bytes, "usable_bytes": machine.usable_bytes})
@@ -155,16 +155,17 @@ def _run(
             (step.phase, step.operation.name.lower(), step.pool.name.lower(), step.item, step.tensor, step.nbytes)
             for step in strategy.ledger(task)
         )
-        devices = Devices(opening.nvml, machine.gpus, task.device_index, task.pool is Pool.VRAM)
+        devices = devices_of(opening.nvml, machine, spec.options)
         outcome = _loaded(spec, writer, task, theory, machine, cancellation, waiting, devices)
     if outcome["outcome"] == "refused":  # no worker has begun
         _advise(spec, writer, task, machine)
     return outcome
 
 
-def _vram(strategy: Strategy, task: LoadTask, why_none: str) -> dict[str, Any]:
+def _vram(strategy: Strategy, task: LoadTask, machine: Machine) -> dict[str, Any]:
     """Why nobody tells of the device's memory and, of a load to one, what theory says of it, evenly over the load."""
-    vram: dict[str, Any] = {"reason": why_none}
+    vram = vram_document(machine, task.options)
+    why_none = vram["reason"]
     if why_none and task.pool is Pool.VRAM and strategy.why_not(task) is None:
         told = explanation_of(strategy, task)
         columns = told.series.columns(_COLUMNS, max(told.work_bytes, 1))
@@ -253,9 +254,10 @@ def _advise(spec: RunSpec, writer: CaptureWriter, task: LoadTask, machine: Machi
     """Write down what would do better: whatever becomes of the run, its death included."""
     budgets = (machine.usable_bytes, spec.limit_bytes)
     ram_bytes = min(budget for budget in budgets if budget is not None)
-    gpu = machine.gpu(task.device_index)
+    where = task.options.device, task.options.interpreter
+    gpu = machine.gpu(*where)
     vram_bytes = None if gpu is None else gpu.free_bytes
-    shared = task.pool is Pool.VRAM and machine.shares_memory_with(task.device_index)
+    shared = task.pool is Pool.VRAM and machine.shares_memory_with(*where)
     mapping_bytes = machine.largest_mapping_bytes
     writer.fact("better", better_than(spec.strategy, task, ram_bytes, mapping_bytes, vram_bytes, shared=shared))
 

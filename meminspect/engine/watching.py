@@ -6,6 +6,7 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from meminspect.devices import index_of
 from meminspect.engine.cache_watch import CacheWatch
 from meminspect.engine.cancellation import Ending
 from meminspect.engine.device_watch import DeviceWatch
@@ -22,14 +23,16 @@ if TYPE_CHECKING:
     from meminspect.engine.end_watch import EndWatch
     from meminspect.engine.limits import Confinement
     from meminspect.engine.worker_process import WorkerProcess
+    from meminspect.sampling.machine import Machine
     from meminspect.sampling.nvml import Gpu, Nvml
     from meminspect.sampling.pressure import PressureBooks
+    from meminspect.strategies import LoadOptions
 
-__all__ = ["Devices", "watch"]
+__all__ = ["Devices", "devices_of", "vram_document", "watch"]
 
 
 class Devices(NamedTuple):
-    """The GPUs that a worker sees."""
+    """The GPUs that a worker sees, and of which the driver tells."""
 
     nvml: Nvml | None
     gpus: tuple[Gpu, ...]  # in CUDA's order
@@ -41,6 +44,19 @@ class Devices(NamedTuple):
         if self.nvml is None or self.ordinal >= len(self.gpus):
             return None
         return self.nvml.used_bytes(self.gpus[self.ordinal].index)
+
+
+def devices_of(nvml: Nvml | None, machine: Machine, options: LoadOptions) -> Devices:
+    """Those that a load with these options may watch."""
+    gpus = machine.watched_for(options.device, options.interpreter)
+    return Devices(nvml, gpus, index_of(options.device), options.device != "cpu")
+
+
+def vram_document(machine: Machine, options: LoadOptions) -> dict[str, Any]:
+    """The fact `vram`: the GPU that a load is to or watched beside, and why nobody tells what is used of it."""
+    where = options.device, options.interpreter
+    gpu = machine.gpu(*where)
+    return {"reason": machine.why_no_vram(*where), "gpu": None if gpu is None else gpu.document()}
 
 
 def watch(

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from meminspect.analysis.subject import Subject
     from meminspect.sampling.machine import Machine
+    from meminspect.sampling.nvml import Gpu
 
 __all__ = ["checkpoint_card", "counted", "machine_card", "warnings_card"]
 
@@ -52,11 +53,14 @@ def machine_card(machine: Machine) -> Text:
         f"{format_bytes(machine.usable_bytes)} usable",
         _limit(machine),
     ]
-    parts += [
-        f"{gpu.name or 'GPU'} " + ("in unified memory" if gpu.unified else f"with {format_bytes(gpu.free_bytes)} free")
-        for gpu in machine.gpus
-    ] or ["no GPU"]
+    parts += [f"{gpu.name or 'GPU'}{_gpu_memory(gpu)}" for gpu in machine.gpus] or ["no GPU"]
     return safe(f"this machine: {_SEPARATOR.join(parts)}")
+
+
+def _gpu_memory(gpu: Gpu) -> str:
+    if gpu.unified:
+        return " in unified memory"
+    return "" if gpu.free_bytes is None else f" with {format_bytes(gpu.free_bytes)} free"
 
 
 def _limit(machine: Machine) -> str:

@@ -27,8 +27,13 @@ _LEAST_BAR = 8  # columns; on a narrower terminal the numbers have to do
 _MOST_BAR = 60
 _THREE_FIGURES = (
     "Peak vram is what tensors take (allocated). What must fit, and is drawn, is what torch's allocator takes of the "
-    "driver for them (reserved). The driver counts a CUDA context of some hundred MiB besides, which no theory knows."
+    "driver for them (reserved). The driver counts a context of some hundred MiB besides, which no theory knows."
 )
+_FIGURES_OF = {
+    "xpu": f"{_THREE_FIGURES} Torch's allocator for XPU is taken to be CUDA's, after which it was written.",
+    "mps": "Peak vram is what tensors take. What torch's allocator for Metal reserves for them is not available: only "
+    "Metal says how it rounds. It is more than what is drawn.",
+}
 _MARK, _NO_MARK = "★ ", "  "
 _POOLS = {
     "heap": "heap_bytes", "file": "file_bytes", "pinned": "pinned_bytes", "vram": "vram_allocated_bytes",
@@ -76,7 +81,9 @@ class PlanTable:
         if self._bar_width:
             yield self.legend()
         if self._on_device:
-            yield Text("\n".join(textwrap.wrap(_THREE_FIGURES, self.width)), style="quiet")
+            yield Text(
+                "\n".join(textwrap.wrap(_FIGURES_OF.get(self._plan.device, _THREE_FIGURES), self.width)), style="quiet"
+            )
 
     def header(self) -> Text:
         """Titles of the columns, and the size of the ceiling over its mark."""
@@ -151,7 +158,9 @@ class PlanTable:
         if not self._bar_width:
             return line
         if self._of_device:
-            line.append(self._glyphs.full, "vram").append(" reserved on the device", "quiet")
+            line.append(self._glyphs.full, "vram").append(
+                " on the device" if self._plan.device == "mps" else " reserved on the device", "quiet"
+            )
         else:
             line.append(self._glyphs.full, "heap").append(" cannot be reclaimed  ", "quiet")
             line.append(self._glyphs.file, "file").append(" can be reclaimed", "quiet")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import importlib.util
 import json
 import os
 import re
@@ -20,7 +21,7 @@ from meminspect.text import shown
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["OURS", "Interpreter", "open_interpreter"]
+__all__ = ["OURS", "Interpreter", "open_interpreter", "torch_version"]
 
 _REQUIRED: Final = ("torch", "safetensors")  # by meminspect itself
 _ASKED: Final = (
@@ -29,6 +30,7 @@ _ASKED: Final = (
 )  # fmt: skip
 _OLDEST: Final = {"python": (3, 10), "torch": (2, 1)}  # load_state_dict(assign=True) and torch.load(mmap=True)
 _PATIENCE_S: Final = 30.0
+_TORCH_SAYS: Final = re.compile(r"__version__ = '([^']+)'")  # torch/version.py, where packages are named without it
 
 # Written for any Python, so that an old one can say how old it is. The folder that Python puts first on the path for
 # `-c` is the current one, whose modules are nobody's environment.
@@ -46,6 +48,12 @@ for name in sys.argv[1:]:
         packages[name] = version(name)
     except Exception:
         pass
+try:
+    import importlib.util, os, re
+    with open(os.path.join(os.path.dirname(importlib.util.find_spec("torch").origin), "version.py")) as file:
+        packages["torch"] = re.search("__version__ = '([^']+)'", file.read()).group(1)
+except Exception:
+    pass
 sys.stdout.write("\\n" + json.dumps({"python": sys.version.split()[0], "packages": packages}))
 """
 
@@ -91,6 +99,19 @@ def _version_here(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+@functools.cache
+def torch_version() -> str | None:
+    """Of the torch in our own environment, by itself: that says what it is built for (+cu130, +rocm7.0, +xpu)."""
+    found = importlib.util.find_spec("torch")
+    if found is None or found.origin is None:
+        return None
+    try:
+        said = _TORCH_SAYS.search(Path(found.origin).with_name("version.py").read_text())
+    except OSError:
+        said = None
+    return _version_here("torch") if said is None else said[1]
 
 
 OURS: Final = Interpreter()

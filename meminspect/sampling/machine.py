@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import re
@@ -12,8 +11,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from meminspect.devices import index_of, kind_of
 from meminspect.sampling import cgroups
+from meminspect.sampling.interpreter import OURS, Interpreter, torch_version
 from meminspect.sampling.nvml import Gpu, Nvml, open_nvml
+from meminspect.sampling.other_gpus import other_gpus
 from meminspect.sampling.visible_gpus import HIDDEN, visible_gpus
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ _NO_MEMINFO: Final = "/proc/meminfo cannot be read here"
 _FREE_ONLY: Final = f"only what is free, without what the page cache could give back: {_NO_MEMINFO}"
 _NO_THP: Final = "this system has no transparent huge pages, or does not show their mode here"
 _NO_GPU: Final = "no NVIDIA GPU"
+_MAKERS: Final = {"xpu": "Intel", "mps": "Apple"}
 _NO_TORCH: Final = "torch is not installed beside meminspect"
 
 
@@ -45,7 +48,7 @@ class Machine:
         memory_limit_bytes: the tightest cgroup limit on this process.
         limit_available_bytes: what the cgroup limits still leave.
         swap_free_bytes: unused swap.
-        gpus: NVIDIA GPUs, in CUDA's order: those that CUDA_VISIBLE_DEVICES lets a process see.
+        gpus: those that a process sees: NVIDIA's in CUDA's order, then AMD's, Intel's and Apple's.
         torch_version: of the torch beside us; it is not imported.
         kernel: the kernel's release.
         thp: the mode of transparent huge pages: always, madvise or never.
@@ -78,22 +81,41 @@ class Machine:
             return self.ram_available_bytes
         return min(self.ram_available_bytes, self.limit_available_bytes)
 
-    def gpu(self, ordinal: int) -> Gpu | None:
-        """The GPU that CUDA gives this number."""
-        return self.gpus[ordinal] if ordinal < len(self.gpus) else None
+    def torch_of(self, interpreter: Interpreter) -> str | None:
+        """The version of torch that an interpreter has."""
+        return self.torch_version if interpreter.python is None else interpreter.packages.get("torch")
 
-    def shares_memory_with(self, ordinal: int) -> bool:
-        """Whether that GPU has no memory of its own and uses the machine's, as Jetson and GB10 do."""
-        gpu = self.gpu(ordinal)
+    def gpus_for(self, device: str, interpreter: Interpreter = OURS) -> tuple[Gpu, ...]:
+        """The GPUs that torch numbers under a device's kind; NVIDIA's for the cpu, beside which they are watched."""
+        maker = _MAKERS.get(kind_of(device), "NVIDIA")
+        if kind_of(device) == "cuda" and "+rocm" in (self.torch_of(interpreter) or ""):
+            maker = "AMD"
+        return tuple(gpu for gpu in self.gpus if gpu.maker == maker)
+
+    def watched_for(self, device: str, interpreter: Interpreter = OURS) -> tuple[Gpu, ...]:
+        """Those of them whose driver tells, while a load goes on, what is used: NVIDIA's."""
+        return tuple(gpu for gpu in self.gpus_for(device, interpreter) if gpu.maker == "NVIDIA")
+
+    def gpu(self, device: str, interpreter: Interpreter = OURS) -> Gpu | None:
+        """The GPU that a device's name means."""
+        gpus, index = self.gpus_for(device, interpreter), index_of(device)
+        return gpus[index] if index < len(gpus) else None
+
+    def shares_memory_with(self, device: str, interpreter: Interpreter = OURS) -> bool:
+        """Whether that GPU has no memory of its own and uses the machine's, as Jetson, GB10, APUs and Apple's do."""
+        gpu = self.gpu(device, interpreter)
         return gpu is not None and bool(gpu.unified)
 
-    def why_no_vram(self, ordinal: int) -> str:
+    def why_no_vram(self, device: str, interpreter: Interpreter = OURS) -> str:
         """In one line why nobody tells how much memory of a GPU is in use; empty where NVML does."""
-        gpu = self.gpu(ordinal)
+        gpu = self.gpu(device, interpreter)
         if gpu is None:
-            return self.reasons.get("gpus", _NO_GPU)
+            maker = _MAKERS.get(kind_of(device))
+            return self.reasons.get("gpus", _NO_GPU) if maker is None else f"no {maker} GPU"
         if gpu.unified:
             return "the GPU has no memory of its own: it uses the machine's"
+        if gpu.maker != "NVIDIA":
+            return f"what is used is asked of NVIDIA's driver, and this GPU is {gpu.maker}'s"
         return "the GPU does not tell how much of its memory is in use" if gpu.used_bytes is None else ""
 
     def with_room_of(self, nbytes: int) -> Machine:
@@ -112,10 +134,7 @@ class Machine:
             "ram_available_bytes": self.ram_available_bytes,
             "memory_limit_bytes": self.memory_limit_bytes,
             "swap_free_bytes": self.swap_free_bytes,
-            "gpus": [
-                {"name": gpu.name, "total_bytes": gpu.total_bytes, "free_bytes": gpu.free_bytes, "unified": gpu.unified}
-                for gpu in self.gpus
-            ],
+            "gpus": [gpu.document() for gpu in self.gpus],
             "torch_version": self.torch_version,
             "kernel": self.kernel,
             "thp": self.thp,
@@ -134,13 +153,13 @@ def read_machine(nvml: Nvml | None = None) -> Machine:
     group = cgroups.memory_group()
     limit_bytes = None if group is None else group.limit_bytes()
     gpus, why_no_gpus = _gpus(nvml)
-    torch_version, thp = _torch_version(), _thp()
+    torch, thp = torch_version(), _thp()
     reasons = {
         "ram_available_bytes": why_free_only,
         "swap_free_bytes": _NO_MEMINFO if free_swap_bytes is None else "",
         "memory_limit_bytes": _why_no_limit(group) if limit_bytes is None else "",
         "gpus": why_no_gpus,
-        "torch_version": _NO_TORCH if torch_version is None else "",
+        "torch_version": _NO_TORCH if torch is None else "",
         "thp": _NO_THP if thp is None else "",
     }
     return Machine(
@@ -149,8 +168,8 @@ def read_machine(nvml: Nvml | None = None) -> Machine:
         memory_limit_bytes=limit_bytes,
         limit_available_bytes=None if group is None else group.available_bytes(),
         swap_free_bytes=free_swap_bytes,
-        gpus=tuple(gpus),
-        torch_version=torch_version,
+        gpus=(*gpus, *other_gpus()),
+        torch_version=torch,
         kernel=platform.release(),
         thp=thp,
         largest_mapping_bytes=_largest_mapping_bytes(total_bytes + swap_bytes),
@@ -224,13 +243,6 @@ def _largest_mapping_bytes(ram_and_swap_bytes: int, path: Path = _OVERCOMMIT) ->
     except (OSError, ValueError, KeyError):
         return None
     return max(0, limit - committed)
-
-
-def _torch_version() -> str | None:
-    try:
-        return importlib.metadata.version("torch")
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _thp(path: Path = _THP) -> str | None:

@@ -37,6 +37,7 @@ class Gpu:
         unified: whether its memory is the machine's RAM (then NVML has no figures of its own).
         slice_of: of a MIG device the GPU that it is a part of.
         is_cut: whether the GPU is in MIG mode, so that programs see its MIG devices and not itself.
+        maker: whose it is; of others than NVIDIA's the index is among that maker's.
     """
 
     index: int
@@ -48,6 +49,17 @@ class Gpu:
     unified: bool | None
     slice_of: int | None = None
     is_cut: bool = False
+    maker: str = "NVIDIA"
+
+    def document(self) -> dict[str, Any]:
+        """The GPU under the names of the JSON contract."""
+        return {
+            "name": self.name,
+            "total_bytes": self.total_bytes,
+            "free_bytes": self.free_bytes,
+            "unified": self.unified,
+            "maker": self.maker,
+        }
 
 
 class DeviceMemory(NamedTuple):

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Final
 
 from meminspect.capture.records import Operation, Pool
+from meminspect.devices import kind_of
 from meminspect.strategies.recipes import always_maps, is_safetensors
 from meminspect.theory.ledger import Item, Step
 
@@ -122,6 +123,7 @@ def sources_for(task: LoadTask, item: str, *, to_device: bool = False) -> Source
     """
     host = Pool.FILE if always_maps(task) else Pool.HEAP
     if to_device and task.pool is Pool.VRAM:
-        pins = is_safetensors(task) and task.options.interpreter.lacks("safetensors", _PINS_SINCE) is None
+        pins = kind_of(task.options.device) == "cuda" and is_safetensors(task)
+        pins = pins and task.options.interpreter.lacks("safetensors", _PINS_SINCE) is None
         return Sources(Pool.VRAM, item, via=Pool.PINNED if pins else host)
     return Sources(host, item)

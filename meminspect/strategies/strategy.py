@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from meminspect.devices import KINDS, is_device, kind_of
 from meminspect.dtypes import BITS, GGML_BLOCKS, bytes_of
 from meminspect.strategies import quantisation, recipes
 from meminspect.strategies.own_readers import why_not_read
 from meminspect.strategies.packages import why_not_installed
 from meminspect.strategies.task import CASTABLE, QUANTISATIONS
 from meminspect.text import listed, shown
+from meminspect.theory.cuda_allocator import CachingAllocator
 from meminspect.theory.evaluation import evaluate
+from meminspect.theory.metal_allocator import TensorsAlone
 from meminspect.units import format_bytes
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Strategy"]
 
 _BYTE = 8
-_DEVICE = re.compile(r"cpu|cuda(:\d{1,3})?")
+_NOT_IN_METAL = ("float64", "complex128")
 
 
 def _nothing(_: LoadTask) -> Sequence[Parameter]:
@@ -53,11 +55,13 @@ class Strategy:
     unpickles: bool = True  # whether torch.load unpickles a pickle for it, which runs what that names
     own_readers: frozenset[str] = frozenset()  # of the layouts that only their own library reads, those it loads
     packages: tuple[Package, ...] = ()  # what its recipe imports that not every environment has
+    kinds: tuple[str, ...] = KINDS  # of the devices that it loads to
 
     def theory(self, task: LoadTask) -> Theory:
         """What loading this task must cost."""
         few = task.grouped
-        return evaluate(self.ledger(few.task), self.floor_bytes(task), few.copies)
+        allocator = TensorsAlone() if kind_of(task.options.device) == "mps" else CachingAllocator()
+        return evaluate(self.ledger(few.task), self.floor_bytes(task), few.copies, allocator)
 
     def floor_bytes(self, task: LoadTask) -> int:
         """What the model that is loaded this way must occupy: T, Q where it is quantised, and what it has beyond."""
@@ -90,7 +94,8 @@ class Strategy:
             task: what to load.
             largest_mapping_bytes: the most that the machine lets a process map at once; None for no bound.
         """
-        general = _why_not_options(task.options) or _why_not_in_torch(task) or self._why_not_read(task)
+        general = _why_not_options(task.options) or self._why_not_on_device(task) or _why_not_in_torch(task)
+        general = general or self._why_not_read(task)
         if general is not None:
             return general
         largest = max((file.nbytes for file in task.checkpoint.files), default=0)
@@ -104,6 +109,17 @@ class Strategy:
         # What a task lacks, its recipe may lack the words for.
         lacks = self.lacks(task) or self._why_not_on_meta(task) or self._unmet(task)
         return lacks or why_not_installed(self.packages, task.options.interpreter)
+
+    def _why_not_on_device(self, task: LoadTask) -> str | None:
+        """Why its library, or the device, cannot hold the model."""
+        kind = kind_of(task.options.device)
+        if kind not in self.kinds:
+            return f"its library does not load to {kind}: use {listed(self.kinds)}"
+        if kind != "mps":
+            return None
+        dtypes = {*task.checkpoint.dtypes, self.built_dtype(task), task.options.dtype}
+        odd = next((dtype for dtype in _NOT_IN_METAL if dtype in dtypes), None)
+        return None if odd is None else f"Metal, which mps is, has no {odd}"
 
     def _why_not_on_meta(self, task: LoadTask) -> str | None:
         """Why a model cannot be built without memory: of what no state dict holds, its constructor has the values."""
@@ -135,8 +151,8 @@ class Strategy:
 
 def _why_not_options(options: LoadOptions) -> str | None:
     """Why no strategy can do what the options say."""
-    if not _DEVICE.fullmatch(options.device):
-        return f"there is no device '{shown(options.device)}' to load to: use cpu or cuda"
+    if not is_device(options.device):
+        return f"there is no device '{shown(options.device)}' to load to: use cpu, cuda, xpu or mps"
     for dtype in (options.dtype, options.init_dtype):
         if dtype is not None and dtype not in CASTABLE:
             return f"a model cannot be cast to {dtype}: use one of {', '.join(CASTABLE)}"

@@ -52,7 +52,7 @@ def _ledger(task: LoadTask) -> Iterator[Step]:
     memories = list(_slices(task) if task.checkpoint.parallel_files else _stretches(task))
     # Every thread that has something to convert, join or send to a device does so through staging of its own.
     buffers = min(default_threads(), sum(memory.chunks for memory in memories))
-    pool, largest = Pool.PINNED if task.options.device.startswith("cuda") else Pool.HEAP, _largest_chunk_bytes(memories)
+    pool, largest = Pool.PINNED if task.pins else Pool.HEAP, _largest_chunk_bytes(memories)
     staging = [
         Step("read", Operation.MATERIALISE, pool, Item.STAGING, f"staging of reader {number + 1}", largest)
         for number in range(buffers)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from meminspect.architectures.own import OwnModel
 from meminspect.capture.records import Pool
 from meminspect.collection import collection_paused
+from meminspect.devices import PINNED_KINDS, kind_of
 from meminspect.dtypes import FLOATING, bytes_of
 from meminspect.sampling.interpreter import OURS, Interpreter
 from meminspect.strategies.grouping import Grouped, grouped
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from meminspect.architectures.model import Architecture, Parameter
     from meminspect.checkpoint.model import Checkpoint, StoredTensor
 
-__all__ = ["CASTABLE", "QUANTISATIONS", "READ_TO", "TRUSTS", "LoadOptions", "LoadTask", "device_index", "task_for"]
+__all__ = ["CASTABLE", "QUANTISATIONS", "READ_TO", "TRUSTS", "LoadOptions", "LoadTask", "task_for"]
 
 CASTABLE: Final = ("float32", "float16", "bfloat16", "float64")
 """The dtypes that a model can be built in or cast to."""
@@ -88,9 +89,9 @@ class LoadTask:
         return Pool.HEAP if self.options.device == "cpu" else Pool.VRAM
 
     @property
-    def device_index(self) -> int:
-        """Which GPU by CUDA's number; the first where none is named."""
-        return device_index(self.options.device)
+    def pins(self) -> bool:
+        """Whether what goes to the device goes through page-locked memory, where the reader may choose."""
+        return kind_of(self.options.device) in PINNED_KINDS
 
     @property
     def reads_to_device(self) -> bool:
@@ -185,12 +186,6 @@ class LoadTask:
     def cast_dtype(self, stored: str) -> str:
         """What a stored dtype becomes: the chosen one for floating types, itself for all others."""
         return self.options.dtype if self.options.dtype and stored in FLOATING else stored
-
-
-def device_index(device: str) -> int:
-    """Which device of its kind a name means; the first where it has no number."""
-    number = device.partition(":")[2]
-    return int(number) if number.isdecimal() else 0
 
 
 def task_for(checkpoint: Checkpoint, options: LoadOptions) -> LoadTask:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from meminspect.devices import PINNED_KINDS
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -17,8 +19,8 @@ _own: Any = threading.local()
 
 
 def can_pin(device: torch.device) -> bool:
-    """Whether memory is to be page-locked for copies to a device: CUDA's driver then copies without one of its own."""
-    return device.type == "cuda"
+    """Whether memory is to be page-locked for copies to a device: its driver then copies without one of its own."""
+    return device.type in PINNED_KINDS
 
 
 class PinnedBlock:
@@ -65,4 +67,4 @@ def copy_to(target: torch.Tensor, source: torch.Tensor, module: Callable[[torch.
 
 
 def _streams_of(device: torch.device) -> Any:
-    return torch.cuda if device.type == "cuda" else None
+    return getattr(torch, device.type) if can_pin(device) else None  # Metal has one stream

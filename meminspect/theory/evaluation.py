@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict, deque
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from meminspect.capture.records import Operation, Pool
 from meminspect.theory.cuda_allocator import CachingAllocator
@@ -15,17 +15,39 @@ from meminspect.theory.ledger import BillLine, Item, Pools, Theory
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from meminspect.theory.cuda_allocator import DeviceBlock
     from meminspect.theory.ledger import Step
 
-__all__ = ["evaluate"]
+__all__ = ["DeviceAllocator", "evaluate"]
 
 # Looked up once: in Python 3.11 finding a member of an enumeration takes as long as the rest of a step.
 _COPY, _MATERIALISE, _RELEASE, _TOUCH = Operation.COPY, Operation.MATERIALISE, Operation.RELEASE, Operation.TOUCH
 _NONE, _PINNED, _VRAM = Pool.NONE, Pool.PINNED, Pool.VRAM
 
 
-def evaluate(steps: Iterable[Step], floor_bytes: int, copies: Mapping[str, int] = MappingProxyType({})) -> Theory:
+class DeviceAllocator(Protocol):
+    """What steps on a device take their memory from."""
+
+    @property
+    def allocated_bytes(self) -> int:
+        """What is taken."""
+
+    @property
+    def reserved_bytes(self) -> int | None:
+        """What it has ever taken from the driver; None where nobody knows."""
+
+    def allocate(self, nbytes: int) -> Any:
+        """Take so many bytes."""
+
+    def free(self, block: Any) -> None:
+        """Give back what `allocate` has returned."""
+
+
+def evaluate(
+    steps: Iterable[Step],
+    floor_bytes: int,
+    copies: Mapping[str, int] = MappingProxyType({}),
+    allocator: DeviceAllocator | None = None,
+) -> Theory:
     """Run through a ledger once.
 
     The device's pools are None where no step is on it.
@@ -36,8 +58,9 @@ def evaluate(steps: Iterable[Step], floor_bytes: int, copies: Mapping[str, int] 
         copies: how many tensors those that are named here stand for. Their steps, one after the other, are gone through
             that often; the same steps of tensors that stand for themselves come before and after them, and hold the
             host's peaks (see `strategies.grouping`).
+        allocator: the device's; None for CUDA's.
     """
-    host, device = _Host(), _Device()
+    host, device = _Host(), _Device(allocator or CachingAllocator())
     work = moved = 0
     for times, block in _blocks(steps, copies):
         on_device: list[Step] = []
@@ -157,15 +180,15 @@ class _Request:
     def __init__(self) -> None:
         self.nbytes = 0
         self.parts = 0
-        self.block: DeviceBlock | None = None
+        self.block: Any = None
 
 
 class _Device:
-    """Steps on the device as the caching allocator counts them."""
+    """Steps on the device as its allocator counts them."""
 
-    def __init__(self) -> None:
+    def __init__(self, allocator: DeviceAllocator) -> None:
         self.peak_bytes = 0
-        self._allocator = CachingAllocator()
+        self._allocator = allocator
         self._live: dict[str, int] = defaultdict(int)
         self._live_at_peak: dict[str, int] = {}
         self._requests: dict[tuple[str, str], deque[_Request]] = defaultdict(deque)  # by item and tensor
@@ -178,11 +201,11 @@ class _Device:
         return self._allocator.allocated_bytes
 
     @property
-    def reserved_bytes(self) -> int:
+    def reserved_bytes(self) -> int | None:
         """What is reserved now; since that never falls, it is the peak too."""
         return self._allocator.reserved_bytes
 
-    def known(self, nbytes: int) -> int | None:
+    def known(self, nbytes: int | None) -> int | None:
         """A figure of the device; None where no step was on it."""
         return nbytes if self._requests else None
 

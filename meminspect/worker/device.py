@@ -1,6 +1,7 @@
 """What torch's allocator on a device has counted, and what it has left when an allocation fails.
 
-Asked through the device's own module of torch: that of cuda, which is ROCm's too, has these functions since torch 2.1.
+Of cuda, which is ROCm's too, its own module of torch tells since 2.1. Of others torch.accelerator does: of xpu since
+2.9, of mps since 2.13; before that torch.xpu since 2.5, and torch.mps, which counts no peak and nothing reserved.
 """
 
 from __future__ import annotations
@@ -33,14 +34,21 @@ class DeviceBooks:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._module: Any = getattr(torch, device.type)
+        self._counted: Callable[[], DeviceReading] | None = None
         self._write_history: Callable[[], None] | None = None
 
     def reading(self) -> DeviceReading:
         """What is allocated and reserved, and the most that has been allocated since the reading before."""
-        stats = self._module.memory_stats_as_nested_dict(self._device)
-        self._module.reset_peak_memory_stats(self._device)
-        allocated, reserved = (stats[name]["all"] for name in ("allocated_bytes", "reserved_bytes"))
-        return DeviceReading(allocated["current"], reserved["current"], allocated["peak"])
+        if self._counted is None:  # only a device that has been used tells who counts on it
+            self._counted = self._counting()
+        return self._counted()
+
+    def _counting(self) -> Callable[[], DeviceReading]:
+        if self._device.type != "cuda" and _accelerator_counts(self._device):
+            return functools.partial(_by_accelerator, self._device, self._module)
+        if hasattr(self._module, "memory_stats_as_nested_dict"):
+            return functools.partial(_by_own_module, self._device, self._module)
+        return functools.partial(_by_metal, self._module)
 
     def written(self) -> str:
         """The same as an event carries it."""
@@ -48,7 +56,10 @@ class DeviceBooks:
 
     def wait(self) -> None:
         """Until the device has done all that it was told to: only then is what was copied there."""
-        self._module.synchronize(self._device)
+        if self._device.type == "mps":  # there is but one
+            self._module.synchronize()
+        else:
+            self._module.synchronize(self._device)
 
     def settle(self) -> None:
         """Give back to the driver what has been freed, so that the load does not seem to cost less than it does."""
@@ -66,6 +77,8 @@ class DeviceBooks:
         free_bytes = total_bytes = largest = None
         with contextlib.suppress(AttributeError, RuntimeError):
             free_bytes, total_bytes = self._module.mem_get_info(self._device)
+        with contextlib.suppress(AttributeError):  # of the machine's memory what Metal would give to the GPU
+            total_bytes = total_bytes or self._module.recommended_max_memory()
         with contextlib.suppress(AttributeError, RuntimeError, KeyError):
             blocks = [block for segment in self._module.memory_snapshot() for block in segment["blocks"]]
             largest = max((block["size"] for block in blocks if block["state"] == "inactive"), default=0)
@@ -75,6 +88,7 @@ class DeviceBooks:
             "total_bytes": total_bytes,
             "allocated_bytes": reading.allocated_bytes,
             "reserved_bytes": reading.reserved_bytes,
+            "process_bytes": reading.process_bytes,
             "largest_unused_bytes": largest,
         }
 
@@ -97,6 +111,36 @@ class DeviceBooks:
         """Write what has been recorded, if `history` has begun it."""
         if self._write_history is not None:
             self._write_history()
+
+
+def _accelerator_counts(device: torch.device) -> bool:
+    """Whether torch.accelerator has this device's books."""
+    with contextlib.suppress(AttributeError, RuntimeError, ValueError):  # none, none for it, or it is another's
+        return "allocated_bytes.all.peak" in torch.accelerator.memory_stats(device)
+    return False
+
+
+def _by_accelerator(device: torch.device, module: Any) -> DeviceReading:
+    stats = torch.accelerator.memory_stats(device)
+    torch.accelerator.reset_peak_memory_stats(device)
+    driver = getattr(module, "driver_allocated_memory", None)  # Metal's
+    return DeviceReading(
+        stats["allocated_bytes.all.current"],
+        stats["reserved_bytes.all.current"],
+        stats["allocated_bytes.all.peak"],
+        None if driver is None else driver(),
+    )
+
+
+def _by_own_module(device: torch.device, module: Any) -> DeviceReading:
+    stats = module.memory_stats_as_nested_dict(device)
+    module.reset_peak_memory_stats(device)
+    allocated, reserved = (stats[name]["all"] for name in ("allocated_bytes", "reserved_bytes"))
+    return DeviceReading(allocated["current"], reserved["current"], allocated["peak"])
+
+
+def _by_metal(module: Any) -> DeviceReading:
+    return DeviceReading(module.current_allocated_memory(), None, None, module.driver_allocated_memory())
 
 
 def _write_history(memory: Any, path: Path) -> None:

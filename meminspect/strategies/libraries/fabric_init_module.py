@@ -61,4 +61,5 @@ STRATEGY = Strategy(
     built_dtype=lambda task: task.main_dtype,
     lacks=_lacks,
     packages=(packages.FABRIC,),
+    kinds=("cpu", "cuda", "mps"),
 )

@@ -72,4 +72,5 @@ STRATEGY = Strategy(
     maps=lambda _: False,
     lacks=packages.why_not_safetensors,
     packages=(packages.FASTSAFETENSORS,),
+    kinds=("cpu", "cuda"),
 )

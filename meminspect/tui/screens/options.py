@@ -10,6 +10,7 @@ from textual.containers import Horizontal, VerticalScroll
 from textual.widgets import Button, Input, Label, Select, Static
 
 from meminspect.analysis.verdict import AIM_WORDS
+from meminspect.devices import KINDS
 from meminspect.engine.limits import parse_limit
 from meminspect.errors import UsageError
 from meminspect.renderables.texts import safe
@@ -39,7 +40,7 @@ _CACHES: Final = (_AS_IT_IS, "cold", "warm")
 _NO, _YES = "no", "yes"
 _AIMS: Final[dict[str, Aim | None]] = {"what suits the device": None, **{word: aim for aim, word in AIM_WORDS.items()}}
 _BINARY, _DECIMAL = "GiB (2³⁰)", "GB (10⁹)"
-_DEVICES: Final = ("cpu", "cuda")
+_DEVICES: Final = KINDS
 
 
 class OptionsScreen(Dialog[Choices]):
@@ -60,7 +61,7 @@ class OptionsScreen(Dialog[Choices]):
             yield from _row("device", _select("device", _DEVICES, load.device))
             yield from _row("dtype of the loaded model", _select("dtype", (_AS_STORED, *CASTABLE), load.dtype))
             yield from _row("dtype that a model is built in", _select("init-dtype", CASTABLE, load.init_dtype))
-            yield from _row("on cuda, read the state dict to", _select("read-to", READ_TO, load.read_to))
+            yield from _row("on a device, read the state dict to", _select("read-to", READ_TO, load.read_to))
             yield from _row("linear layers are quantised to", _select("quantisation", QUANTISATIONS, load.quantisation))
             field = Input(
                 "" if limit is None else _size(limit), placeholder="none, or a size like 8GiB", id="limit", compact=True

@@ -8,8 +8,8 @@ from textual.geometry import Size
 from textual.strip import Strip
 from textual.widget import Widget
 
+from meminspect.analysis.device import gpu_loaded_to
 from meminspect.renderables.timeline import Picture, axis_for, draw, is_near
-from meminspect.strategies.task import device_index
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -94,11 +94,7 @@ class RunChart(Widget):
 
 
 def _picture(view: RunView, scale: Scale, *, alone: bool) -> Picture:
-    vram, device = (
-        view.facts.get("vram") or {},
-        ((view.facts.get("spec") or {}).get("options") or {}).get("device", "cpu"),
-    )
-    gpus, ordinal = (view.facts.get("machine") or {}).get("gpus") or [], device_index(device)
+    vram, gpu = view.facts.get("vram") or {}, gpu_loaded_to(view.facts.get)
     note = vram.get("reason", "")
     return Picture(
         series=view.series,
@@ -110,7 +106,7 @@ def _picture(view: RunView, scale: Scale, *, alone: bool) -> Picture:
         returned_ns=view.returned_ns,
         peak_ns=_peak_ns(view),
         died_ns=view.load_ns if view.died else None,
-        vram_total_bytes=gpus[ordinal]["total_bytes"] if ordinal < len(gpus) else None,
+        vram_total_bytes=gpu["total_bytes"] if gpu and not note else None,
         vram_note=f"vram: {note}" if note and alone else "",
         vram_theory=tuple(vram.get("theory_bytes") or ()),
     )

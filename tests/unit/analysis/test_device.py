@@ -98,10 +98,42 @@ def test_the_three_figures_are_said_with_what_they_mean() -> None:
     assert device_lines(run) == [
         "device: 62.00 MiB allocated at most at a while reading: what tensors take",
         "device: 80.00 MiB reserved: what torch's allocator took of the driver for them",
-        "device: 382.00 MiB used by the process, as the driver counts, 300.00 MiB of CUDA context included",
+        "device: 382.00 MiB used by the process, as the driver counts, 300.00 MiB of the device's context included",
         "device = floor 30.00 MiB + dtype upcast 10.00 MiB + duplicate state dict 20.00 MiB + allocator rounding "
         "2.00 MiB + reserved, not allocated 19.00 MiB + device context 300.00 MiB",
         "device: busy up to 35 % of the time, up to 7 B/s over PCIe to it",
         "host and device share one memory: 90.00 MiB of it at most, file pages and copies together",
     ]
     assert device_lines({"device": None}) == []
+
+
+def counted_by_metal(allocated: int, process: int) -> str:
+    figures = {"allocated_bytes": allocated * MIB, "reserved_bytes": None, "peak_bytes": None}
+    return json.dumps({**figures, "process_bytes": process * MIB})
+
+
+def test_given_a_device_whose_torch_counts_no_peak_then_what_is_unknown_has_its_reason_and_is_not_zero() -> None:
+    events = [
+        Event(10, EventKind.READING, name="baseline", detail=counted_by_metal(1, 9)),
+        Event(11, EventKind.PHASE, name="build"),
+        on_device(12, EventKind.BEGIN, 1, 40),
+        on_device(13, EventKind.END, 1, 40, counted_by_metal(42, 70)),
+        Event(18, EventKind.READING, name="resident", detail=counted_by_metal(41, 72)),
+    ]
+
+    found = device_document(events, [], LEDGER, 10, 18, 0, "it has no memory of its own")
+
+    assert (found["allocated_bytes"], found["reserved_bytes"], found["context_bytes"]) == (41 * MIB, None, None)
+    assert found["allocated_reason"].startswith("this torch counts no peak on the device")
+    assert (found["process_bytes"], found["process_reason"]) == (72 * MIB, None)
+    assert {line["item"]: line["bytes"] // MIB for line in found["bill"]} == {
+        Item.FLOOR: 30, Item.UPCAST: 10, Item.ALLOCATOR: 1,
+    }  # fmt: skip
+    run = {"device": {**found, "unified": True}, "peak": {"rss_bytes": 10 * MIB}}
+    lines = device_lines(run)
+    assert lines[1] == (
+        "device: what torch's allocator reserved not available: "
+        "this torch does not tell what its allocator holds on the device"
+    )
+    assert lines[2] == "device: 72.00 MiB used by the process, as the driver counts"
+    assert lines[-1].startswith("host and device share one memory: 51.00 MiB of it at most")

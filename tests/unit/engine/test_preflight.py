@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from meminspect.analysis.prospect import prospect_of
 from meminspect.analysis.verdict import PROCESS_BYTES
 from meminspect.checkpoint import read_checkpoint
 from meminspect.engine import preflight
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 NAIVE = STRATEGIES["naive"]
 A_GPU = Gpu(0, "A GPU", "GPU-1", 8 << 30, 8 << 30, 0, unified=False)
+
+AN_ARC = Gpu(0, "Intel GPU", None, None, None, None, unified=False, maker="Intel")
+AN_M4 = Gpu(0, "Apple silicon", None, None, None, None, unified=True, maker="Apple")
 
 
 @pytest.fixture
@@ -79,6 +83,19 @@ THEIRS = Interpreter("/opt/python", "3.12.1", {"torch": "2.5.0+cpu"})
         ),
         (LoadOptions(device="cuda:1"), (A_GPU,), "2.13.0", "there is no cuda:1 here: CUDA sees 1 GPU"),
         (LoadOptions(device="cuda:0"), (A_GPU,), "2.13.0", None),
+        (LoadOptions(device="xpu"), (A_GPU,), "2.13.0+xpu", "there is no xpu here: no Intel GPU (/sys/class/drm)"),
+        (
+            LoadOptions(device="xpu:1"), (AN_ARC,), "2.13.0+cu130",
+            "nothing can be loaded to xpu:1: the worker's torch, 2.13.0+cu130, is built without XPU",
+        ),
+        (LoadOptions(device="xpu"), (AN_ARC,), "2.13.0+xpu", None),
+        (LoadOptions(device="xpu"), (AN_ARC,), "2.13.0a0", None),
+        (
+            LoadOptions(device="cuda"), (A_GPU,), "2.13.0+xpu",
+            "nothing can be loaded to cuda: the worker's torch, 2.13.0+xpu, is built without CUDA",
+        ),
+        (LoadOptions(device="mps"), (A_GPU,), "2.13.0", "there is no mps here: mps is Metal on Apple silicon, and "),
+        (LoadOptions(device="mps"), (AN_M4,), "2.13.0", None),
         (LoadOptions(), (), "2.13.0+cpu", None),
     ],
 )  # fmt: skip
@@ -97,7 +114,8 @@ def test_given_nothing_to_load_to_then_it_is_said_with_the_fix_and_no_run_begins
         return
     with pytest.raises(UsageError, match=re.escape(missing)) as raised:
         require_device(on_device, here)
-    assert said == f"{missing}: {raised.value.hint}"
+    assert str(said).startswith(missing)
+    assert str(said).endswith(f": {raised.value.hint}")
     assert f"meminspect plan --device {options.device} says what it would take" in said
 
 
@@ -144,3 +162,29 @@ def test_given_a_torch_for_rocm_then_its_gpus_are_asked_for_where_amd_s_driver_h
 
     with pytest.raises(UsageError, match="no AMD GPU"):
         require_device(on_gpu, here)
+
+
+@pytest.mark.parametrize(
+    ("options", "gpu"),
+    [
+        (LoadOptions(device="mps"), AN_M4),
+        (
+            LoadOptions(device="cuda", interpreter=Interpreter("/opt/python", "3.12.1", {"torch": "2.9.0+rocm6.4"})),
+            Gpu(0, "AMD GPU", None, None, None, None, unified=True, maker="AMD"),
+        ),
+        (LoadOptions(device="xpu"), replace(AN_ARC, unified=True)),
+    ],
+)
+def test_given_a_gpu_without_memory_of_its_own_then_host_and_device_are_planned_as_one_pool(
+    task: LoadTask, monkeypatch: pytest.MonkeyPatch, options: LoadOptions, gpu: Gpu
+) -> None:
+    needed = NAIVE.theory(replace(task, options=options)).peak
+    # Enough for either and not for both: heap, and what is on the device.
+    room = max(needed.heap_bytes or 0, needed.vram_allocated_bytes or 0) + 1
+    here = replace(machine(PROCESS_BYTES + room), gpus=(gpu,))
+    monkeypatch.setattr("meminspect.analysis.subject.read_machine", lambda: here)
+
+    plan = prospect_of(task.checkpoint, options).plan
+
+    assert plan.shared
+    assert [row.verdict for row in plan.rows if row.strategy is NAIVE] == ["does_not_fit"]

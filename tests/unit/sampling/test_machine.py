@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import importlib.util
 import platform
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -10,9 +12,10 @@ import psutil
 import pytest
 from sampling_processes import run_python
 
-from meminspect.sampling import cgroups, machine
+from meminspect.sampling import cgroups, interpreter, machine
+from meminspect.sampling.interpreter import Interpreter
 from meminspect.sampling.machine import Machine, read_machine
-from meminspect.sampling.nvml import NvmlOpening, open_nvml
+from meminspect.sampling.nvml import Gpu, NvmlOpening, open_nvml
 
 if TYPE_CHECKING:
     from stubs import StubNvml
@@ -67,20 +70,20 @@ def test_given_a_gpu_that_tells_of_its_memory_when_asked_why_not_then_there_is_n
 
     read = read_machine()
 
-    assert read.why_no_vram(0) == ""
-    assert "does not tell" in read.why_no_vram(1)
-    assert read.why_no_vram(2) == "no NVIDIA GPU"
+    assert read.why_no_vram("cuda:0") == ""
+    assert "does not tell" in read.why_no_vram("cuda:1")
+    assert read.why_no_vram("cuda:2") == "no NVIDIA GPU"
 
 
 def test_given_no_readings_when_asked_why_then_the_reason_is_told(stub_nvml: StubNvml, monkeypatch: pytest.MonkeyPatch):
-    assert read_machine().why_no_vram(0) == "no NVIDIA GPU"
+    assert read_machine().why_no_vram("cuda:0") == "no NVIDIA GPU"
     stub_nvml.gpu()
     stub_nvml.fail("nvmlDeviceGetMemoryInfo", NOT_SUPPORTED, index=0)
-    assert "no memory of its own" in read_machine().why_no_vram(0)
+    assert "no memory of its own" in read_machine().why_no_vram("cuda:0")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert read_machine().why_no_vram(0) == "CUDA_VISIBLE_DEVICES hides every GPU"
+    assert read_machine().why_no_vram("cuda:0") == "CUDA_VISIBLE_DEVICES hides every GPU"
     stub_nvml.fail("nvmlInit", DRIVER_NOT_LOADED)
-    assert read_machine().why_no_vram(0) == "the NVIDIA driver is installed but not loaded"
+    assert read_machine().why_no_vram("cuda:0") == "the NVIDIA driver is installed but not loaded"
 
 
 @pytest.mark.parametrize("given_open", [True, False])
@@ -92,8 +95,8 @@ def test_given_gpus_when_read_then_they_are_listed_with_the_contracts_names(stub
     read = read_machine(open_nvml().nvml if given_open else None)
 
     assert read.document()["gpus"] == [
-        {"name": "NVIDIA A", "total_bytes": 80 * GIB, "free_bytes": 79 * GIB, "unified": False},
-        {"name": "NVIDIA GB10", "total_bytes": None, "free_bytes": None, "unified": True},
+        {"name": "NVIDIA A", "total_bytes": 80 * GIB, "free_bytes": 79 * GIB, "unified": False, "maker": "NVIDIA"},
+        {"name": "NVIDIA GB10", "total_bytes": None, "free_bytes": None, "unified": True, "maker": "NVIDIA"},
     ]
 
 
@@ -122,13 +125,20 @@ def test_given_a_cgroup_with_a_limit_when_read_then_limit_and_room_are_both_take
 
 
 @pytest.mark.usefixtures("no_driver")
-def test_given_torch_or_none_when_read_then_its_installed_version_or_none(monkeypatch: pytest.MonkeyPatch):
+def test_given_torch_or_none_when_read_then_what_it_says_of_itself_or_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    fresh = interpreter.torch_version.__wrapped__
+    monkeypatch.setattr(machine, "torch_version", fresh)
     assert read_machine().torch_version == importlib.metadata.version("torch")
 
-    def absent(name: str) -> str:
-        raise importlib.metadata.PackageNotFoundError(name)
+    # A build whose package is named without what it is for, as those of PyPI are.
+    (tmp_path / "version.py").write_text("__version__ = '2.13.0+xpu'\n")
+    spec = ModuleSpec("torch", None, origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
+    assert read_machine().torch_version == "2.13.0+xpu"
 
-    monkeypatch.setattr(importlib.metadata, "version", absent)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert read_machine().torch_version is None
 
 
@@ -242,3 +252,32 @@ def test_given_mig_devices_by_their_uuids_when_a_fresh_process_reads_the_machine
     assert [(gpu["name"], gpu["total_bytes"], gpu["free_bytes"]) for gpu in answer] == [
         ("NVIDIA Stub MIG 1g.10gb", 10 << 30, 9 << 30), ("NVIDIA B", 80 << 30, 80 << 30),
     ]  # fmt: skip
+
+
+NVIDIA = Gpu(0, "NVIDIA A", None, 8 * GIB, GIB, 7 * GIB, unified=False)
+APU = Gpu(0, "AMD GPU", None, None, None, None, unified=True, maker="AMD")
+ARC = Gpu(0, "Intel GPU", None, None, None, None, unified=False, maker="Intel")
+APPLE = Gpu(0, "Apple silicon", None, None, None, None, unified=True, maker="Apple")
+ROCM = Interpreter("/opt/python", "3.12.1", {"torch": "2.9.0+rocm6.4"})
+
+
+@pytest.mark.parametrize(
+    ("device", "python", "gpu", "why_no_vram"),
+    [
+        ("cuda", interpreter.OURS, NVIDIA, ""),
+        ("cpu", interpreter.OURS, NVIDIA, ""),
+        ("cuda", ROCM, APU, "the GPU has no memory of its own: it uses the machine's"),
+        ("xpu", interpreter.OURS, ARC, "what is used is asked of NVIDIA's driver, and this GPU is Intel's"),
+        ("xpu:1", interpreter.OURS, None, "no Intel GPU"),
+        ("mps", interpreter.OURS, APPLE, "the GPU has no memory of its own: it uses the machine's"),
+    ],
+)
+def test_given_gpus_of_all_makers_then_a_device_s_name_means_that_of_its_torch(
+    device: str, python: Interpreter, gpu: Gpu | None, why_no_vram: str
+):
+    read = Machine(GIB, GIB, None, None, 0, (NVIDIA, APU, ARC, APPLE), "2.13.0+cu130", "6.1", None)
+
+    assert read.gpu(device, python) == gpu
+    assert read.shares_memory_with(device, python) is (gpu in (APU, APPLE))
+    assert read.why_no_vram(device, python) == why_no_vram
+    assert read.watched_for(device, python) == ((NVIDIA,) if gpu is NVIDIA else ())
