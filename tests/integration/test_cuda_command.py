@@ -114,6 +114,42 @@ def test_given_the_allocator_s_history_when_exported_then_torch_s_own_tool_reads
         assert subprocess.run(command, check=True, capture_output=True, timeout=60).stdout or out
 
 
+@pytest.mark.parametrize(
+    ("kind", "why_no_driver"),
+    [
+        ("xpu", "what is used is asked of NVIDIA's driver, and this GPU is Intel's"),
+        pytest.param("mps", "the GPU has no memory of its own: it uses the machine's", marks=pytest.mark.slow),
+    ],
+)
+def test_given_another_maker_s_gpu_when_loaded_to_then_what_its_torch_counts_is_there_and_what_nobody_tells_is_not(
+    home: Home, tmp_path: Path, kind: str, why_no_driver: str
+) -> None:
+    checkpoint, _ = write("meta 1", tmp_path)
+    environment = {"PYTHONPATH": f"{TESTS / 'on_meta'}:{TESTS.parent}", "MEMINSPECT_STAND_IN": kind}
+
+    done = home.meminspect(
+        "run", "--ckpt", checkpoint, "-s", "mmap-assign", "--device", kind, "--json", "--out", tmp_path / "captures",
+        **environment,
+    )  # fmt: skip
+
+    assert done.status == 0, done.stderr
+    run, device, theory = done.run, done.run["device"], done.run["theory"]
+    assert (run["outcome"], run["vram_reason"], run["peak"]["vram_used_bytes"]) == ("completed", why_no_driver, None)
+    assert (device["reason"], device["unified"]) == (None, kind == "mps")
+    assert device["context_bytes"] is None
+    if kind == "xpu":
+        assert run["peak"]["vram_reserved_bytes"] == theory["peak"]["vram_reserved_bytes"] > 0
+        assert device["allocated_bytes"] == theory["peak"]["vram_allocated_bytes"]
+        assert (device["allocated_reason"], device["reserved_reason"]) == (None, None)
+        assert (device["process_bytes"], device["process_reason"]) == (None, why_no_driver)
+        return
+    assert device["allocated_bytes"] >= theory["peak"]["vram_allocated_bytes"] == theory["floor_bytes"]
+    assert "counts no peak" in device["allocated_reason"]
+    assert (device["reserved_bytes"], theory["peak"]["vram_reserved_bytes"]) == (None, None)
+    assert device["reserved_reason"]
+    assert (device["process_bytes"], device["process_reason"]) == (2 << 20, None)
+
+
 def test_given_the_cpu_when_a_device_s_history_is_asked_for_then_it_is_refused(home: Home, tmp_path: Path) -> None:
     checkpoint, _ = write("meta 1", tmp_path)
 

@@ -8,6 +8,7 @@ is not.
 
 from __future__ import annotations
 
+import os
 import pickle
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from worker_runs import WorkerRun, event_lines, finished_bytes, ledger_lines
 
 from meminspect.capture.batches import expanded
 from meminspect.checkpoint import read_checkpoint
+from meminspect.devices import kind_of
 from meminspect.strategies import NATIVE, LoadOptions
 from meminspect.strategies.quantisation import quantised, scale_name
 from meminspect.strategies.task import task_for
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 SCRIPT = Path(__file__).parent.parent / "on_meta" / "run_cells.py"
 CHECKPOINTS = ("safetensors 3", "meta 2", "per-tensor 1", "odd pth", "odd safetensors", "gpt2 1", "meta 1")
 PLAIN, CAST = LoadOptions(device="cuda"), LoadOptions(device="cuda:0", dtype="bfloat16")
+XPU, MPS = LoadOptions(device="xpu:1", dtype="bfloat16"), LoadOptions(device="mps")
+ELSEWHERE = ("safetensors 3", "meta 2")  # of the checkpoints: the recipes are cuda's but for the device's name
 HOST, NF4 = LoadOptions(device="cuda", read_to="host"), LoadOptions(device="cuda", quantisation="nf4")
 BLOCK = 512  # of torch's allocator: what each of nf4's two tables takes
 READING_ALL = ("naive", "naive-cast", "direct-device", "skip-init", "quantize-after")  # those that --read-to matters to
@@ -48,12 +52,15 @@ class Cell(NamedTuple):
 
     def __str__(self) -> str:
         dtype, read_to, quantisation = self.options.dtype, self.options.read_to, self.options.quantisation
-        return f"{self.strategy} on {self.checkpoint} as {dtype}, read to {read_to}, {quantisation}"
+        kind = kind_of(self.options.device)
+        return f"{self.strategy} on {self.checkpoint} as {dtype}, read to {read_to}, {quantisation}, {kind}"
 
 
 def matters(cell: Cell) -> bool:
     if cell.options is HOST:
         return cell.strategy in READING_ALL
+    if cell.options in (XPU, MPS):
+        return cell.checkpoint in ELSEWHERE
     return cell.options is not NF4 or NATIVE[cell.strategy].quantises
 
 
@@ -61,7 +68,7 @@ CELLS = [
     cell
     for id_ in NATIVE
     for checkpoint in CHECKPOINTS
-    for options in (PLAIN, CAST, HOST, NF4)
+    for options in (PLAIN, CAST, HOST, NF4, XPU, MPS)
     if matters(cell := Cell(id_, checkpoint, options))
 ]
 FIRST = {("safetensors 3", PLAIN), ("meta 2", CAST), ("gpt2 1", NF4)}
@@ -69,6 +76,8 @@ FIRST = {("safetensors 3", PLAIN), ("meta 2", CAST), ("gpt2 1", NF4)}
 
 def comes_first(cell: Cell) -> bool:
     """Whether a cell is tried each time, and not only with the slow ones."""
+    if cell.strategy == "stream" and cell[1:] in (("meta 2", XPU), ("meta 2", MPS)):
+        return True
     return cell[1:] in FIRST or (cell.strategy == "per-tensor-files" and cell.checkpoint == "per-tensor 1")
 
 
@@ -76,7 +85,7 @@ def comes_first(cell: Cell) -> bool:
 def runs(
     tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> dict[Cell, WorkerRun | str | None]:
-    """The runs of all selected cells, made in one process; None for one that is refused."""
+    """The runs of all selected cells, made in one process a kind of device; None for one that is refused."""
     folder = tmp_path_factory.mktemp("on-meta")
     asked = [
         cell
@@ -86,16 +95,24 @@ def runs(
     cells = list(dict.fromkeys(asked))
     written = {name: write(name, folder) for name in {cell.checkpoint for cell in cells}}
     tasks = {cell: task_for(read_checkpoint(written[cell.checkpoint][0]), cell.options) for cell in cells}
-    able = [cell for cell in cells if NATIVE[cell.strategy].why_not(tasks[cell]) is None]
-    (folder / "cells").write_bytes(
-        pickle.dumps([(cell.strategy, *written[cell.checkpoint], cell.options) for cell in able])
-    )
-    subprocess.run([sys.executable, SCRIPT, folder / "cells", folder / "results"], check=True, timeout=280)
-    results = pickle.loads((folder / "results").read_bytes())  # noqa: S301 - our own
     found: dict[Cell, WorkerRun | str | None] = dict.fromkeys(cells)
-    for cell, (events, failure) in zip(able, results, strict=True):
-        every = [event for record in events for event in expanded(record)]
-        found[cell] = failure or WorkerRun(cell.strategy, tasks[cell], 0, every, 0, [])
+    for kind in dict.fromkeys(kind_of(cell.options.device) for cell in cells):
+        able = [
+            cell
+            for cell in cells
+            if kind_of(cell.options.device) == kind and NATIVE[cell.strategy].why_not(tasks[cell]) is None
+        ]
+        (folder / "cells").write_bytes(
+            pickle.dumps([(cell.strategy, *written[cell.checkpoint], cell.options) for cell in able])
+        )
+        subprocess.run(
+            [sys.executable, SCRIPT, folder / "cells", folder / "results"], check=True, timeout=280,
+            env={**os.environ, "MEMINSPECT_STAND_IN": kind},
+        )  # fmt: skip
+        results = pickle.loads((folder / "results").read_bytes())  # noqa: S301 - our own
+        for cell, (events, failure) in zip(able, results, strict=True):
+            every = [event for record in events for event in expanded(record)]
+            found[cell] = failure or WorkerRun(cell.strategy, tasks[cell], 0, every, 0, [])
     return found
 
 
@@ -125,11 +142,13 @@ def test_what_cuda_recipe_does_comes_in_the_order_of_its_ledger(run: WorkerRun) 
 def test_every_tensor_is_on_the_device_in_the_dtype_that_it_shall_have(run: WorkerRun) -> None:
     placed = run.reports["tensors"]["placed"]
 
-    assert {name: device for name, (device, _, _) in placed.items() if device != "cuda"} == {}
+    assert {name: device for name, (device, _, _) in placed.items() if device != kind_of(run.task.options.device)} == {}
     assert {name: dtype for name, (_, dtype, _) in placed.items()} == dtypes(run.strategy, run.task)
 
 
 def test_the_allocator_counts_what_theory_says(run: WorkerRun) -> None:
+    if run.task.options == MPS:
+        pytest.skip("of Metal's allocator there is no theory")
     ledger = NATIVE[run.strategy].ledger(run.task)
     theory = evaluate((step for step in ledger if step.item != Item.WITHIN_COPY), 0)  # of which meta makes nothing
     constants = 2 * BLOCK if NATIVE[run.strategy].quantises and run.task.options.quantisation == "nf4" else 0
@@ -154,7 +173,7 @@ def test_meta_is_no_device_to_load_to(tmp_path: Path) -> None:
     done = Home(tmp_path / "home").meminspect("plan", "--ckpt", checkpoint, "--device", "meta", "--json")
 
     assert {row["why_not"] for row in done.document["strategies"]} == {
-        "there is no device 'meta' to load to: use cpu or cuda"
+        "there is no device 'meta' to load to: use cpu, cuda, xpu or mps"
     }
 
 

@@ -1,5 +1,7 @@
 """Lets torch's meta device stand in for a CUDA device in this process: what is put on the device has no values.
 
+Or for one of xpu or mps: MEMINSPECT_STAND_IN names the kind.
+
 The recipes are cuda's own, word for word. A tensor of the stand-in says that it is on cuda, has an address that a model
 of the caching allocator has given it, and frees it when its storage goes; what is on meta itself stays without memory.
 What needs values (verification) or a kernel cannot be had from it.
@@ -28,7 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["ALLOCATOR", "install"]
 
 _BASE: Final = 1 << 46  # beyond the addresses of a process
-_CUDA: Final = torch.device("cuda", 0)
+_KIND: Final = os.environ.get("MEMINSPECT_STAND_IN", "cuda")
+_THERE: Final = torch.device(_KIND, 0)
 _META: Final = torch.device("meta")
 _DEVICE, _IS_META, _IS_CUDA, _DATA = (
     torch.Tensor.__dict__.get(name) or getattr(torch.Tensor, name) for name in ("device", "is_meta", "is_cuda", "data")
@@ -152,7 +155,7 @@ ALLOCATOR: Final = Allocator()
 
 
 class _StandIn(TorchFunctionMode):
-    """Turns every mention of cuda into meta, and remembers what came of it."""
+    """Turns every mention of the device into meta, and remembers what came of it."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -161,9 +164,9 @@ class _StandIn(TorchFunctionMode):
         func, kwargs = getattr(func, "__wrapped__", func), dict(kwargs or {})
         attribute = getattr(func, "__self__", None)
         if attribute is _DEVICE and _on_device(args[0]):
-            return _CUDA
+            return _THERE
         if attribute in (_IS_META, _IS_CUDA) and _on_device(args[0]):
-            return attribute is _IS_CUDA
+            return attribute is _IS_CUDA and _KIND == "cuda"
         if attribute is _DATA and func.__name__ == "__set__":
             return _set_data(*args)
         if _only_fills(func):
@@ -176,16 +179,16 @@ class _StandIn(TorchFunctionMode):
 
 
 def _called(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """A call with meta wherever it says cuda; what it makes is on the device if it says so, or if its operands are."""
+    """A call with meta wherever it names the device; what it makes is there if it says so, or if its operands are."""
     if func in _device._device_constructors() and kwargs.get("device") is None and _device.CURRENT_DEVICE is not None:
         kwargs["device"] = _device.CURRENT_DEVICE
     kwargs.pop("pin_memory", None)  # there is nobody to lock pages for
     values = (*args, *kwargs.values())
-    asked = any(_names(value, "cuda") for value in values)
+    asked = any(_names(value, _KIND) for value in values)
     elsewhere = any(_names(value, "meta") or _names(value, "cpu") for value in values)
     result = func(
-        *(_META if _names(value, "cuda") else value for value in args),
-        **{name: _META if _names(value, "cuda") else value for name, value in kwargs.items()},
+        *(_META if _names(value, _KIND) else value for value in args),
+        **{name: _META if _names(value, _KIND) else value for name, value in kwargs.items()},
     )
     if asked or (not elsewhere and any(map(_on_device, _flat(values)))):
         for made in _flat((result,)):
@@ -240,6 +243,23 @@ def _set_data(tensor: torch.Tensor, data: torch.Tensor) -> None:
         torch._C._swap_tensor_impl(tensor, other)
 
 
+def _count_elsewhere() -> None:
+    """As torch since 2.9 does for xpu, and before 2.13 for mps."""
+    module = getattr(torch, _KIND)
+    module.synchronize = lambda device=None: None
+    module.empty_cache = ALLOCATOR.empty
+    if _KIND == "mps":
+        torch.UntypedStorage.mps = lambda storage: storage.to(device=_THERE)  # type: ignore[method-assign]
+        module.current_allocated_memory = lambda: ALLOCATOR.model.allocated_bytes
+        module.driver_allocated_memory = lambda: ALLOCATOR.model.reserved_bytes
+        return
+    torch.accelerator.memory_stats = lambda device: {
+        f"{name}.all.{when}": nbytes
+        for name, pools in ALLOCATOR.stats().items() for when, nbytes in pools["all"].items()
+    }  # fmt: skip
+    torch.accelerator.reset_peak_memory_stats = ALLOCATOR.reset_peak
+
+
 def install() -> None:
     """From now on, in this process."""
     data_ptr, compatible, to = torch.UntypedStorage.data_ptr, torch._has_compatible_shallow_copy_type, torch.storage._to
@@ -248,12 +268,14 @@ def install() -> None:
         return ALLOCATOR.address(storage) if ALLOCATOR.has(storage) else data_ptr(storage)
 
     def sent(storage: torch.UntypedStorage, device: torch.device, non_blocking: bool = False) -> torch.UntypedStorage:
-        if device.type != "cuda":
+        if device.type != _KIND:
             return to(storage, device, non_blocking)  # type: ignore[no-any-return]
         there = torch.UntypedStorage(storage.nbytes(), device="meta")
         ALLOCATOR.take(there)
         return there
 
+    if _KIND != "cuda":
+        _count_elsewhere()
     torch.cuda.memory_stats_as_nested_dict = ALLOCATOR.stats
     torch.cuda.reset_peak_memory_stats = ALLOCATOR.reset_peak
     torch.cuda.mem_get_info = ALLOCATOR.free_and_total

@@ -1,16 +1,26 @@
 """Gives the worker a GPU that is none, and the other processes a torch that could use one.
 
-With this folder and the project's on PYTHONPATH, and NVML's stub (`stubs`), the whole command runs on cuda.
+With this folder and the project's on PYTHONPATH, and NVML's stub (`stubs`), the whole command runs on cuda; with
+MEMINSPECT_STAND_IN it does so on xpu or mps, where no library of a driver is asked.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
+import os
 import sys
 from typing import Any
 
-_version = importlib.metadata.version
-importlib.metadata.version = lambda name: _version(name).replace("+cpu", "+cu130")
+from meminspect.sampling import interpreter, other_gpus
+from meminspect.sampling.nvml import Gpu
+
+_KIND = os.environ.get("MEMINSPECT_STAND_IN", "cuda")
+_OTHERS = {
+    "cuda": (),
+    "xpu": (Gpu(0, "Intel GPU", None, None, None, None, unified=False, maker="Intel"),),
+    "mps": (Gpu(0, "Apple silicon", None, None, None, None, unified=True, maker="Apple"),),
+}
+interpreter.torch_version = lambda: {"cuda": "2.13.0+cu130", "xpu": "2.13.0+xpu", "mps": "2.13.0"}[_KIND]
+other_gpus.other_gpus = lambda: _OTHERS[_KIND]
 
 
 def _unverified(model: Any, task: Any, strategy: Any) -> dict[str, object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,6 +22,7 @@ __all__ = ["watch"]
 def watch(tracker: Tracker) -> Iterator[None]:
     """Watch until the context ends."""
     file_at: dict[int, int] = {}  # address of a whole mapping → index of the file
+    sends = threading.Event()  # tensors go to a device as they are mapped
 
     def watched_from_file(from_file: Callable[..., Any]) -> Callable[..., Any]:
         def call(filename: Any, *args: Any, **kwargs: Any) -> torch.UntypedStorage:
@@ -42,6 +44,8 @@ def watch(tracker: Tracker) -> Iterator[None]:
             tensor = tracker.at_offset(file, index.start or 0) if file >= 0 else None
             if tensor is None:
                 return getitem(self, index)
+            if sends.is_set():  # each goes before the next is read
+                tracker.recorder.phase("read")
             part: torch.UntypedStorage = getitem(self, index)
             tracker.mapped(tensor, part)
             return part
@@ -49,7 +53,28 @@ def watch(tracker: Tracker) -> Iterator[None]:
         return call
 
     with (
+        replaced(torch, "asarray", lambda asarray: _watched_asarray(tracker, asarray, sends)),
         replaced(torch.UntypedStorage, "from_file", watched_from_file),
         replaced(torch.UntypedStorage, "__getitem__", watched_getitem),
     ):
         yield
+
+
+def _watched_asarray(tracker: Tracker, asarray: Callable[..., Any], sends: threading.Event) -> Callable[..., Any]:
+    """Around what sends a mapped tensor of safetensors to a device; to CUDA not since 0.8 (`safetensors_files`)."""
+
+    def call(source: Any, **kwargs: Any) -> torch.Tensor:
+        if str(kwargs.get("device") or "cpu") == "cpu" or not isinstance(source, torch.UntypedStorage):
+            return asarray(source, **kwargs)  # type: ignore[no-any-return]
+        sent: list[torch.Tensor] = []
+
+        def send() -> torch.UntypedStorage:
+            sent.append(asarray(source, **kwargs))
+            return sent[0].untyped_storage()
+
+        tracker.recorder.phase("move")
+        tracker.sent(source, send)
+        sends.set()
+        return sent[0]
+
+    return call
