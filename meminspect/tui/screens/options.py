@@ -61,7 +61,7 @@ class OptionsScreen(Dialog[Choices]):
             yield from _row("device", _select("device", _DEVICES, load.device))
             yield from _row("dtype of the loaded model", _select("dtype", (_AS_STORED, *CASTABLE), load.dtype))
             yield from _row("dtype that a model is built in", _select("init-dtype", CASTABLE, load.init_dtype))
-            yield from _row("on a device, read the state dict to", _select("read-to", READ_TO, load.read_to))
+            yield from _row("on a device, read state dict to", _select("read-to", READ_TO, load.read_to))
             yield from _row("linear layers are quantised to", _select("quantisation", QUANTISATIONS, load.quantisation))
             field = Input(
                 "" if limit is None else _size(limit), placeholder="none, or a size like 8GiB", id="limit", compact=True
