@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from meminspect.sampling.file_system import network_note
 from meminspect.sampling.mounted import UNKNOWN_FILE_SYSTEM
+from meminspect.theory.metal_allocator import WHY_NOT_RESERVED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -99,6 +100,10 @@ def cached_fraction(checkpoint: Checkpoint, residencies: Sequence[Residency]) ->
     return sum(size * fraction for size, fraction in zip(sizes, known, strict=True)) / sum(sizes)
 
 
+def _knows_tensors_alone(theory: Theory) -> bool:
+    return theory.peak.vram_allocated_bytes is not None and theory.peak.vram_reserved_bytes is None
+
+
 def theory_document(theory: Theory) -> Document:
     """THEORY of the contract, and beside it the peak of all host pools together at one moment."""
     return {
@@ -106,6 +111,7 @@ def theory_document(theory: Theory) -> Document:
         "peak": asdict(theory.peak),
         "peak_rss_bytes": theory.peak_rss_bytes,
         "steady": asdict(theory.steady),
+        "vram_reserved_reason": WHY_NOT_RESERVED if _knows_tensors_alone(theory) else None,
         "bill": [{"item": line.item, "pool": line.pool, "bytes": line.nbytes} for line in theory.bill],
         "moved_bytes": theory.moved_bytes,
     }

@@ -145,7 +145,9 @@ def _device(
     found = device_document(
         events, capture.device_samples(), capture.ledger(), cut.baseline.t_ns, cut.end_ns, ordinal, why_no_vram
     )
-    return {**found, "unified": gpu and gpu["unified"]}
+    unified = gpu and gpu["unified"]
+    inside = (capture.fact("baseline") or {}).get("integrated")  # by torch, where the driver does not tell
+    return {**found, "unified": inside if unified is None else unified}
 
 
 def _peak(cut: Window | None, samples: Sequence[Sample], device: Mapping[str, Any] | None) -> dict[str, int | None]:

@@ -25,6 +25,7 @@ __all__ = ["refusal", "require_device"]
 
 _AMD_GPUS = Path("/dev/kfd")  # of AMD's driver
 _WINDOWS_GPUS = Path("/dev/dxg")  # of Windows' driver, where Linux runs in it
+_OLDEST_FOR_XPU: Final = (2, 5)  # torch.xpu.memory_stats
 _BUILDS: Final = {"cuda": ("CUDA", ("cu", "rocm")), "xpu": ("XPU", ("xpu",))}  # how the versions end that have it
 _FORCE = "it runs only if that is forced (--force, or yes to the question in the app)"
 
@@ -99,8 +100,12 @@ def _missing_device(task: LoadTask, machine: Machine) -> _MissingDevice | None:
         return None
     torch, plan = machine.torch_of(interpreter) or "", f"meminspect plan --device {device} says what it would take"
     why_none = _why_no_gpu(device, machine, interpreter)
+    old = interpreter.lacks("torch", _OLDEST_FOR_XPU) if kind == "xpu" else None
     if why_none:
         return _MissingDevice(f"there is no {device} here: {why_none}", plan)
+    if old is not None:
+        words = f"nothing can be loaded to {device}: the environment of --python {old}, which counts no memory there"
+        return _MissingDevice(words, f"install torch 2.5 or newer with XPU, or {plan}")
     built_for = torch.partition("+")[2]  # of a build of somebody's own it says nothing
     name, beginnings = _BUILDS.get(kind, ("", ("",)))
     if built_for and not built_for.startswith(beginnings):

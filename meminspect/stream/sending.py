@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["PinnedBlock", "can_pin", "copy_to"]
 
 _own: Any = threading.local()
+_metal = threading.Lock()  # its one stream is no place for two threads
 
 
 def can_pin(device: torch.device) -> bool:
@@ -52,6 +53,10 @@ def copy_to(target: torch.Tensor, source: torch.Tensor, module: Callable[[torch.
         source: on the host.
         module: tells the part of torch that a device's streams are in; torch's own by default.
     """
+    if target.device.type == "mps":
+        with _metal:
+            target.copy_(source)
+        return
     streams = (module or _streams_of)(target.device)
     if streams is None or source.dtype != target.dtype or not target.is_contiguous():
         target.copy_(source)
@@ -67,4 +72,4 @@ def copy_to(target: torch.Tensor, source: torch.Tensor, module: Callable[[torch.
 
 
 def _streams_of(device: torch.device) -> Any:
-    return getattr(torch, device.type) if can_pin(device) else None  # Metal has one stream
+    return getattr(torch, device.type) if can_pin(device) else None

@@ -6,9 +6,11 @@ Metal says how many bytes a buffer takes and how it is aligned, and buffers lie 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-__all__ = ["TensorsAlone"]
+__all__ = ["WHY_NOT_RESERVED", "TensorsAlone"]
+
+WHY_NOT_RESERVED: Final = "only Metal says what it takes for a tensor, and torch keeps heaps of it"
 
 
 class _Tensor(NamedTuple):

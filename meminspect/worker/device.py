@@ -61,6 +61,16 @@ class DeviceBooks:
         else:
             self._module.synchronize(self._device)
 
+    def integrated(self) -> bool | None:
+        """Whether it is a part of the processor and uses the machine's memory; None where torch does not tell."""
+        if self._device.type == "mps":
+            return True
+        with contextlib.suppress(AttributeError, AssertionError, RuntimeError):
+            properties = self._module.get_device_properties(self._device)
+            told = getattr(properties, "is_integrated_gpu" if self._device.type == "xpu" else "is_integrated", None)
+            return None if told is None else bool(told)
+        return None
+
     def settle(self) -> None:
         """Give back to the driver what has been freed, so that the load does not seem to cost less than it does."""
         self.wait()

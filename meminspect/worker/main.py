@@ -136,7 +136,7 @@ def _run(wanted: dict[str, Any], recorder: Recorder) -> None:
     recorder.report(
         "baseline",
         {**_held(baseline), "resets": resets, "retained_bytes": _kept(hollow_bytes if recorder.tiny_bytes else 0),
-         "used_bytes": recorder.used_bytes()},
+         "used_bytes": recorder.used_bytes(), "integrated": device and device.integrated()},
     )  # fmt: skip
 
     started_ns = time.monotonic_ns()

@@ -17,6 +17,8 @@ from meminspect.synthesis import tiny_checkpoint
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from command_line import Home
+
 POOLS = {"heap_bytes", "file_bytes", "pinned_bytes", "vram_allocated_bytes", "vram_reserved_bytes"}
 
 
@@ -147,3 +149,35 @@ def test_a_full_disk_is_said(checkpoint: Path, options: tuple[str, ...]) -> None
 
     assert done.returncode == 4
     assert done.stderr == "meminspect: error: No space left on device\n"
+
+
+def test_given_metal_when_planned_then_what_its_allocator_would_reserve_is_null_with_the_reason(
+    home: Home, tmp_path: Path
+) -> None:
+    checkpoint = tiny_checkpoint("llama", "meta", "meta", "float16", tmp_path / "tiny")
+
+    done = home.meminspect("plan", "--ckpt", checkpoint, "--device", "mps", "--json")
+
+    rows = [row for row in done.document["strategies"] if row["available"]]
+    assert rows
+    for theory in (row["theory"] for row in rows):
+        assert theory["peak"]["vram_allocated_bytes"] >= theory["floor_bytes"]
+        assert theory["peak"]["vram_reserved_bytes"] is None
+        assert "only Metal says" in theory["vram_reserved_reason"]
+    table = home.meminspect("plan", "--ckpt", checkpoint, "--device", "mps").stdout
+    assert "reserves for them is not available" in " ".join(table.split())
+
+
+@pytest.mark.parametrize("device", ["xpu", "xpu:1", "mps"])
+def test_given_no_such_gpu_when_a_run_on_it_is_asked_for_then_it_is_refused_with_the_fix_and_nothing_is_started(
+    home: Home, tmp_path: Path, device: str
+) -> None:
+    checkpoint = tiny_checkpoint("llama", "meta", "meta", "float16", tmp_path / "tiny")
+
+    done = home.meminspect("run", "--ckpt", checkpoint, "-s", "naive", "--device", device, "--out", tmp_path / "out")
+
+    assert done.status == 2
+    assert done.stderr.count("\n") <= 2
+    assert f"there is no {device} here" in done.stderr
+    assert f"meminspect plan --device {device}" in done.stderr
+    assert not (tmp_path / "out").exists()

@@ -66,6 +66,7 @@ def test_given_a_limit_then_what_no_memory_helps_against_is_refused_all_the_same
 
 
 NO_DRIVER = "no NVIDIA driver (libnvidia-ml.so.1 not found)"
+OLD = Interpreter("/opt/python", "3.12.1", {"torch": "2.4.0+xpu"})
 THEIRS = Interpreter("/opt/python", "3.12.1", {"torch": "2.5.0+cpu"})
 
 
@@ -90,6 +91,10 @@ THEIRS = Interpreter("/opt/python", "3.12.1", {"torch": "2.5.0+cpu"})
         ),
         (LoadOptions(device="xpu"), (AN_ARC,), "2.13.0+xpu", None),
         (LoadOptions(device="xpu"), (AN_ARC,), "2.13.0a0", None),
+        (
+            LoadOptions(device="xpu", interpreter=OLD), (AN_ARC,), "2.13.0",
+            "nothing can be loaded to xpu: the environment of --python has torch 2.4.0+xpu, which counts no memory",
+        ),
         (
             LoadOptions(device="cuda"), (A_GPU,), "2.13.0+xpu",
             "nothing can be loaded to cuda: the worker's torch, 2.13.0+xpu, is built without CUDA",

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import threading
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
 from meminspect.stream import sending
-from meminspect.stream.sending import copy_to
+from meminspect.stream.sending import can_pin, copy_to
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,3 +77,20 @@ def test_given_the_host_when_copied_to_then_it_is_a_plain_copy() -> None:
     copy_to(target, torch.ones(3))
 
     assert target.tolist() == [1, 1, 1]
+
+
+def test_given_metal_when_copied_to_then_it_is_a_plain_copy_that_no_other_thread_is_at(
+    streams: Streams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, held = threading.Lock(), []
+    monkeypatch.setattr(sending, "_metal", lock)
+    target: Any = SimpleNamespace(device=torch.device("mps"), copy_=lambda source: held.append(lock.locked()))
+
+    copy_to(target, torch.ones(3), lambda _: streams)
+
+    assert (held, lock.locked(), streams.told) == ([True], False, [])
+
+
+@pytest.mark.parametrize(("kind", "pins"), [("cpu", False), ("cuda", True), ("xpu", True), ("mps", False)])
+def test_given_a_device_then_memory_is_page_locked_for_it_where_that_helps(kind: str, pins: bool) -> None:
+    assert can_pin(torch.device(kind)) is pins

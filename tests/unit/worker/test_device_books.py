@@ -86,3 +86,22 @@ def test_given_metal_s_one_device_when_waited_for_then_it_is_not_named(told: Tol
 
 def test_given_the_cpu_then_there_are_no_books() -> None:
     assert books_for("cpu") is None
+
+
+@pytest.mark.parametrize(
+    ("device", "properties", "integrated"),
+    [
+        (MPS, {}, True),
+        (XPU, {"is_integrated_gpu": True}, True),
+        (XPU, {"is_integrated_gpu": False}, False),
+        (XPU, {}, None),
+        (torch.device("cuda"), {"is_integrated": 1}, True),
+    ],
+)
+def test_given_what_torch_says_of_a_device_then_it_is_part_of_the_processor_or_not_or_nobody_knows(
+    monkeypatch: pytest.MonkeyPatch, device: torch.device, properties: dict[str, int], integrated: bool | None
+) -> None:
+    module = SimpleNamespace(get_device_properties=lambda asked: SimpleNamespace(**properties))
+    monkeypatch.setattr(torch, device.type, module)
+
+    assert DeviceBooks(device).integrated() is integrated
