@@ -190,7 +190,8 @@ def copied(
     """One `copy_` into the model.
 
     From the host to a device one that casts converts on the host first, in memory of its own (aten/src/ATen/native/
-    cuda/Copy.cu, `copy_kernel_cuda`: only non-blocking copies convert on the device).
+    cuda/Copy.cu, `copy_kernel_cuda`: only non-blocking copies convert on the device; mps/operations/Copy.mm,
+    `copy_to_mps_`). XPU's is taken to do as CUDA's.
     """
     nbytes, name = bytes_of(stored, parameter.elements), parameter.tied_to or parameter.name
     work = Step("copy", Operation.COPY, Pool.NONE, "", name, nbytes)

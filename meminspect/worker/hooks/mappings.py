@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -63,13 +64,15 @@ def watch(tracker: Tracker) -> Iterator[None]:
 def _watched_asarray(tracker: Tracker, asarray: Callable[..., Any], sends: threading.Event) -> Callable[..., Any]:
     """Around what sends a mapped tensor of safetensors to a device; to CUDA not since 0.8 (`safetensors_files`)."""
 
-    def call(source: Any, **kwargs: Any) -> torch.Tensor:
+    @functools.wraps(asarray)
+    def call(*args: Any, **kwargs: Any) -> torch.Tensor:
+        source = args[0] if args else None
         if str(kwargs.get("device") or "cpu") == "cpu" or not isinstance(source, torch.UntypedStorage):
-            return asarray(source, **kwargs)  # type: ignore[no-any-return]
+            return asarray(*args, **kwargs)  # type: ignore[no-any-return]
         sent: list[torch.Tensor] = []
 
         def send() -> torch.UntypedStorage:
-            sent.append(asarray(source, **kwargs))
+            sent.append(asarray(*args, **kwargs))
             return sent[0].untyped_storage()
 
         tracker.recorder.phase("move")
