@@ -30,7 +30,7 @@ _THREE_FIGURES = (
     "driver for them (reserved). The driver counts a context of some hundred MiB besides, which no theory knows."
 )
 _FIGURES_OF = {
-    "xpu": f"{_THREE_FIGURES} Torch's allocator for XPU is taken to be CUDA's, after which it was written.",
+    "xpu": f"{_THREE_FIGURES} By its source, torch's allocator for XPU has CUDA's rules, which the model is of.",
     "mps": "Peak vram is what tensors take. What torch's allocator for Metal reserves for them is not available: only "
     "Metal says how it rounds. It is more than what is drawn.",
 }

@@ -1,7 +1,7 @@
 """The CUDA caching allocator: what torch counts as allocated, and what it takes from the driver.
 
 Written after c10/cuda/CUDACachingAllocator.cpp and c10/core/AllocatorConfig.h of PyTorch (1.0 to 2.13 agree), with the
-default settings and one stream:
+default settings and one stream; c10/xpu/XPUCachingAllocator.cpp has the same sizes and rules:
 
 - a request is rounded up to 512 bytes; up to 1 MiB it comes from the small pool, beyond that from the large one;
 - the smallest free block that is large enough is taken, of equals the one with the lowest address;

@@ -46,6 +46,21 @@ def test_a_link_into_a_virtual_environment_is_not_followed(tmp_path: Path) -> No
     assert open_interpreter(str(link)).executable == str(link)
 
 
+def test_torch_is_asked_what_it_is_built_for_which_its_package_may_not_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = tmp_path / "torch"
+    torch.mkdir()
+    (torch / "__init__.py").write_text("raise SystemExit('nobody imports it')")
+    (torch / "version.py").write_text("from typing import Optional\n__version__ = '2.9.1+xpu'\n")
+    path = tmp_path / "python"
+    path.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    path.chmod(0o755)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    assert open_interpreter(str(path)).packages["torch"] == "2.9.1+xpu"
+
+
 def test_our_own_is_not_asked_and_lacks_nothing() -> None:
     assert open_interpreter(sys.executable) is OURS
     assert OURS.lacks("safetensors", (99, 0)) is None
