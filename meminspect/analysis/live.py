@@ -11,7 +11,7 @@ from meminspect.capture.records import EventKind, Operation, Pool
 from meminspect.theory.ledger import BillLine, Item
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from meminspect.capture.records import Event
 
@@ -139,6 +139,7 @@ def bill(
     *,
     retained_bytes: int = 0,
     fallen_bytes: int | None = None,
+    heap_bytes: int | None = None,
     used_bytes: int | None = None,
     room_bytes: int | None = None,
     beside: Sequence[BillLine] = (),
@@ -156,6 +157,8 @@ def bill(
         fallen_bytes: by how much less was in memory when it said so than at the peak: of tensors released between
             the two, that much has gone back to the kernel, and the rest is counted in what it kept. None where it was
             asked at another moment than `t_ns`.
+        heap_bytes: the most heap that was seen above the baseline: an allocator also keeps what nobody has written to,
+            which is in no memory.
         used_bytes: what the allocators said that was in use: where it is more than tensors, the rest is their objects.
             None where nobody asked.
         room_bytes: what a limit left above the baseline, if there was one: touched pages may be gone again.
@@ -175,9 +178,11 @@ def bill(
         items = filed.get((phase, kind, tensor)) or anywhere.get((kind, tensor))
         for item, part in parted(items, nbytes) if items else ():
             sums[item, pool] += part
-    objects_bytes = (used_bytes or 0) - sum(nbytes for (_, pool), nbytes in sums.items() if pool is Pool.HEAP)
+    objects_bytes = (used_bytes or 0) - _on_heap(sums)
     if objects_bytes >= _WORTH_A_LINE_BYTES:
         sums[Item.OBJECTS, Pool.HEAP] += objects_bytes
+    if heap_bytes is not None:
+        retained_bytes = min(retained_bytes, heap_bytes - _on_heap(sums))
     if retained_bytes >= _WORTH_A_LINE_BYTES:
         sums[Item.RETAINED, Pool.HEAP] += retained_bytes
     lines = [BillLine(item, pool.name.lower(), nbytes) for (item, pool), nbytes in sums.items() if nbytes]
@@ -185,6 +190,10 @@ def bill(
     lines = sorted(confined_lines(lines, room_bytes), key=lambda line: -line.nbytes)
     explained = sum(line.nbytes for line in lines)
     return (*lines, BillLine(Item.UNEXPLAINED, "", peak_rss_bytes - explained))
+
+
+def _on_heap(sums: Mapping[tuple[str, Pool], int]) -> int:
+    return sum(nbytes for (_, pool), nbytes in sums.items() if pool is Pool.HEAP)
 
 
 def _most_resident(events: Sequence[Event], room_bytes: int | None) -> tuple[Iterable[tuple[str, Pool, str, int]], int]:

@@ -246,20 +246,11 @@ def _bill(
         return None
     lines = bill(
         events, capture.ledger() if code is None else own_rows(code), cut.billed.t_ns, cut.baseline.t_ns,
-        cut.peak_rss_bytes, retained_bytes=_retained_at_peak(capture, cut), fallen_bytes=cut.fallen_bytes,
-        used_bytes=_more_at_peak(capture, "used"), room_bytes=room_bytes,
+        cut.peak_rss_bytes, retained_bytes=_more_at_peak(capture, "retained") or 0, fallen_bytes=cut.fallen_bytes,
+        heap_bytes=cut.peaks().heap_bytes, used_bytes=_more_at_peak(capture, "used"), room_bytes=room_bytes,
         beside=() if code is None else import_lines(events, cut.baseline.t_ns, cut.billed.t_ns),
     )  # fmt: skip
     return [{"item": line.item, "pool": line.pool or None, "bytes": line.nbytes} for line in lines]
-
-
-def _retained_at_peak(capture: CaptureReader, cut: Window) -> int:
-    """What the allocator kept at the peak of memory that was freed during the load; 0 also where nobody asked it.
-
-    It counts what nobody has written to, too, which is in no memory: it cannot keep more than heap was seen.
-    """
-    kept_bytes, heap_bytes = _more_at_peak(capture, "retained") or 0, cut.peaks().heap_bytes
-    return kept_bytes if heap_bytes is None else min(kept_bytes, max(0, heap_bytes))
 
 
 def _more_at_peak(capture: CaptureReader, what: str) -> int | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from meminspect.architectures import gpt2, litgpt, llama, skeleton
 from meminspect.architectures.family import Detection, Family, Headers, mismatch
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from meminspect.architectures.family import TensorHeader
 
 __all__ = ["ARCHITECTURES", "Architecture", "Detection", "Family", "Headers", "Parameter", "detect"]
+
+_CLASS: Final = re.compile(r"[A-Z]\w{0,99}", re.ASCII)  # as a header may name one that a command line is told of
 
 # One line per architecture; the skeleton is what remains when none of them fits.
 ARCHITECTURES: Mapping[str, Family] = MappingProxyType(
@@ -52,7 +55,16 @@ def detect(
         if found is not None:
             note = f"it looks like {family.id}, but {found}"
             break
-    return Detection(_skeleton(headers, note), f"{note}: loading into a skeleton, unless --model names its class")
+    named = f"{note}: loading into a skeleton, unless --model names its class{_transformers_class(config)}"
+    return Detection(_skeleton(headers, note), named)
+
+
+def _transformers_class(config: Mapping[str, object] | None) -> str:
+    """How --model names the class of a config.json that transformers has saved; empty for any other."""
+    fields = config or {}
+    named = fields.get("architectures")
+    name = named[0] if "model_type" in fields and isinstance(named, list) and named else None
+    return f", as transformers:{name}" if isinstance(name, str) and _CLASS.fullmatch(name) else ""
 
 
 def _skeleton(headers: Headers, note: str) -> Architecture:

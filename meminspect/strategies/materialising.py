@@ -120,14 +120,16 @@ if left:
 
 
 def one_by_one(task: LoadTask) -> Iterator[Step]:
-    """The ledger of `read_one_by_one` and `lacking`."""
+    """The ledger of `read_one_by_one` and `lacking`, for a model that is built by `recipes.meta_build`."""
+    yield from steps.build_unsaved(task)
     if task.checkpoint.parallel_files:
         yield from _joined(task)
     else:
         done: set[str] = set()
         for file in range(len(task.checkpoint.files)):
             yield from _file(task, file, done)
-    absent = [one for one in task.architecture.parameters if one.name not in task.pieces and one.tied_to is None]
+    of_the_model = [one for one in task.architecture.parameters if one.saved and one.tied_to is None]
+    absent = [one for one in of_the_model if one.name not in task.pieces]
     yield from initialised(task, absent)
 
 

@@ -34,6 +34,7 @@ def _recipe(task: LoadTask) -> str:
 
 
 def _ledger(task: LoadTask) -> Iterator[Step]:
+    yield from steps.build_unsaved(task)
     if task.checkpoint.layout == own_readers.DCP:
         yield from dcp_lines.fill_chunks(task)
         yield from steps.assign(task)

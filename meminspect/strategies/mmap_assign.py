@@ -30,6 +30,7 @@ def _recipe(task: LoadTask) -> str:
 
 
 def _ledger(task: LoadTask) -> Iterator[Step]:
+    yield from steps.build_unsaved(task)
     sources = Sources(Pool.FILE, Item.STAGING if steps.remakes(task) else Item.FLOOR)
     yield from steps.read(task, sources)
     yield from steps.into_final_form(task, sources)

@@ -53,6 +53,12 @@ def tensor_of(stored):
 """.splitlines()
 
 
+_SAVED_TO_META = """for tensor in model.state_dict(keep_vars=True).values():
+    if not tensor.is_meta:  # a buffer that the checkpoint does hold
+        torch.utils.swap_tensors(tensor, tensor.to("meta"))
+"""
+
+
 def is_safetensors(task: LoadTask) -> bool:
     """Whether the checkpoint's files are safetensors rather than pickles."""
     return task.checkpoint.layout.startswith("safetensors")
@@ -119,15 +125,30 @@ def build(task: LoadTask, *, in_place: bool = False) -> str:
     return f"{_dtype(task)}model = Model(config).to({device!r})  {remark}"
 
 
-def meta_build(_: LoadTask) -> str:
-    """Build the model without memory."""
+def meta_build(task: LoadTask) -> str:
+    """Build the model without memory; but where no state dict holds some buffer, its constructor gives that values."""
+    if not task.unsaved:
+        return _build_on_meta()
+    on_device = "" if task.options.device == "cpu" else f"with torch.device({task.options.device!r}):\n    "
+    saved = any(parameter.buffer and parameter.saved for parameter in task.architecture.parameters)
+    return f"""
+def to_meta(module, name, tensor):  # each parameter as soon as it is there; nobody has written to its memory yet
+    return tensor if tensor.is_meta else torch.nn.Parameter(tensor.to("meta"), tensor.requires_grad)
+
+hook = torch.nn.modules.module.register_module_parameter_registration_hook(to_meta)
+{on_device}model = Model(config)  # names and shapes, and the buffers that no checkpoint holds
+hook.remove()
+{_SAVED_TO_META if saved else ""}"""
+
+
+def _build_on_meta() -> str:
     return f"{ON_META}\n    model = Model(config)  # names and shapes, no memory"
 
 
 def empty_build(task: LoadTask) -> str:
     """Build the model in the initial dtype with memory, but no values."""
     fill = f"model = model.to_empty(device={task.options.device!r})  # memory, with whatever is in it"
-    return f"{_dtype(task)}{meta_build(task)}\n{fill}"
+    return f"{_dtype(task)}{_build_on_meta()}\n{fill}"
 
 
 def _dtype(task: LoadTask) -> str:

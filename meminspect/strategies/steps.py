@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "assign",
     "build",
+    "build_unsaved",
     "copied",
     "copied_slice",
     "copy",
@@ -45,6 +46,13 @@ def build(task: LoadTask, *, in_place: bool = False) -> Iterator[Step]:
             yield from _built(task, parameter, pool)
     if pool is not task.pool:
         yield from _move(task)
+
+
+def build_unsaved(task: LoadTask) -> Iterator[Step]:
+    """What alone has memory of a model whose parameters are on meta: the buffers that no state dict holds."""
+    for parameter in task.unsaved:
+        if parameter.tied_to is None:
+            yield from _built(task, parameter, task.pool)
 
 
 def _built(task: LoadTask, parameter: Parameter, pool: Pool) -> Iterator[Step]:

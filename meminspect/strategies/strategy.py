@@ -123,10 +123,10 @@ class Strategy:
 
     def _why_not_on_meta(self, task: LoadTask) -> str | None:
         """Why a model cannot be built without memory: of what no state dict holds, its constructor has the values."""
-        unsaved = next((parameter for parameter in task.architecture.parameters if not parameter.saved), None)
-        if unsaved is None or recipes.ON_META not in self.recipe(task):
+        if not task.unsaved or recipes.ON_META not in self.recipe(task):
             return None
-        return f"it builds the model on meta, where {shown(unsaved.name)}, which no state dict holds, gets no values"
+        name = shown(task.unsaved[0].name)
+        return f"it builds the whole model on meta, where {name}, which no state dict holds, gets no values"
 
     def _why_not_read(self, task: LoadTask) -> str | None:
         """Why its recipe cannot read the files."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from meminspect.capture.records import Operation, Pool
 from meminspect.dtypes import bytes_of
 from meminspect.staging import CHUNK_BYTES, default_threads
-from meminspect.strategies import recipes
+from meminspect.strategies import recipes, steps
 from meminspect.strategies.strategy import Strategy
 from meminspect.text import shown
 from meminspect.theory.ledger import Item, Step
@@ -49,6 +49,7 @@ class _Memory(NamedTuple):
 
 
 def _ledger(task: LoadTask) -> Iterator[Step]:
+    yield from steps.build_unsaved(task)
     memories = list(_slices(task) if task.checkpoint.parallel_files else _stretches(task))
     # Every thread that has something to convert, join or send to a device does so through staging of its own.
     buffers = min(default_threads(), sum(memory.chunks for memory in memories))

@@ -153,6 +153,11 @@ class LoadTask:
         )
 
     @functools.cached_property
+    def unsaved(self) -> tuple[Parameter, ...]:
+        """The buffers that no state dict holds: only the model's constructor knows their values."""
+        return tuple(parameter for parameter in self.architecture.parameters if not parameter.saved)
+
+    @functools.cached_property
     def casts(self) -> bool:
         """Whether the chosen dtype changes any of the checkpoint's tensors."""
         return any(self.cast_dtype(stored) != stored for stored in self.checkpoint.dtypes)

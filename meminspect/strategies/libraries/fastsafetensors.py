@@ -38,6 +38,7 @@ with fastsafe_open([str(file) for file in files], nogds=True, device={device!r})
 
 
 def _ledger(task: LoadTask) -> Iterator[Step]:
+    yield from steps.build_unsaved(task)
     item = Item.STAGING if task.casts else Item.FLOOR
     bounce = Step("read", Operation.MATERIALISE, Pool.HEAP, Item.STAGING, "bounce buffer", _BOUNCE_BYTES)
     yield bounce

@@ -36,6 +36,7 @@ with SafetensorsStreamer() as streamer:
 
 
 def _ledger(task: LoadTask) -> Iterator[Step]:
+    yield from steps.build_unsaved(task)
     sources = Sources(Pool.HEAP, Item.STAGING if steps.remakes(task) else Item.FLOOR)
     yield from steps.read(task, sources)
     yield from steps.into_final_form(task, sources)

@@ -118,7 +118,7 @@ def constructed(tracker: Tracker, build: Callable[[], nn.Module], plan: Construc
     """Build the model, reporting each parameter that takes memory."""
     tracker.recorder.phase("build")
     device = torch.empty(0).device
-    if device.type == "meta":
+    if device.type == "meta" or _goes_to_meta():
         tracker.model = build()
         return tracker.model
     construction = _Construction(tracker, plan, pool_of(device))
@@ -128,6 +128,11 @@ def constructed(tracker: Tracker, build: Callable[[], nn.Module], plan: Construc
     finally:
         construction.close()
     return model
+
+
+def _goes_to_meta() -> bool:
+    """Whether a recipe has what modules register sent to meta at once: then none of it takes memory."""
+    return bool(nn.modules.module._global_parameter_registration_hooks)
 
 
 @contextlib.contextmanager

@@ -64,7 +64,10 @@ _HINT = "name a class, or a function that returns the model, as --model package.
 
 
 def _called(own: OwnModel, factory: Callable[..., Any], config: Mapping[str, object]) -> Any:
-    return factory(config) if own.takes_config else factory()
+    if not own.takes_config:
+        return factory()
+    config_class = getattr(factory, "config_class", None)  # transformers' models take their config as that
+    return factory(config if config_class is None else config_class.from_dict(dict(config)))
 
 
 def _factory(own: OwnModel) -> Callable[..., Any]:

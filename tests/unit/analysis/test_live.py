@@ -100,6 +100,15 @@ def test_what_the_allocator_keeps_is_a_line_where_it_is_worth_one() -> None:
     assert (Item.RETAINED, "heap") not in lines(little)
 
 
+def test_what_the_allocator_keeps_and_nobody_has_written_to_is_in_no_memory() -> None:
+    mib = 1 << 20
+    found = bill(
+        naive_run(), NAIVE_LEDGER, int(21.5 * MS), 10 * MS, 640 + 2 * mib, retained_bytes=60 * mib,
+        heap_bytes=640 + 2 * mib,
+    )  # fmt: skip
+    assert (lines(found)[Item.RETAINED, "heap"], lines(found)[Item.UNEXPLAINED, ""]) == (2 * mib, 0)
+
+
 def test_what_was_released_before_the_allocator_was_asked_is_not_counted_twice() -> None:
     mib = 1 << 20
     big = begin(17, MATERIALISE, HEAP, 3, "a", 30 * mib)

@@ -217,3 +217,19 @@ def test_lit_llamas_names_are_named() -> None:
     assert found.architecture.id == "skeleton"
     assert found.note.startswith("it looks like litgpt, but it has the names of Lit-LLaMA")
     assert found.note.endswith("unless --model names its class")
+
+
+@pytest.mark.parametrize(
+    ("config", "hint"),
+    [
+        ({"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}, ", as transformers:Qwen2ForCausalLM"),
+        ({"model_type": "qwen2", "architectures": ["Qwen2; rm"]}, ""),
+        ({"model_type": "qwen2", "architectures": "Qwen2ForCausalLM"}, ""),
+        ({"model_type": "qwen2", "architectures": []}, ""),
+        ({"architectures": ["Net"]}, ""),
+    ],
+)
+def test_the_class_that_transformers_has_for_it_is_named(config: dict[str, object], hint: str) -> None:
+    found = detect(config, {"a.weight": ((8, 8), "float16")})
+
+    assert found.note.endswith(f"unless --model names its class{hint}")

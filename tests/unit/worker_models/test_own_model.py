@@ -12,11 +12,14 @@ import torch
 from safetensors.torch import save_file
 
 from meminspect.architectures.own import OwnModel
+from meminspect.capture.records import Pool
 from meminspect.checkpoint import read_checkpoint
 from meminspect.errors import CheckpointError, UsageError
 from meminspect.strategies import NATIVE, LoadOptions
-from meminspect.strategies.task import task_for
+from meminspect.strategies.task import LoadTask, task_for
+from meminspect.theory.ledger import Item
 from meminspect.worker.models.own import build, described
+from meminspect.worker.recipe import execute, prepare
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,6 +45,19 @@ class family:
     @staticmethod
     def of(config):
         return nn.Linear(config["width"], 2)
+
+class Config:
+    @classmethod
+    def from_dict(cls, fields):
+        config = cls()
+        config.width = fields["width"]
+        return config
+
+class Configured(nn.Linear):
+    config_class = Config
+
+    def __init__(self, config: Config):
+        super().__init__(config.width, 2)
 
 def rotary(): return Net(rotary=True)
 def wants(a, b): return Net()
@@ -140,15 +156,42 @@ def test_plans_know_the_model_and_say_what_they_do_not_know(theirs: Path) -> Non
     assert f"# Model(config) stands for {own.call}; config is the checkpoint's own." in NATIVE["naive"].recipe(task)
 
 
-def test_what_no_state_dict_holds_keeps_strategies_from_building_on_meta(theirs: Path) -> None:
+def rotary_task(theirs: Path) -> LoadTask:
+    """A tied model with a buffer that its checkpoint holds and one that no state dict does."""
     own = found(theirs, "rotary")
-    state = build(own, {}).state_dict()
-    torch.save(state, theirs / "net.pth")
+    torch.save(build(own, {}).state_dict(), theirs / "net.pth")
+    return task_for(read_checkpoint(theirs / "net.pth"), LoadOptions(model=own))
 
-    task = task_for(read_checkpoint(theirs / "net.pth"), LoadOptions(model=own))
+
+def test_what_no_state_dict_holds_keeps_strategies_from_building_all_of_it_on_meta(theirs: Path) -> None:
+    task = rotary_task(theirs)
 
     why_not = {id_: strategy.why_not(task) for id_, strategy in NATIVE.items()}
-    assert why_not["naive"] is None
-    assert why_not["sharded"] is None
-    for id_ in ("meta-assign", "mmap-assign", "lazy", "skip-init", "stream"):
-        assert "where angles, which no state dict holds, gets no values" in (why_not[id_] or ""), id_
+
+    for id_ in ("naive", "sharded", "meta-assign", "mmap-assign", "lazy", "stream"):
+        assert why_not[id_] is None, id_
+    assert "where angles, which no state dict holds, gets no values" in (why_not["skip-init"] or "")
+
+
+@pytest.mark.parametrize("id_", ["meta-assign", "mmap-assign", "lazy", "stream"])
+def test_a_model_without_memory_has_what_no_state_dict_holds_from_its_constructor(theirs: Path, id_: str) -> None:
+    task, strategy = rotary_task(theirs), NATIVE[id_]
+
+    recipe = prepare(strategy, task)
+    model = execute(recipe, recipe.build)
+
+    state = torch.load(theirs / "net.pth", weights_only=True)
+    assert torch.equal(model.angles, torch.arange(2.0))
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    assert not torch.nn.modules.module._global_parameter_registration_hooks
+    angles = [step for step in strategy.ledger(task) if step.tensor == "angles"]
+    assert [(step.phase, step.pool, step.item, step.nbytes) for step in angles] == [
+        ("build", Pool.HEAP, Item.FLOOR, 2 * 4)
+    ]
+
+
+def test_a_class_that_names_its_config_s_class_is_given_that(theirs: Path) -> None:
+    own = found(theirs, "Configured", {"width": 3})
+
+    assert own.takes_config
+    assert [tuple(tensor.shape) for tensor in build(own, {"width": 3}).state_dict().values()] == [(2, 3), (2,)]
