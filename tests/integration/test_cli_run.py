@@ -92,7 +92,7 @@ SEVERAL = ("mmap-assign", "naive")
 # All are run when the first is asked for, two at a time: they measure nothing that their neighbours could disturb.
 SCENARIOS = {
     "several": Scenario("meta", ("-s", ",".join(SEVERAL), "--out", "OUT")),
-    "repeated": Scenario("shards", ("-s", "mmap-assign,meta-assign", "--repeat", "2", "--json")),
+    "repeated": Scenario("shards", ("-s", "naive-cast,naive", "--repeat", "2", "--json")),
     "cast": Scenario("slices", ("-s", "naive", "--dtype", "bfloat16", "--json", "--out", "OUT.meminspect")),
     "bits cast wider": Scenario("random bits", ("-s", "mmap-assign", "--dtype", "float32", "--json")),
     "bits cast": Scenario("random bits", ("-s", "meta-assign", "--dtype", "bfloat16", "--json")),
@@ -174,10 +174,10 @@ def test_given_repeats_then_strategies_take_turns_and_who_goes_first_changes(end
 
     assert done.status == 0
     assert [(run["strategy"], run["repeat"]) for run in runs] == [
-        ("mmap-assign", {"index": 1, "of": 2}),
-        ("meta-assign", {"index": 1, "of": 2}),
-        ("meta-assign", {"index": 2, "of": 2}),
-        ("mmap-assign", {"index": 2, "of": 2}),
+        ("naive-cast", {"index": 1, "of": 2}),
+        ("naive", {"index": 1, "of": 2}),
+        ("naive", {"index": 2, "of": 2}),
+        ("naive-cast", {"index": 2, "of": 2}),
     ]
     started = []
     for run in runs:
@@ -185,9 +185,9 @@ def test_given_repeats_then_strategies_take_turns_and_who_goes_first_changes(end
             started.append(capture.fact("started")["monotonic_ns"])
     assert started == sorted(started)
     assert len({run["capture"] for run in runs}) == 4
-    assert "mmap-assign 2/2: import" in done.stderr.splitlines()
+    assert "naive-cast 2/2: import" in done.stderr.splitlines()
     assert {Path(run["capture"]).parent for run in runs} == {home.captures}, "XDG_DATA_HOME says where"
-    for line, strategy in zip(done.document["summary"], ("mmap-assign", "meta-assign"), strict=True):
+    for line, strategy in zip(done.document["summary"], ("naive-cast", "naive"), strict=True):
         times = sorted(run["resident_s"] for run in runs if run["strategy"] == strategy)
         assert (line["strategy"], line["runs"], line["completed"]) == (strategy, 2, 2)
         assert line["resident_s"] == {"median": sum(times) / 2, "min": times[0], "max": times[1]}

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 OURS = ("main", "recorder", "recipe", "verify", "hooks", "models", "worker", "resident", "ballast", "lifeline")
 
 
-@pytest.mark.parametrize("safe_path", ["", "1"])
+@pytest.mark.parametrize("safe_path", ["", pytest.param("1", marks=pytest.mark.slow)])
 def test_given_users_modules_with_names_of_ours_then_neither_shadows_the_other(tmp_path: Path, safe_path: str) -> None:
     theirs = tmp_path / "theirs"
     theirs.mkdir()
