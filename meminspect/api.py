@@ -43,6 +43,7 @@ def run(
     init_dtype: str = "float32",
     read_to: str = "device",
     quantisation: str = "int8",
+    max_memory_bytes: int | None = None,
     trust_pickle: bool = False,
     python: str | None = None,
     model: str | None = None,
@@ -65,6 +66,7 @@ def run(
         init_dtype: in which strategies build a model with random weights.
         read_to: "device" or "host", with a device.
         quantisation: "int8" or "nf4", for strategies that quantise.
+        max_memory_bytes: of the model that may stay on its device, for those that can leave the rest on disk.
         trust_pickle: let a pickle run whatever code it names.
         python: the interpreter to load in; None for this one.
         model: "module:factory", a model of yours to load into.
@@ -90,7 +92,9 @@ def run(
     )
     found = None if checkpoint is None else read_checkpoint(Path(checkpoint))
     asked = None if model is None else own_model(model)
-    options = LoadOptions(device, dtype, init_dtype, read_to, quantisation, trust_pickle, interpreter, asked)
+    options = LoadOptions(
+        device, dtype, init_dtype, read_to, quantisation, trust_pickle, interpreter, asked, max_memory_bytes
+    )
     if own is None:
         if found is None:
             raise UsageError("run() needs a checkpoint", "or a script of yours: run(script=['load.py'])")

@@ -72,7 +72,7 @@ def make_plan(
     able.sort(key=lambda pair: rank(pair[1], wanted))
     return Plan(
         (*(row for row, _ in able), *(row for row in rows if row.theory is None)),
-        _recommended(able, wanted),
+        _recommended(able, task, wanted),
         ram_bytes,
         vram_bytes,
         shared,
@@ -80,13 +80,13 @@ def make_plan(
     )
 
 
-def _recommended(able: Sequence[tuple[PlanRow, Candidate]], aim: Aim) -> Recommendation:
-    """Who has not asked for another model is given one only where nothing else fits."""
-    plain, changed = (
-        recommend([candidate for row, candidate in able if row.strategy.changes == changes], aim)
-        for changes in (False, True)
-    )
-    if all(row.strategy.changes for row, _ in able):
+def _recommended(able: Sequence[tuple[PlanRow, Candidate]], task: LoadTask, aim: Aim) -> Recommendation:
+    """Who has not asked for another model, or for a part of it, is given one only where nothing else fits."""
+    wholes, others = [], []
+    for row, candidate in able:
+        (wholes if row.strategy.is_whole(task) else others).append(candidate)
+    plain, changed = recommend(wholes, aim), recommend(others, aim)
+    if not wholes:
         return changed
     if plain.strategy_id is not None or changed.strategy_id is None:
         return plain

@@ -50,6 +50,7 @@ PHASE_WORDS: Final = {
     "cast": "casting",
     "quantise": "quantising",
     "copy": "copying",
+    "offload": "writing to a temporary folder",
     "assign": "assigning",
     "script": "in your code",
     "finalise": "finalising",

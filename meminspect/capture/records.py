@@ -28,8 +28,8 @@ class Pool(enum.IntEnum):
 POOLS: Final = (Pool.HEAP, Pool.FILE, Pool.PINNED, Pool.VRAM)
 
 PHASES: Final = (
-    "import", "warm-up", "script", "build", "move", "read", "merge", "cast", "quantise", "copy", "assign", "finalise",
-    "touch", "first forward", "verify",
+    "import", "warm-up", "script", "build", "move", "read", "merge", "cast", "quantise", "copy", "offload", "assign",
+    "finalise", "touch", "first forward", "verify",
 )  # fmt: skip
 
 

@@ -122,6 +122,14 @@ def load_options(verb: Verb) -> Callable[..., Any]:
         show_default=True,
         help="What a strategy that quantises makes of the linear layers.",
     )
+    @click.option(
+        "--max-memory",
+        "max_memory_bytes",
+        callback=as_size,
+        metavar="SIZE",
+        help="How much of the model may stay on its device; hf-device-map and accelerate-dispatch leave the rest on "
+        "disk.  [default: all]",
+    )
     @environment_options
     @functools.wraps(verb)
     def gathered(
@@ -131,12 +139,15 @@ def load_options(verb: Verb) -> Callable[..., Any]:
         init_dtype: str,
         read_to: str,
         quantisation: str,
+        max_memory_bytes: int | None,
         python: Interpreter | None,
         model: OwnModel | None,
         trust_pickle: bool,
         **others: Any,
     ) -> Any:
-        chosen = LoadOptions(device, dtype, init_dtype, read_to, quantisation, trust_pickle, python or OURS, model)
+        chosen = LoadOptions(
+            device, dtype, init_dtype, read_to, quantisation, trust_pickle, python or OURS, model, max_memory_bytes
+        )
         return verb(*args, load_options=chosen, **others)
 
     return gathered

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import platform
+import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -50,7 +52,7 @@ def refusal(
     if why_not is not None or force:
         return why_not
     confined = limit_bytes is not None and limit_bytes <= machine.usable_bytes
-    short = "" if confined else _short(task, theory, machine)
+    short = _short_of_disk(strategy.scratch_bytes(task)) or ("" if confined else _short(task, theory, machine))
     if short:
         return f"{short}: {_FORCE}"
     too_large = strategy.why_not(task, machine.largest_mapping_bytes)
@@ -75,6 +77,18 @@ def _short(task: LoadTask, theory: Theory, machine: Machine) -> str:
         return ""
     free = format_bytes(gpu.free_bytes)
     return f"predicted to need {format_bytes(on_device)} of {task.options.device}'s memory, of which {free} is free"
+
+
+def _short_of_disk(scratch_bytes: int) -> str:
+    """Where there is no room for what is written to a temporary folder; empty where there is."""
+    folder = tempfile.gettempdir()
+    free_bytes = shutil.disk_usage(folder).free
+    if scratch_bytes <= free_bytes:
+        return ""
+    return (
+        f"it writes {format_bytes(scratch_bytes)} to {shown(folder)}, where {format_bytes(free_bytes)} is free "
+        "(TMPDIR names another folder)"
+    )
 
 
 def require_device(task: LoadTask, machine: Machine) -> None:

@@ -191,6 +191,7 @@ def _loaded(
             "heap_bytes": theory.peak.heap_bytes or 0,
             "options": _for_worker(spec.options),
             "forward": spec.forward,
+            "scratch": stack.enter_context(_scratch_folder(spec, task)),
             "history": str(stack.enter_context(_history_file(spec, writer)) or ""),
         }
         limited: Confinement | None = None
@@ -242,6 +243,13 @@ def _history_file(spec: RunSpec, writer: CaptureWriter) -> Iterator[Path | None]
         if path.exists():  # a worker that was killed has written none, or half of one
             with contextlib.suppress(ValueError):
                 writer.fact("allocator_history", json.loads(path.read_text()))
+
+
+def _scratch_folder(spec: RunSpec, task: LoadTask) -> contextlib.AbstractContextManager[str]:
+    """Where the strategy may write what it leaves on disk; empty where it leaves nothing."""
+    if not find(spec.strategy).offloads(task):
+        return contextlib.nullcontext("")
+    return tempfile.TemporaryDirectory(prefix="meminspect-", ignore_cleanup_errors=True)
 
 
 def _for_worker(options: LoadOptions) -> dict[str, Any]:

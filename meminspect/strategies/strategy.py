@@ -51,6 +51,8 @@ class Strategy:
     own_floor_bytes: Callable[[LoadTask], int] | None = None  # Q of a library that quantises in its own way
     quantises: bool = False  # whether the loaded model's linear layers are quantised
     adds: Callable[[LoadTask], Sequence[Parameter]] = _nothing  # what the loaded model has beyond the checkpoint's
+    offloads: Callable[[LoadTask], frozenset[str]] = lambda _: frozenset()  # the parameters that it leaves on disk
+    scratch_bytes: Callable[[LoadTask], int] = lambda _: 0  # what it writes to a temporary folder, at most at once
     lacks: Callable[[LoadTask], str | None] = lambda _: None  # in one sentence what a task must have for it and has not
     unpickles: bool = True  # whether torch.load unpickles a pickle for it, which runs what that names
     own_readers: frozenset[str] = frozenset()  # of the layouts that only their own library reads, those it loads
@@ -64,18 +66,24 @@ class Strategy:
         return evaluate(self.ledger(few.task), self.floor_bytes(task), few.copies, allocator)
 
     def floor_bytes(self, task: LoadTask) -> int:
-        """What the model that is loaded this way must occupy: T, Q where it is quantised, and what it has beyond."""
+        """What the model that is loaded this way must occupy: T, Q where it is quantised, and what it has beyond.
+
+        What it leaves on disk is no part of that.
+        """
         if self.own_floor_bytes is not None:
             return self.own_floor_bytes(task)
         floor_bytes = quantisation.floor_bytes(task) if self.quantises else task.floor_bytes
-        return floor_bytes + sum(
-            bytes_of(task.initial_dtype(parameter), parameter.elements) for parameter in self.adds(task)
-        )
+        added_bytes = sum(bytes_of(task.initial_dtype(parameter), parameter.elements) for parameter in self.adds(task))
+        return floor_bytes + added_bytes - task.target_bytes(self.offloads(task))
 
     @property
     def changes(self) -> bool:
         """Whether the loaded model is another one than the checkpoint's: quantised, or with parameters beyond it."""
         return self.quantises or self.own_floor_bytes is not None or self.adds is not _nothing
+
+    def is_whole(self, task: LoadTask) -> bool:
+        """Whether the loaded model is the checkpoint's, and all of it in memory."""
+        return not self.changes and not self.offloads(task)
 
     def remark(self, task: LoadTask) -> str:
         """In one sentence what a user may not expect of the load; empty when it is as anybody would."""
@@ -85,7 +93,19 @@ class Strategy:
             remarks.append(f"the model stays in {built}, which it was built in: this strategy does not cast to {dtype}")
         if task.options.trust_pickle and "weights_only=False" in self.recipe(task):
             remarks.append("pickles were trusted (weights_only=False)")
+        left = self.offloads(task)
+        if left:
+            remarks.append(self._left_on_disk(task, left))
         return "; ".join(remarks)
+
+    def _left_on_disk(self, task: LoadTask, left: frozenset[str]) -> str:
+        """What is not in memory, and where it is."""
+        scratch = format_bytes(self.scratch_bytes(task))
+        written = f"; {scratch} were written to a temporary folder for it" if self.scratch_bytes(task) else ""
+        return (
+            f"{format_bytes(task.target_bytes(left))} of the model, {len(left)} tensors, are left on disk: "
+            f"each pass reads them from there, and so did the verification{written}"
+        )
 
     def why_not(self, task: LoadTask, largest_mapping_bytes: int | None = None) -> str | None:
         """In one sentence why this task cannot be loaded this way; None when it can.

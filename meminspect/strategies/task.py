@@ -19,7 +19,7 @@ from meminspect.strategies.module_order import conversion_order, loading_order
 from meminspect.strategies.recognition import recognised
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
     from typing import Any
 
     from meminspect.architectures.model import Architecture, Parameter
@@ -50,6 +50,8 @@ class LoadOptions:
     which strategies that build a model first build it. `read_to` is where those that copy a whole state dict into a
     model on a device read it to. `quantisation` is what those that quantise make of linear layers. `trust_pickle` lets
     a pickle run whatever code it names. `model` is the user's own, None for what the checkpoint is recognised as.
+    `max_memory_bytes` is how much of the model may stay on the device where a strategy can leave the rest on disk, None
+    for all of it.
     """
 
     device: str = "cpu"
@@ -60,6 +62,7 @@ class LoadOptions:
     trust_pickle: bool = False
     interpreter: Interpreter = OURS
     model: OwnModel | None = None
+    max_memory_bytes: int | None = None
 
     @staticmethod
     def from_document(fields: Mapping[str, Any]) -> LoadOptions:
@@ -150,6 +153,14 @@ class LoadTask:
             few.copies.get(parameter.name, 1) * bytes_of(few.task.target_dtype(parameter), parameter.elements)
             for parameter in few.task.architecture.parameters
             if parameter.tied_to is None
+        )
+
+    def target_bytes(self, names: Collection[str]) -> int:
+        """What parameters of these names must occupy, tied ones once."""
+        return sum(
+            bytes_of(self.target_dtype(parameter), parameter.elements)
+            for parameter in self.architecture.parameters
+            if parameter.name in names and parameter.tied_to is None
         )
 
     @functools.cached_property

@@ -7,6 +7,7 @@ import gc
 import json
 import os
 import sys
+import tempfile
 import time
 import traceback
 from dataclasses import replace
@@ -101,7 +102,6 @@ def _safetensors_version() -> str | None:
 def _run(wanted: dict[str, Any], recorder: Recorder) -> None:
     from meminspect.checkpoint import read_checkpoint
     from meminspect.strategies import LoadOptions, find
-    from meminspect.strategies.task import task_for
     from meminspect.worker.device import books_for
     from meminspect.worker.forward import first_forward, warm_up
     from meminspect.worker.storage import StorageBooks
@@ -115,7 +115,9 @@ def _run(wanted: dict[str, Any], recorder: Recorder) -> None:
         recorder.report("packages", {package.name: version(package.name) for package in strategy.packages})
     recorder.phase("warm-up")
     recorder.enabled = False
-    tiny = task_for(read_checkpoint(Path(wanted["tiny"])), replace(options, model=None))
+    tiny = _tiny(Path(wanted["tiny"]), options)
+    if wanted.get("scratch"):
+        tempfile.tempdir = wanted["scratch"]  # which the supervisor removes, however we end
     load, tracker = _prepared(strategy, tiny, recorder)
     model = load()
     _finish(model, recorder, tracker)
@@ -171,6 +173,17 @@ def _run(wanted: dict[str, Any], recorder: Recorder) -> None:
     recorder.report("finished", {})
 
 
+def _tiny(path: Path, options: LoadOptions) -> LoadTask:
+    """What the warm-up loads; where only so much may stay on the device, with room for all but its last layer."""
+    from meminspect.checkpoint import read_checkpoint
+    from meminspect.strategies.task import task_for
+
+    task = task_for(read_checkpoint(path), replace(options, model=None))
+    if options.max_memory_bytes is None:
+        return task
+    return replace(task, options=replace(task.options, max_memory_bytes=task.floor_bytes))
+
+
 def _task(checkpoint: Checkpoint, options: LoadOptions) -> LoadTask:
     """What is to be loaded; the user's own model is looked at here, rather than sent through a pipe of 64 KiB."""
     from meminspect.strategies.task import task_for
@@ -220,10 +233,16 @@ def _held(reading: Reading | None) -> dict[str, int | None]:
 
 
 def _finish(model: nn.Module, recorder: Recorder, tracker: Tracker) -> None:
+    from meminspect.worker.offloaded import offloaded
     from meminspect.worker.resident import touch
 
     recorder.phase("finalise")
-    left = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]
+    on_disk = offloaded(model)
+    left = [
+        name
+        for name, tensor in (*model.named_parameters(), *model.named_buffers())
+        if tensor.is_meta and name not in on_disk
+    ]
     if left:
         more = f" and {len(left) - 3} more" if len(left) > 3 else ""
         raise RuntimeError(f"left on the meta device, since the checkpoint lacks them: {', '.join(left[:3])}{more}")

@@ -1,7 +1,8 @@
 """Compares the loaded model with the checkpoint's bytes, without leaving a mark on memory or page cache.
 
 Each tensor is read again from its file, a few MiB at a time, and cast as the strategy was to cast it. A quantised
-weight is dequantised likewise, and may be as far from the file's as its quantisation says.
+weight is dequantised likewise, and may be as far from the file's as its quantisation says. What is left on disk is read
+as a pass of the model would read it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from meminspect.sampling.page_cache import cached_bytes, forget, without_read_ahead
 from meminspect.strategies.quantisation import quantised, scale_name
 from meminspect.worker import library_quantised
+from meminspect.worker.offloaded import offloaded
 from meminspect.worker.quantised import QuantisedView
 
 if TYPE_CHECKING:
@@ -55,10 +57,12 @@ def verify(model: nn.Module, task: LoadTask, strategy: Strategy | None = None) -
                     loaded[name] = view
         if strategy.quantises:
             _view_quantised(loaded, task, None if strategy.casts else getattr(torch, strategy.built_dtype(task)))
+    on_disk = offloaded(model)
     mismatched = [
         name
         for name, pieces in task.pieces.items()
-        if (tensor := loaded.get(name)) is not None and not _matches(tensor, task, pieces)
+        if (tensor := on_disk[name]() if name in on_disk else loaded.get(name)) is not None
+        and not _matches(tensor, task, pieces)
     ]
     unsaved = set(_unsaved(model))
     missing = [name for name in loaded if name not in task.pieces and name not in unsaved and _is_saved(name, task)]

@@ -64,8 +64,11 @@ class OptionsScreen(Dialog[Choices]):
             yield from _row("on a device, read state dict to", _select("read-to", READ_TO, load.read_to))
             yield from _row("linear layers are quantised to", _select("quantisation", QUANTISATIONS, load.quantisation))
             field = Input(
-                "" if limit is None else _size(limit), placeholder="none, or a size like 8GiB", id="limit", compact=True
-            )
+                _size(load.max_memory_bytes), placeholder="all, or a size like 8GiB: the rest on disk",
+                id="max-memory", compact=True,
+            )  # fmt: skip
+            yield from _row("of the model may stay in memory", field)
+            field = Input(_size(limit), placeholder="none, or a size like 8GiB", id="limit", compact=True)
             yield from _row("memory limit of the run", field)
             yield from _row("page cache before the run", _select("cache", _CACHES, self._before.cache))
             timeout_s = self._before.timeout_s
@@ -148,6 +151,7 @@ class OptionsScreen(Dialog[Choices]):
         told = self.query_one("#error", Static)
         try:
             limit = self._typed("limit", "memory limit", parse_limit)
+            max_memory_bytes = self._typed("max-memory", "what may stay in memory", parse_bytes)
             timeout_s = self._typed("timeout", "time limit", parse_duration)
         except UsageError as error:
             told.update(safe(f"{error.message}: {error.hint}", "trouble"))
@@ -161,6 +165,7 @@ class OptionsScreen(Dialog[Choices]):
             self._chosen("read-to"),
             self._chosen("quantisation"),
             self._chosen("trust-pickle") == _YES,
+            max_memory_bytes=max_memory_bytes,
         )
         return Choices(
             load,
@@ -193,8 +198,10 @@ def _row(label: str, field: Select[str] | Input) -> ComposeResult:
         yield field
 
 
-def _size(nbytes: int) -> str:
+def _size(nbytes: int | None) -> str:
     """As it may be typed: short where that says the same, or opening the options would change them."""
+    if nbytes is None:
+        return ""
     short = format_bytes(nbytes).replace(" ", "")
     return short if parse_bytes(short) == nbytes else str(nbytes)
 

@@ -14,6 +14,7 @@ from meminspect.worker.hooks import (
     meta_models,
     modules,
     numpy_files,
+    offloading,
     quantising,
     safetensors_files,
     streaming,
@@ -44,5 +45,6 @@ def installed(tracker: Tracker) -> Iterator[None]:
         else:
             stack.enter_context(transformers_models.watch(tracker))
             stack.enter_context(fast_loaders.watch(tracker))
+            stack.enter_context(offloading.watch(tracker))
             stack.enter_context(derived.watch(tracker, tracker.attribution))
         yield
