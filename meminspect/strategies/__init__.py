@@ -30,6 +30,7 @@ from meminspect.strategies.libraries import (
     bnb_int8,
     bnb_nf4,
     fabric_init_module,
+    fabric_random_init,
     fastsafetensors,
     hf_device_map,
     hf_naive,
@@ -82,6 +83,7 @@ LIBRARIES: Final[Mapping[str, Strategy]] = {
         bnb_nf4.STRATEGY,
         torchao_int8.STRATEGY,
         fabric_init_module.STRATEGY,
+        fabric_random_init.STRATEGY,
         fastsafetensors.STRATEGY,
         runai_streamer.STRATEGY,
     )

@@ -48,14 +48,17 @@ class WorkerRun:
         return self.events[marks[0] : marks[1]]
 
 
-def run_worker(strategy: str, checkpoint: Path, tiny: Path, options: LoadOptions) -> WorkerRun:
-    """Run a strategy in a worker of its own until it ends."""
+def run_worker(
+    strategy: str, checkpoint: Path, tiny: Path, options: LoadOptions, scratch: Path | None = None
+) -> WorkerRun:
+    """Run a strategy in a worker of its own until it ends; what it leaves on disk goes to `scratch`."""
     task = task_for(read_checkpoint(checkpoint), options)
     wanted = {
         "strategy": strategy,
         "checkpoint": str(checkpoint),
         "tiny": str(tiny),
         "heap_bytes": 0,
+        "scratch": str(scratch or ""),
         "options": asdict(options),
         "forward": False,
     }

@@ -185,6 +185,7 @@ async def test_options_reach_the_run(task: LoadTask) -> None:
         screen.query_one("#quantisation", Select).value = "nf4"
         screen.query_one("#cache", Select).value = "cold"
         screen.query_one("#forward", Select).value = "yes"
+        screen.query_one("#max-memory", Input).value = "3GiB"
         screen.query_one("#limit", Input).value = "12GiB"
         screen.query_one("#timeout", Input).value = "10min"
         await pilot.press("ctrl+s")
@@ -192,7 +193,7 @@ async def test_options_reach_the_run(task: LoadTask) -> None:
         await pilot.press("home", "enter")
         spec = (await running(pilot)).spec
         assert (spec.options.dtype, spec.options.init_dtype) == ("bfloat16", "float16")
-        assert spec.options.quantisation == "nf4"
+        assert (spec.options.quantisation, spec.options.max_memory_bytes) == ("nf4", 3 << 30)
         assert (spec.limit_bytes, spec.cache, spec.timeout_s, spec.forward) == (12 << 30, "cold", 600.0, True)
         FakeSession.begun[-1].end()
 

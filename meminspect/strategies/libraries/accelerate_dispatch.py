@@ -138,8 +138,7 @@ STRATEGY = Strategy(
     id="accelerate-dispatch",
     summary="builds transformers' model without memory; accelerate fills it, file by file",
     good="models of your own code, placed over several devices",
-    bad="on the host it is mmap-assign with more steps; a cast holds a file beside what is made of it; "
-    "with --max-memory it writes all of the model to disk, and what stays is read again",
+    bad="a cast holds a file beside what is made of it; with --max-memory all goes to disk, and what stays comes back",
     recipe=_recipe,
     ledger=_ledger,
     maps=recipes.always_maps,

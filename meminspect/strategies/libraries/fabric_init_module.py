@@ -13,21 +13,23 @@ if TYPE_CHECKING:
     from meminspect.strategies.task import LoadTask
     from meminspect.theory.ledger import Step
 
-__all__ = ["STRATEGY"]
+__all__ = ["STRATEGY", "recipe"]
 
 _PRECISIONS: Final = {"float64": "64-true", "float32": "32-true", "float16": "16-true", "bfloat16": "bf16-true"}
 
 
-def _recipe(task: LoadTask) -> str:
+def recipe(task: LoadTask, *, empty: bool) -> str:
+    """Build the model in place, with whatever is in its memory or with random numbers, and load a file into it."""
     accelerator, _, number = task.options.device.partition(":")
     devices = f"[{int(number)}]" if number else "1"
     precision = _PRECISIONS.get(task.main_dtype, _PRECISIONS["float32"])
+    remark = "memory, with whatever is in it" if empty else "random numbers, soon overwritten"
     return recipes.recipe(
         recipes.header(task, "from lightning_fabric import Fabric"),
         f"""
 fabric = Fabric(accelerator={accelerator!r}, devices={devices}, precision={precision!r})
-with fabric.init_module(empty_init=True):
-    model = Model(config)  # memory, with whatever is in it
+with fabric.init_module(empty_init={empty}):
+    model = Model(config)  # {remark}
 fabric.load_raw(files[0], model, weights_only=True)
 """,
     )
@@ -55,7 +57,7 @@ STRATEGY = Strategy(
     summary="Lightning Fabric's init_module(empty_init=True), then load_raw: empty memory, then the state dict",
     good="Lightning users: no random numbers, and the final dtype from the start",
     bad="holds model and checkpoint at once; what the checkpoint lacks is left as garbage",
-    recipe=_recipe,
+    recipe=lambda task: recipe(task, empty=True),
     ledger=_ledger,
     maps=lambda _: False,
     built_dtype=lambda task: task.main_dtype,

@@ -53,7 +53,7 @@ def test_the_device_holds_most_at_a_moment_of_its_own() -> None:
 def test_every_strategy_has_a_short_story_whose_peak_is_theorys(strategy: str, device: str) -> None:
     found = STRATEGIES[strategy.id]  # type: ignore[attr-defined]
     task = task_for(imagined_checkpoint(per_tensor=found.id == "per-tensor-files"), LoadOptions(device, "bfloat16"))
-    if found.id == "fabric-init-module":  # which takes a pickle
+    if found.id.startswith("fabric-"):  # which takes a pickle
         pytest.skip("no pickle is imagined")
     assert replace(found, packages=()).why_not(task) is None
 

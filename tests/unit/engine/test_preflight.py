@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -193,3 +194,18 @@ def test_given_a_gpu_without_memory_of_its_own_then_host_and_device_are_planned_
 
     assert plan.shared
     assert [row.verdict for row in plan.rows if row.strategy is NAIVE] == ["does_not_fit"]
+def test_given_no_room_for_what_is_written_to_a_temporary_folder_then_it_is_refused_unless_forced(
+    task: LoadTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writing = replace(NAIVE, scratch_bytes=lambda _: 2 << 30)
+    theory = NAIVE.theory(task)
+    free = 2 << 30
+
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    assert refusal(writing, task, theory, machine(2 * PROCESS_BYTES), force=False) is None
+
+    free -= 1
+    said = refusal(writing, task, theory, machine(2 * PROCESS_BYTES), force=False, limit_bytes=PROCESS_BYTES)
+    assert said is not None
+    assert said.startswith("it writes 2.00 GiB to ")
+    assert refusal(writing, task, theory, machine(2 * PROCESS_BYTES), force=True) is None

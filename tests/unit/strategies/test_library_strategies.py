@@ -41,7 +41,7 @@ def test_each_takes_the_files_of_its_library_and_refuses_others_in_a_sentence(st
     folder, pickle = tasks("safetensors 3"), tasks("meta")
 
     assert (LIBRARIES[strategy].why_not(folder) is None) == (strategy in (*THROUGH_TRANSFORMERS, *READERS))
-    assert (LIBRARIES[strategy].why_not(pickle) is None) == (strategy == "fabric-init-module")
+    assert (LIBRARIES[strategy].why_not(pickle) is None) == (strategy.startswith("fabric-"))
     ast.parse(LIBRARIES[strategy].recipe(folder))
     for task in (folder, pickle):
         assert (LIBRARIES[strategy].why_not(task) or "as it should").isprintable()
@@ -51,7 +51,7 @@ def test_each_takes_the_files_of_its_library_and_refuses_others_in_a_sentence(st
 def test_given_a_package_that_is_absent_or_too_old_then_the_sentence_says_how_to_get_it(
     strategy: str, tasks: Tasks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    task = tasks("meta" if strategy == "fabric-init-module" else "safetensors")
+    task = tasks("meta" if strategy.startswith("fabric-") else "safetensors")
     for version, words in ((None, "has no "), ("0.0.1", "or newer is needed: ")):
         monkeypatch.setattr(interpreter, "_version_here", lambda _, version=version: version)
         why_not = LIBRARIES[strategy].why_not(task)
@@ -90,6 +90,15 @@ def test_given_a_quantisation_then_all_files_stay_mapped_for_what_is_not_quantis
         assert theory.peak.file_bytes == theory.steady.file_bytes == task.checkpoint.nbytes
         assert theory.floor_bytes < task.floor_bytes
         assert LIBRARIES[strategy].changes
+
+
+def test_fabric_holds_model_and_checkpoint_and_makes_random_numbers_only_where_it_is_told_to(tasks: Tasks) -> None:
+    task = tasks("meta", dtype="bfloat16")
+    for strategy, empty in (("fabric-init-module", True), ("fabric-random-init", False)):
+        assert f"init_module(empty_init={empty})" in LIBRARIES[strategy].recipe(task)
+        assert peaks(strategy, task) == (task.floor_bytes + task.checkpoint.nbytes, 0)
+        built = [step for step in LIBRARIES[strategy].ledger(task) if step.phase == "build"]
+        assert sum(step.delta_bytes for step in built) == (0 if empty else task.floor_bytes)
 
 
 def test_given_a_cast_then_a_buffer_of_a_file_goes_with_the_last_tensor_in_it(tasks: Tasks) -> None:

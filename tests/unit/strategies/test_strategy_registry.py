@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # What is in the folder beside the strategies themselves.
 SHARED = {
     "__init__", "dcp_lines", "grouping", "materialising", "module_order", "own_readers", "quantisation", "recipes",
-    "recognition", "packages", "hugging_face", "quantised_load", "plugins",
+    "recognition", "packages", "hugging_face", "offloading", "quantised_load", "plugins",
     "sources", "steps", "strategy", "task",
 }  # fmt: skip
 
