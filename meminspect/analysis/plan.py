@@ -82,7 +82,8 @@ def make_plan(
 
 def _recommended(able: Sequence[tuple[PlanRow, Candidate]], task: LoadTask, aim: Aim) -> Recommendation:
     """Who has not asked for another model, or for a part of it, is given one only where nothing else fits."""
-    wholes, others = [], []
+    wholes: list[Candidate] = []
+    others: list[Candidate] = []
     for row, candidate in able:
         (wholes if row.strategy.is_whole(task) else others).append(candidate)
     plain, changed = recommend(wholes, aim), recommend(others, aim)

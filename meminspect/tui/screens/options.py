@@ -64,7 +64,7 @@ class OptionsScreen(Dialog[Choices]):
             yield from _row("on a device, read state dict to", _select("read-to", READ_TO, load.read_to))
             yield from _row("linear layers are quantised to", _select("quantisation", QUANTISATIONS, load.quantisation))
             field = Input(
-                _size(load.max_memory_bytes), placeholder="all, or a size like 8GiB: the rest on disk",
+                _size(load.max_memory_bytes), placeholder="all, or a size like 8GiB",
                 id="max-memory", compact=True,
             )  # fmt: skip
             yield from _row("of the model may stay in memory", field)
