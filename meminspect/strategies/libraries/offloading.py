@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from meminspect.strategies.task import device_index
+from meminspect.devices import index_of, kind_of
 from meminspect.units import format_bytes
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ IMPORT: Final = "from tempfile import mkdtemp\n"
 """What `max_memory` needs."""
 
 _KNOWN: Final = ("llama", "gpt2")  # whose modules come in an order that we know
+
+_NAMED: Final = ("cpu", "mps")  # what accelerate knows by name; all others by number
 
 
 class _Module:
@@ -132,7 +134,8 @@ def why_not_offloaded(task: LoadTask, left: frozenset[str]) -> str | None:
 
 def max_memory(task: LoadTask) -> str:
     """The arguments that say how much may stay, and that the rest may go to a folder of its own."""
-    device = "'cpu'" if task.options.device == "cpu" else device_index(task.options.device)
+    kind = kind_of(task.options.device)
+    device = repr(kind) if kind in _NAMED else index_of(task.options.device)
     return (
         f'device_map="auto", max_memory={{{device}: {task.options.max_memory_bytes}}},\n'
         "    offload_folder=mkdtemp(),  # for what has no room and is not in safetensors; yours to remove\n"

@@ -194,6 +194,8 @@ def test_given_a_gpu_without_memory_of_its_own_then_host_and_device_are_planned_
 
     assert plan.shared
     assert [row.verdict for row in plan.rows if row.strategy is NAIVE] == ["does_not_fit"]
+
+
 def test_given_no_room_for_what_is_written_to_a_temporary_folder_then_it_is_refused_unless_forced(
     task: LoadTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
