@@ -157,8 +157,8 @@ def bill(
         fallen_bytes: by how much less was in memory when it said so than at the peak: of tensors released between
             the two, that much has gone back to the kernel, and the rest is counted in what it kept. None where it was
             asked at another moment than `t_ns`.
-        heap_bytes: the most heap that was seen above the baseline: an allocator also keeps what nobody has written to,
-            which is in no memory.
+        heap_bytes: the most heap that there can have been above the baseline: an allocator also keeps what nobody has
+            written to, which is in no memory.
         used_bytes: what the allocators said that was in use: where it is more than tensors, the rest is their objects.
             None where nobody asked.
         room_bytes: what a limit left above the baseline, if there was one: touched pages may be gone again.

@@ -247,7 +247,7 @@ def _bill(
     lines = bill(
         events, capture.ledger() if code is None else own_rows(code), cut.billed.t_ns, cut.baseline.t_ns,
         cut.peak_rss_bytes, retained_bytes=_more_at_peak(capture, "retained") or 0, fallen_bytes=cut.fallen_bytes,
-        heap_bytes=cut.peaks().heap_bytes, used_bytes=_more_at_peak(capture, "used"), room_bytes=room_bytes,
+        heap_bytes=cut.most_heap_bytes(), used_bytes=_more_at_peak(capture, "used"), room_bytes=room_bytes,
         beside=() if code is None else import_lines(events, cut.baseline.t_ns, cut.billed.t_ns),
     )  # fmt: skip
     return [{"item": line.item, "pool": line.pool or None, "bytes": line.nbytes} for line in lines]

@@ -84,12 +84,12 @@ class Window:
 
     @functools.cached_property
     def billed(self) -> Moment:
-        """The highest reading; with files' pages, the last after it until which all that stayed but for a hundredth.
+        """The peak; with files' pages, the last after the highest until which all that stayed but for a hundredth.
 
         The kernel may map a file's pages before anybody touches them: what they are is told by what comes then.
         """
         if not self._has_file_pages:
-            return self.highest
+            return self.peak
         after = itertools.dropwhile(lambda moment: moment is not self.highest, self.marks)
         least_bytes = self._highest_mark - self._slack_bytes
         still = list(itertools.takewhile(lambda moment: moment.held.rss_bytes >= least_bytes, after))
@@ -97,8 +97,9 @@ class Window:
 
     @property
     def fallen_bytes(self) -> int | None:
-        """By how much less was resident when the highest mark was read; None if the bill is of another moment."""
-        return self.highest.mark_bytes - self.highest.held.rss_bytes if self.billed is self.highest else None
+        """By how much less was resident when the peak's mark was read; None if the bill is of another moment."""
+        mark = self.billed
+        return mark.mark_bytes - mark.held.rss_bytes if mark is self.peak or mark is self.highest else None
 
     @property
     def _has_file_pages(self) -> bool:
@@ -120,6 +121,11 @@ class Window:
             return _NO_POOLS
         base, pools = _pools(self.baseline), [_pools(moment) for moment in self.moments]
         return PoolPeaks(*(max(column) - least for column, least in zip(zip(*pools, strict=True), base, strict=True)))
+
+    def most_heap_bytes(self) -> int | None:
+        """The most heap that there can have been above the baseline; None where the system tells no pools."""
+        highest, beyond = self.peaks().heap_bytes, self.brackets().heap_bytes
+        return None if highest is None or beyond is None else highest + beyond
 
     def total_bracket(self) -> int | None:
         """How much higher the true peak of the total may lie; None where nobody knows."""

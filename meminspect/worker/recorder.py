@@ -276,7 +276,7 @@ class Recorder:
         if reading is not None:
             mark_bytes = reading.high_water_bytes
             self._peak_bytes = max(self._peak_bytes, mark_bytes)
-            if ask and mark_bytes > max(self._asked_bytes, self._peak_bytes - SMALL_BYTES):
+            if ask and mark_bytes > max(self._asked_bytes + SMALL_BYTES, self._peak_bytes - SMALL_BYTES):
                 self._asked_bytes = mark_bytes
                 self.retained_at_peak_bytes = self._free_bytes()  # at once: what is freed next was in use at the peak
                 used_bytes = self.used_bytes()

@@ -57,7 +57,8 @@ def test_what_is_billed_is_what_was_there_as_long_as_it_all_stayed() -> None:
 
 def test_of_memory_that_no_file_backs_the_first_of_the_highest_readings_is_billed() -> None:
     # given what the allocator keeps of a tensor that is released at the peak
-    events = [named(11 + index, "any", reading(heap=700 * MIB)) for index in range(3)]
+    marks = [700 * MIB, 700 * MIB + 4096, 700 * MIB]  # a page more is no other peak
+    events = [named(11 + index, "any", reading(heap=mark)) for index, mark in enumerate(marks)]
     kept = cut([baseline(10), *events, resident(20, reading(heap=700 * MIB))])
     assert (kept.billed.t_ns, kept.fallen_bytes) == (11 * MS, 0)
 
