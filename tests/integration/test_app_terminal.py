@@ -280,10 +280,7 @@ ENDINGS = {
 
 @pytest.mark.parametrize(
     "ending",
-    [
-        pytest.param(ending, id=name, marks=pytest.mark.slow if name not in ("q", "SIGHUP") else ())
-        for name, ending in ENDINGS.items()
-    ],
+    [pytest.param(ending, id=name, marks=pytest.mark.slow if name != "q" else ()) for name, ending in ENDINGS.items()],
 )
 def test_given_a_run_under_way_when_the_app_ends_then_nothing_is_left_running_and_the_capture_has_an_outcome(
     big: Path, window: Terminal, home: Home, ending: Ending

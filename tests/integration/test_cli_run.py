@@ -89,7 +89,8 @@ class Scenario(NamedTuple):
 
 SEVERAL = ("mmap-assign", "naive")
 
-# All are run when the first is asked for, two at a time: they measure nothing that their neighbours could disturb.
+# All but those of slow tests are run when the first is asked for, two at a time: they measure nothing that their
+# neighbours could disturb.
 SCENARIOS = {
     "several": Scenario("meta", ("-s", ",".join(SEVERAL), "--out", "OUT")),
     "repeated": Scenario("shards", ("-s", "naive-cast,naive", "--repeat", "2", "--json")),
@@ -104,6 +105,9 @@ SCENARIOS = {
     "extra": Scenario("with an extra tensor", ("-s", "sharded", "--forward")),
     "empty": Scenario("empty", ("-s", "naive",)),
 }  # fmt: skip
+
+
+OF_SLOW_TESTS = ("bits cast wider", "bits cast")
 
 
 class Ended(NamedTuple):
@@ -126,8 +130,9 @@ def ended(tmp_path_factory: pytest.TempPathFactory, variants: Variants) -> Calla
     futures: dict[str, Future[Ended]] = {}
     with ThreadPoolExecutor(2) as executor:
         for name, scenario in SCENARIOS.items():
-            futures[name] = executor.submit(run, name, scenario)
-    return lambda name: futures[name].result()
+            if name not in OF_SLOW_TESTS:
+                futures[name] = executor.submit(run, name, scenario)
+    return lambda name: futures[name].result() if name in futures else run(name, SCENARIOS[name])
 
 
 def test_given_several_strategies_then_a_person_gets_sentences_a_table_and_a_chart(
@@ -208,15 +213,16 @@ def test_given_a_file_as_out_then_it_is_a_capture_that_can_be_copied_alone(ended
     database.close()
 
 
+@pytest.mark.slow
 def test_given_a_dtype_then_the_loaded_model_has_it_and_is_the_checkpoint_all_the_same(
     ended: Callable[[str], Ended],
 ) -> None:
-    for name in ("bits cast wider", "bits cast"):
-        done = ended(name).done
+    runs = {name: ended(name).done for name in OF_SLOW_TESTS}
+    for name, done in runs.items():
         tensors = done.run["tensors"]
         assert (done.status, tensors["mismatched"], done.run["message"]) == (0, 0, ""), name
         assert tensors["verified"] == tensors["expected"] > 0
-    wide, narrow = (ended(name).done.run["theory"]["floor_bytes"] for name in ("bits cast wider", "bits cast"))
+    wide, narrow = (done.run["theory"]["floor_bytes"] for done in runs.values())
     assert wide == 2 * narrow
 
 

@@ -118,9 +118,10 @@ def test_given_the_allocator_s_history_when_exported_then_torch_s_own_tool_reads
     ("kind", "why_no_driver"),
     [
         ("xpu", "what is used is asked of NVIDIA's driver, and this GPU is Intel's"),
-        pytest.param("mps", "the GPU has no memory of its own: it uses the machine's", marks=pytest.mark.slow),
+        ("mps", "the GPU has no memory of its own: it uses the machine's"),
     ],
 )
+@pytest.mark.slow
 def test_given_another_maker_s_gpu_when_loaded_to_then_what_its_torch_counts_is_there_and_what_nobody_tells_is_not(
     home: Home, tmp_path: Path, kind: str, why_no_driver: str
 ) -> None:

@@ -96,7 +96,6 @@ CELLS = [
     Cell("slices", "naive"),
     Cell("shards", "mmap-assign"),
     Cell("shards", "sharded"),
-    Cell("shards", "stream"),
 ]
 # Every strategy on every kind of file that it takes, with and without a cast.
 MORE_CELLS = [
