@@ -98,8 +98,8 @@ class Window:
     @property
     def fallen_bytes(self) -> int | None:
         """By how much less was resident when the peak's mark was read; None if the bill is of another moment."""
-        mark = self.billed
-        return mark.mark_bytes - mark.held.rss_bytes if mark is self.peak or mark is self.highest else None
+        billed = self.billed
+        return billed.mark_bytes - billed.held.rss_bytes if billed in (self.peak, self.highest) else None
 
     @property
     def _has_file_pages(self) -> bool:

@@ -82,6 +82,9 @@ def sentence(run: Run) -> str:
         words += f"; {lost:,} events found no room, so its place and its bill are incomplete"
     if wrong:
         words += f"; {wrong} tensors differ from the checkpoint"
+    elsewhere = run["tensors"].get("unexpected")
+    if elsewhere:
+        words += f"; {elsewhere:,} tensors are in the model under other names or merged: not verified, and in no theory"
     return f"{words}; {run['message']}" if run["message"] else words
 
 

@@ -16,9 +16,18 @@ if TYPE_CHECKING:
 
     from meminspect.architectures.family import TensorHeader
 
-__all__ = ["ARCHITECTURES", "Architecture", "Detection", "Family", "Headers", "Parameter", "detect"]
+__all__ = [
+    "ARCHITECTURES",
+    "Architecture",
+    "Detection",
+    "Family",
+    "Headers",
+    "Parameter",
+    "detect",
+    "transformers_class",
+]
 
-_CLASS: Final = re.compile(r"[A-Z]\w{0,99}", re.ASCII)  # as a header may name one that a command line is told of
+_CLASS: Final = re.compile(r"[A-Z]\w{0,99}", re.ASCII)
 
 # One line per architecture; the skeleton is what remains when none of them fits.
 ARCHITECTURES: Mapping[str, Family] = MappingProxyType(
@@ -55,16 +64,21 @@ def detect(
         if found is not None:
             note = f"it looks like {family.id}, but {found}"
             break
-    named = f"{note}: loading into a skeleton, unless --model names its class{_transformers_class(config)}"
+    name = transformers_class(config)
+    of_transformers = f", as transformers:{name}" if name else ""
+    named = f"{note}: loading into a skeleton, unless --model names its class{of_transformers}"
     return Detection(_skeleton(headers, note), named)
 
 
-def _transformers_class(config: Mapping[str, object] | None) -> str:
-    """How --model names the class of a config.json that transformers has saved; empty for any other."""
+def transformers_class(config: Mapping[str, object] | None) -> str:
+    """The class that a config.json names as its model's, as "LlamaForCausalLM"; empty where it names none.
+
+    The name is a checkpoint's, and recipes that have it are executed: what is no class name is not taken over.
+    """
     fields = config or {}
     named = fields.get("architectures")
-    name = named[0] if "model_type" in fields and isinstance(named, list) and named else None
-    return f", as transformers:{name}" if isinstance(name, str) and _CLASS.fullmatch(name) else ""
+    name = named[0] if "model_type" in fields and isinstance(named, list) and named else ""
+    return name if isinstance(name, str) and _CLASS.fullmatch(name) else ""
 
 
 def _skeleton(headers: Headers, note: str) -> Architecture:

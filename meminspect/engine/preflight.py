@@ -81,7 +81,12 @@ def _short(task: LoadTask, theory: Theory, machine: Machine) -> str:
 
 def _short_of_disk(scratch_bytes: int) -> str:
     """Where there is no room for what is written to a temporary folder; empty where there is."""
-    folder = tempfile.gettempdir()
+    if not scratch_bytes:
+        return ""
+    try:
+        folder = tempfile.gettempdir()
+    except FileNotFoundError:
+        return "it writes to a temporary folder, and there is none that can be written to (TMPDIR names one)"
     free_bytes = shutil.disk_usage(folder).free
     if scratch_bytes <= free_bytes:
         return ""

@@ -28,10 +28,13 @@ if TYPE_CHECKING:
     from meminspect.sampling.own_memory import OwnMemory
     from meminspect.worker.device import DeviceBooks
 
-__all__ = ["READING_GAP_NS", "SMALL_BYTES", "Recorder"]
+__all__ = ["CHUNK_BYTES", "READING_GAP_NS", "SMALL_BYTES", "Recorder"]
 
 SMALL_BYTES: Final = 1 << 20
 """Below this a tensor gets no reading of its own: the kernel's counters are no finer than some 256 KiB."""
+
+CHUNK_BYTES: Final = 8 << 20
+"""Below this a part of a tensor gets none: there may be thousands, and no pool's peak is in doubt by more than one."""
 
 READING_GAP_NS: Final = 50_000_000
 """No tensor's end is read sooner after the last reading: at 100 µs each that is 0.2 % of the load."""

@@ -82,11 +82,12 @@ def _offloading(task: LoadTask, left: frozenset[str]) -> Iterator[Step]:
             yield from sources.use("offload", tensor, Item.STAGING)
             yield Step("offload", Operation.COPY, Pool.NONE, "", tensor.name, made.nbytes)
     yield from dropped
+    remade = task.casts or task.pool is not Pool.HEAP
     for tensor in task.checkpoint.tensors:
-        if tensor.name in left or task.casts or task.pool is not Pool.HEAP:
+        if remade or tensor.name in left:
             yield from sources.drop("cast", tensor)
     for tensor in task.checkpoint.tensors:
-        if not (tensor.name in left or task.casts or task.pool is not Pool.HEAP):
+        if not remade and tensor.name not in left:
             yield from sources.use("touch", tensor, Item.FLOOR)
 
 

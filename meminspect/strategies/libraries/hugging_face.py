@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from typing import TYPE_CHECKING, Final
 
+from meminspect.architectures import transformers_class
 from meminspect.capture.records import Pool
 from meminspect.strategies.sources import Sources
 from meminspect.strategies.task import CASTABLE
@@ -32,7 +32,6 @@ __all__ = [
 
 _LAYOUTS: Final = ("safetensors", "safetensors-sharded", "torch", "torch-sharded")
 _WEIGHTS: Final = ("model", "pytorch_model")  # how the names of the files begin that `from_pretrained` looks for
-_CLASS: Final = re.compile(r"[A-Z]\w{0,99}", re.ASCII)
 _WITH_HEAD: Final = ("ForCausalLM", "LMHeadModel")
 
 
@@ -62,15 +61,9 @@ def folder(task: LoadTask) -> str:
 
 
 def auto_class(task: LoadTask) -> str:
-    """The class whose `from_pretrained` loads the model: the one with a head where the config says so.
-
-    The name is a checkpoint's, and the recipe is executed: what is no class name is not taken over.
-    """
-    named = (task.checkpoint.config or {}).get("architectures")
-    name = named[0] if isinstance(named, list) and named and isinstance(named[0], str) else ""
-    if name.endswith(_WITH_HEAD):
-        return "AutoModelForCausalLM"
-    return name if _CLASS.fullmatch(name) else "AutoModel"
+    """The class whose `from_pretrained` loads the model: the one with a head where the config says so."""
+    name = transformers_class(task.checkpoint.config)
+    return "AutoModelForCausalLM" if name.endswith(_WITH_HEAD) else name or "AutoModel"
 
 
 def imports(task: LoadTask, *more: str) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from meminspect.capture.records import Operation, Pool
 from meminspect.worker.hooks.tracker import describe, replaced
-from meminspect.worker.recorder import SMALL_BYTES
+from meminspect.worker.recorder import CHUNK_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -50,7 +50,7 @@ class _Filling:
             stored = self._tracker.slice[1]
             self._tracker.recorder.end(self._id, Operation.MATERIALISE, Pool.HEAP, stored.name, target.nbytes)
             self._tracker.name(target.untyped_storage(), stored.name)
-        if target.nbytes >= SMALL_BYTES:
+        if target.nbytes >= CHUNK_BYTES:
             self._tracker.recorder.before_fall(grown=True)  # the chunk goes when the next one is there, or none comes
 
 

@@ -10,7 +10,7 @@ import torch
 
 from meminspect.capture.records import Pool
 from meminspect.worker.hooks.tracker import replaced
-from meminspect.worker.recorder import SMALL_BYTES
+from meminspect.worker.recorder import CHUNK_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -66,7 +66,7 @@ class _WatchedSlice(_WatchedReader):
 
     def get_storage_from_record(self, record: str, nbytes: int, dtype: Any) -> torch.Tensor:
         tensor = super().get_storage_from_record(record, nbytes, dtype)
-        if nbytes >= SMALL_BYTES:
+        if nbytes >= CHUNK_BYTES:
             self._tracker.recorder.before_fall()  # the part that was read before it goes now
         return tensor
 

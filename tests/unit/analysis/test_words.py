@@ -106,6 +106,12 @@ def test_given_troubles_of_a_completed_run_then_all_are_said_in_their_order() ->
     )
 
 
+def test_given_tensors_that_a_library_has_renamed_or_merged_then_it_is_said_that_nobody_verified_them() -> None:
+    assert sentence(a_run(tensors={"mismatched": 0, "unexpected": 26})).endswith(
+        "; 26 tensors are in the model under other names or merged: not verified, and in no theory"
+    )
+
+
 @pytest.mark.parametrize("lost", [None, 0])
 def test_given_no_word_of_lost_events_then_nothing_is_said_of_them(lost: int | None) -> None:
     assert "events" not in sentence(a_run(overhead={"events_lost": lost}))

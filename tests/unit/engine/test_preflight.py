@@ -211,3 +211,19 @@ def test_given_no_room_for_what_is_written_to_a_temporary_folder_then_it_is_refu
     assert said is not None
     assert said.startswith("it writes 2.00 GiB to ")
     assert refusal(writing, task, theory, machine(2 * PROCESS_BYTES), force=True) is None
+
+
+def test_given_no_temporary_folder_then_only_what_writes_to_one_is_refused(
+    task: LoadTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none() -> str:
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setattr(preflight.tempfile, "gettempdir", none)
+    writing, theory, roomy = replace(NAIVE, scratch_bytes=lambda _: 1), NAIVE.theory(task), machine(2 * PROCESS_BYTES)
+
+    said = refusal(writing, task, theory, roomy, force=False)
+
+    assert said is not None
+    assert "TMPDIR" in said
+    assert refusal(NAIVE, task, theory, roomy, force=False) is None
