@@ -44,6 +44,7 @@ def run(
     read_to: str = "device",
     quantisation: str = "int8",
     max_memory_bytes: int | None = None,
+    read_ahead: str | None = None,
     trust_pickle: bool = False,
     python: str | None = None,
     model: str | None = None,
@@ -67,6 +68,7 @@ def run(
         read_to: "device" or "host", with a device.
         quantisation: "int8" or "nf4", for strategies that quantise.
         max_memory_bytes: of the model that may stay on its device, for those that can leave the rest on disk.
+        read_ahead: "populate", "thread" or "willneed", for mmap-assign: see `meminspect.stream.read_ahead`.
         trust_pickle: let a pickle run whatever code it names.
         python: the interpreter to load in; None for this one.
         model: "module:factory", a model of yours to load into.
@@ -93,8 +95,9 @@ def run(
     found = None if checkpoint is None else read_checkpoint(Path(checkpoint))
     asked = None if model is None else own_model(model)
     options = LoadOptions(
-        device, dtype, init_dtype, read_to, quantisation, trust_pickle, interpreter, asked, max_memory_bytes
-    )
+        device, dtype, init_dtype, read_to, quantisation, trust_pickle, interpreter, asked, max_memory_bytes,
+        read_ahead,
+    )  # fmt: skip
     if own is None:
         if found is None:
             raise UsageError("run() needs a checkpoint", "or a script of yours: run(script=['load.py'])")

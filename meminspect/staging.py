@@ -1,14 +1,17 @@
-"""How many threads the fast loader reads with and what each stages: its theory has to know that without torch."""
+"""What the fast loader reads with: its theory, and whoever offers its options, has to know that without torch."""
 
 from __future__ import annotations
 
 import os
 from typing import Final
 
-__all__ = ["CHUNK_BYTES", "default_threads"]
+__all__ = ["CHUNK_BYTES", "READ_AHEADS", "default_threads"]
 
 CHUNK_BYTES: Final = 8 << 20
 """The most that is read at once, and so what one thread's staging takes; whole huge pages."""
+
+READ_AHEADS: Final = ("populate", "thread", "willneed")
+"""How the pages of a mapped checkpoint can be read ahead: see `meminspect.stream.read_ahead`."""
 
 _MOST_THREADS: Final = 8  # copying out of the page cache is bound by memory from there on
 

@@ -49,7 +49,7 @@ def explanation_of(strategy: Strategy, task: LoadTask) -> Explanation:
     stages: list[Stage] = []
     work = 0
     timeline.add(0, 0, 0, 0, 0)
-    for phase, steps in itertools.groupby(strategy.ledger(task), key=lambda step: step.phase):
+    for phase, steps in itertools.groupby(strategy.steps(task), key=lambda step: step.phase):
         begin, host, device = work, dict(live), live[Pool.VRAM]
         for step in steps:
             work += _work_bytes(step)

@@ -15,6 +15,7 @@ from meminspect.cli.environment import decimal_option, environment_options
 from meminspect.engine.script import SCRIPT
 from meminspect.errors import UsageError
 from meminspect.sampling.interpreter import OURS
+from meminspect.staging import READ_AHEADS
 from meminspect.strategies import CASTABLE, PLUGGED_IN, QUANTISATIONS, READ_TO, STRATEGIES, LoadOptions, find
 from meminspect.units import parse_bytes, parse_count, parse_duration
 
@@ -130,6 +131,12 @@ def load_options(verb: Verb) -> Callable[..., Any]:
         help="How much of the model may stay on its device; hf-device-map and accelerate-dispatch leave the rest on "
         "disk.  [default: all]",
     )
+    @click.option(
+        "--read-ahead",
+        type=click.Choice(READ_AHEADS),
+        help="How mmap-assign brings the pages in before they are touched: all before it returns, by a thread in the "
+        "meantime, or as the kernel finds right.  [default: not at all]",
+    )
     @environment_options
     @functools.wraps(verb)
     def gathered(
@@ -140,14 +147,16 @@ def load_options(verb: Verb) -> Callable[..., Any]:
         read_to: str,
         quantisation: str,
         max_memory_bytes: int | None,
+        read_ahead: str | None,
         python: Interpreter | None,
         model: OwnModel | None,
         trust_pickle: bool,
         **others: Any,
     ) -> Any:
         chosen = LoadOptions(
-            device, dtype, init_dtype, read_to, quantisation, trust_pickle, python or OURS, model, max_memory_bytes
-        )
+            device, dtype, init_dtype, read_to, quantisation, trust_pickle, python or OURS, model, max_memory_bytes,
+            read_ahead,
+        )  # fmt: skip
         return verb(*args, load_options=chosen, **others)
 
     return gathered

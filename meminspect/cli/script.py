@@ -26,7 +26,8 @@ __all__ = ["exit_status", "refuse_others", "run", "wanted"]
 
 _WITHOUT_MEANING: Final = {
     "init_dtype": "--init-dtype", "read_to": "--read-to", "quantisation": "--quantisation", "model": "--model",
-    "max_memory_bytes": "--max-memory", "trust_pickle": "--trust-pickle", "forward": "--forward", "force": "--force",
+    "max_memory_bytes": "--max-memory", "read_ahead": "--read-ahead", "trust_pickle": "--trust-pickle",
+    "forward": "--forward", "force": "--force",
 }  # fmt: skip
 _SIGNALLED: Final = 128  # what a shell adds to the number of the signal that has ended a program
 

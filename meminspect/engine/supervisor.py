@@ -153,7 +153,7 @@ def _run(
     else:
         writer.ledger(
             (step.phase, step.operation.name.lower(), step.pool.name.lower(), step.item, step.tensor, step.nbytes)
-            for step in strategy.ledger(task)
+            for step in strategy.steps(task)
         )
         devices = devices_of(opening.nvml, machine, spec.options)
         outcome = _loaded(spec, writer, task, theory, machine, cancellation, waiting, devices)

@@ -20,12 +20,14 @@ __all__ = ["STRATEGY"]
 
 
 def _recipe(task: LoadTask) -> str:
+    by = task.options.read_ahead if task.pool is Pool.HEAP else None  # nothing of a model on a device stays mapped
     return recipes.recipe(
-        recipes.header(task),
+        recipes.header(task, *(() if by is None else ("from meminspect.stream import read_ahead",))),
         recipes.meta_build(task),
         recipes.read_all(task, recipes.read_one(task, mapped=True)),
         recipes.convert(task),
         "model.load_state_dict(state_dict, assign=True)\ndel state_dict",
+        "" if by is None else f"read_ahead(model, {by!r})",
     )
 
 

@@ -216,11 +216,12 @@ def steps(task: LoadTask, parameter: Parameter, dtype: str, name: str) -> Iterat
     full, rest = divmod(shape.rows, _ROWS)
     for times, rows in ((full, _ROWS), (1, rest)):
         nbytes = rows * shape.columns * _FLOAT_BYTES
-        made = [Step(phase, Operation.MATERIALISE, task.pool, Item.STAGING, name, nbytes) for phase in phases]
-        dropped = [step._replace(phase=phases[-1], operation=Operation.RELEASE) for step in made]
-        for _ in range(times if rows else 0):
+        if times and rows:
+            made = [
+                Step(phase, Operation.MATERIALISE, task.pool, Item.STAGING, name, nbytes, times) for phase in phases
+            ]
             yield from made
-            yield from dropped
+            yield from (step._replace(phase=phases[-1], operation=Operation.RELEASE) for step in made)
 
 
 def last_phase(task: LoadTask, dtype: str) -> str:

@@ -14,6 +14,7 @@ from meminspect.strategies.task import CASTABLE, QUANTISATIONS
 from meminspect.text import listed, shown
 from meminspect.theory.cuda_allocator import CachingAllocator
 from meminspect.theory.evaluation import evaluate
+from meminspect.theory.ledger import spelt_out
 from meminspect.theory.metal_allocator import TensorsAlone
 from meminspect.units import format_bytes
 
@@ -44,7 +45,7 @@ class Strategy:
     good: str  # when to use it
     bad: str  # what it costs
     recipe: Callable[[LoadTask], str]  # the PyTorch that a user would paste, which is what is executed
-    ledger: Callable[[LoadTask], Iterator[Step]]  # every allocation and release, in order
+    ledger: Callable[[LoadTask], Iterator[Step]]  # every allocation and release, in order; rounds of them once
     maps: Callable[[LoadTask], bool]  # whether it maps whole files rather than reading them
     casts: bool = True  # whether the loaded model has the dtype that was asked for
     built_dtype: Callable[[LoadTask], str] = lambda task: task.options.init_dtype  # in which it builds the model
@@ -58,6 +59,10 @@ class Strategy:
     own_readers: frozenset[str] = frozenset()  # of the layouts that only their own library reads, those it loads
     packages: tuple[Package, ...] = ()  # what its recipe imports that not every environment has
     kinds: tuple[str, ...] = KINDS  # of the devices that it loads to
+
+    def steps(self, task: LoadTask) -> Iterator[Step]:
+        """The ledger, every step by itself."""
+        return spelt_out(self.ledger(task))
 
     def theory(self, task: LoadTask) -> Theory:
         """What loading this task must cost."""

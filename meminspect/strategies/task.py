@@ -51,7 +51,8 @@ class LoadOptions:
     model on a device read it to. `quantisation` is what those that quantise make of linear layers. `trust_pickle` lets
     a pickle run whatever code it names. `model` is the user's own, None for what the checkpoint is recognised as.
     `max_memory_bytes` is how much of the model may stay on the device where a strategy can leave the rest on disk, None
-    for all of it.
+    for all of it. `read_ahead` is how a strategy that maps files brings their pages in before they are touched (see
+    `meminspect.stream.read_ahead`), None for not at all.
     """
 
     device: str = "cpu"
@@ -63,6 +64,7 @@ class LoadOptions:
     interpreter: Interpreter = OURS
     model: OwnModel | None = None
     max_memory_bytes: int | None = None
+    read_ahead: str | None = None
 
     @staticmethod
     def from_document(fields: Mapping[str, Any]) -> LoadOptions:

@@ -7,12 +7,13 @@
 
 A library by itself: nothing here knows of the profiler. All reads are planned from the headers (`arrange`), into
 private memory that is advised to huge pages (`memory`), by a few threads that read at positions of their own
-(`reading`); then the model is given its tensors (`models`).
+(`reading`); then the model is given its tensors (`models`). Whoever maps a checkpoint instead can have it read `ahead`.
 """
 
 from __future__ import annotations
 
 from meminspect.errors import StreamError
+from meminspect.stream.ahead import read_ahead
 from meminspect.stream.load import load
 
-__all__ = ["StreamError", "load"]
+__all__ = ["StreamError", "load", "read_ahead"]

@@ -8,9 +8,9 @@ slices or sent to a device passes through a thread's staging, a chunk at a time.
 from __future__ import annotations
 
 import functools
-from collections import defaultdict
 from dataclasses import dataclass, field
 from functools import partial
+from operator import itemgetter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import torch
@@ -52,24 +52,31 @@ class Arrangement:
         filling.reads_left = len(self.reads) - before
 
 
-class _Stretch(NamedTuple):
-    """What tensors of one storage need of it: bytes of a file that become one run of elements."""
+class _Form(NamedTuple):
+    """What a stored type and shape come to. A model has few, and many tensors of each."""
 
-    tensors: tuple[StoredTensor, ...]
+    stored: torch.dtype
+    wanted: torch.dtype
+    nbytes: int  # without gaps, as it is stored
+
+
+class _Stretch(NamedTuple):
+    """What tensors of one storage need of it: bytes of a file that become one run of elements.
+
+    There may be a hundred thousand: what is asked of each more than once is worked out once.
+    """
+
+    tensors: Sequence[StoredTensor]
     file: int
     start: int
     end: int
     stored: torch.dtype
     wanted: torch.dtype
+    small: bool  # and in memory as in the file: it may share a block with its neighbours
 
     @property
     def nbytes(self) -> int:
         return self.end - self.start
-
-    @property
-    def stays(self) -> bool:
-        """Whether its bytes are in memory what they are in the file."""
-        return self.stored == self.wanted
 
     @property
     def elements(self) -> int:
@@ -94,7 +101,7 @@ def arrange(
     arrangement = Arrangement()
     on_host = device.type == "cpu"
     for run in _runs(_stretches(checkpoint, set(names), dtype, device, arrangement)):
-        if on_host and run[0].stays:
+        if on_host and run[0].stored == run[0].wanted:
             _place_run(run, arrangement)
         else:
             for stretch in run:
@@ -126,33 +133,41 @@ def wanted_dtype(stored: torch.dtype, dtype: torch.dtype | None) -> torch.dtype:
     return dtype if dtype is not None and stored.is_floating_point else stored
 
 
-def _span(tensor: StoredTensor) -> int:
-    """Elements of the storage from a tensor's first to its last, both included; it has some."""
+def _span_bytes(tensor: StoredTensor, form: _Form) -> int:
+    """Bytes of the storage from a tensor's first element to its last, both included; it has some."""
     if tensor.strides is None:
-        return tensor.elements
-    return 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True))
+        return form.nbytes
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True))
+    return (1 + last) * form.stored.itemsize
 
 
 def _stretches(
     checkpoint: Checkpoint, names: set[str], dtype: torch.dtype | None, device: torch.device, arrangement: Arrangement
 ) -> Iterator[_Stretch]:
     """The bytes that are needed, storage by storage in the order of the files; empty tensors are arranged at once."""
-    sharing: dict[tuple[int, int, str], list[StoredTensor]] = defaultdict(list)
+    forms: dict[tuple[str, tuple[int, ...]], _Form] = {}
+    sharing: dict[tuple[int, int, str], list[StoredTensor]] = {}
     for tensor in checkpoint.tensors:
         if tensor.name not in names:
             continue
-        if tensor.elements:
-            sharing[tensor.storage.file, tensor.storage.offset, tensor.dtype].append(tensor)
+        form = forms.get((tensor.dtype, tensor.shape))
+        if form is None:
+            stored = torch_dtype(tensor)
+            form = forms[tensor.dtype, tensor.shape] = _Form(stored, wanted_dtype(stored, dtype), tensor.nbytes)
+        if form.nbytes:
+            key = (tensor.storage.file, tensor.storage.offset, tensor.dtype)
+            sharing.setdefault(key, []).append(tensor)
         else:
-            wanted = wanted_dtype(torch_dtype(tensor), dtype)
-            arrangement.tensors[tensor.name] = torch.empty(tensor.shape, dtype=wanted, device=device)
-    for (file, _, _), tensors in sorted(sharing.items(), key=lambda item: item[0]):
-        stored, start = torch_dtype(tensors[0]), tensors[0].file_offset
-        end = start + _span(tensors[0]) * stored.itemsize
+            arrangement.tensors[tensor.name] = torch.empty(tensor.shape, dtype=form.wanted, device=device)
+    for (file, _, _), tensors in sorted(sharing.items(), key=itemgetter(0)):
+        form = forms[tensors[0].dtype, tensors[0].shape]
+        start = tensors[0].file_offset
+        end = start + _span_bytes(tensors[0], form)
         for tensor in tensors[1:]:
             start = min(start, tensor.file_offset)
-            end = max(end, tensor.file_offset + _span(tensor) * stored.itemsize)
-        yield _Stretch(tuple(tensors), file, start, end, stored, wanted_dtype(stored, dtype))
+            end = max(end, tensor.file_offset + _span_bytes(tensor, forms[tensor.dtype, tensor.shape]))
+        small = form.stored == form.wanted and end - start < _SMALL_BYTES
+        yield _Stretch(tensors, file, start, end, form.stored, form.wanted, small)
 
 
 def _runs(stretches: Iterable[_Stretch]) -> Iterator[list[_Stretch]]:
@@ -170,9 +185,8 @@ def _runs(stretches: Iterable[_Stretch]) -> Iterator[list[_Stretch]]:
 def _belongs(run: Sequence[_Stretch], stretch: _Stretch) -> bool:
     first, last = run[0], run[-1]
     return (
-        max(last.nbytes, stretch.nbytes) < _SMALL_BYTES
-        and last.stays
-        and stretch.stays
+        last.small
+        and stretch.small
         and stretch.file == first.file
         and 0 <= stretch.start - last.end <= _MOST_GAP_BYTES
         and stretch.end - first.start <= _RUN_BYTES
@@ -213,7 +227,7 @@ def _place(stretch: _Stretch, flat: torch.Tensor, arrangement: Arrangement) -> N
     """Make the tensors of a stretch out of its elements, which those that share a storage go on sharing."""
     only = stretch.tensors[0]
     if len(stretch.tensors) == 1 and only.strides is None:
-        arrangement.tensors[only.name] = flat.view(only.shape)
+        arrangement.tensors[only.name] = flat if len(only.shape) == 1 else flat.view(only.shape)
         return
     for tensor in stretch.tensors:
         first = (tensor.file_offset - stretch.start) // stretch.stored.itemsize

@@ -50,7 +50,8 @@ def evaluate(
 ) -> Theory:
     """Run through a ledger once.
 
-    The device's pools are None where no step is on it.
+    The device's pools are None where no step is on it. Of rounds the first tells all but the work: each takes and gives
+    back the same, and leaves an allocator as it was.
 
     Args:
         steps: the ledger.
@@ -65,11 +66,11 @@ def evaluate(
     for times, block in _blocks(steps, copies):
         on_device: list[Step] = []
         for step in block:
-            operation, pool, nbytes, delta = step.operation, step.pool, step.nbytes, step.delta_bytes
+            pool, delta, nbytes = step.pool, step.delta_bytes, times * step.times * step.nbytes
             if _is_reported(step):
-                work += times * nbytes
-            if operation is _COPY or delta > 0:
-                moved += times * nbytes
+                work += nbytes
+            if step.operation is _COPY or delta > 0:
+                moved += nbytes
             if pool is _VRAM:
                 on_device.append(step)
             elif pool is not _NONE:

@@ -7,12 +7,17 @@ adds them up.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from operator import attrgetter
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from meminspect.capture.records import Operation, Pool
 
-__all__ = ["BillLine", "Item", "Pools", "Step", "Theory"]
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+__all__ = ["BillLine", "Item", "Pools", "Step", "Theory", "spelt_out"]
 
 # Looked up once: in Python 3.11 finding a member of an enumeration takes as long as the rest of a step.
 _MATERIALISE, _RELEASE, _TOUCH = Operation.MATERIALISE, Operation.RELEASE, Operation.TOUCH
@@ -45,6 +50,9 @@ class Step(NamedTuple):
     MATERIALISE adds to its pool at once, and RELEASE takes away. A mapping (pool FILE) adds nothing until TOUCH, and
     memory of the host that nothing has been written to is in no pool yet: it is materialised in NONE, and its pages
     come with TOUCH. COPY and ASSIGN are work only.
+
+    Steps that come `times` over are a round, with their neighbours of the same number: one round after the other, each
+    of which gives back what it has taken.
     """
 
     phase: str
@@ -53,6 +61,7 @@ class Step(NamedTuple):
     item: str
     tensor: str
     nbytes: int
+    times: int = 1
 
     @property
     def delta_bytes(self) -> int:
@@ -61,6 +70,16 @@ class Step(NamedTuple):
             return -self.nbytes
         comes = self.operation is _MATERIALISE and self.pool not in _LATER
         return self.nbytes if comes or self.operation is _TOUCH else 0
+
+
+def spelt_out(steps: Iterable[Step]) -> Iterator[Step]:
+    """Every step by itself: rounds are gone through as often as they come."""
+    for times, neighbours in itertools.groupby(steps, key=attrgetter("times")):
+        if times == 1:
+            yield from neighbours
+        else:
+            once = [step._replace(times=1) for step in neighbours]
+            yield from itertools.chain.from_iterable(itertools.repeat(once, times))
 
 
 @dataclass(frozen=True, slots=True)

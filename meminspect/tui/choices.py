@@ -43,6 +43,7 @@ class Choices(NamedTuple):
                 *(() if load.init_dtype == "float32" else (f"built in {load.init_dtype}",)),
                 *(() if load.quantisation == QUANTISATIONS[0] else (f"quantised to {load.quantisation}",)),
                 *(() if load.max_memory_bytes is None else (f"{format_bytes(load.max_memory_bytes)} may stay",)),
+                *(() if load.read_ahead is None else (f"read ahead by {load.read_ahead}",)),
                 "no limit" if self.limit_bytes is None else f"limit {format_bytes(self.limit_bytes)}",
                 _CACHE_WORDS[self.cache or ("cold" if self.limit_bytes is not None else None)],
                 *(() if self.timeout_s is None else (f"at most {format_duration(self.timeout_s)}",)),

@@ -246,7 +246,7 @@ def _finish(model: nn.Module, recorder: Recorder, tracker: Tracker) -> None:
     if left:
         more = f" and {len(left) - 3} more" if len(left) > 3 else ""
         raise RuntimeError(f"left on the meta device, since the checkpoint lacks them: {', '.join(left[:3])}{more}")
-    touch(model, recorder, tracker.is_mapped)
+    touch(model, recorder, tracker.is_mapped, tracker.touched)
 
 
 def _report_steady(model: nn.Module, recorder: Recorder) -> None:

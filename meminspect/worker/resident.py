@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import bisect
-import ctypes
-import mmap
-import sys
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import torch
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from meminspect.capture.records import Operation, Pool
+from meminspect.stream.ahead import populate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from torch import nn
 
     from meminspect.worker.recorder import Recorder
 
 __all__ = ["live_bytes", "plain_tensors", "storages", "touch"]
-
-_MADV_POPULATE_READ: Final = 22  # Linux 5.14; include/uapi/asm-generic/mman-common.h
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def storages(model: nn.Module) -> Iterator[tuple[str, torch.UntypedStorage]]:
@@ -60,23 +55,29 @@ def live_bytes(model: nn.Module) -> int:
     return sum(storage.nbytes() for _, storage in storages(model))
 
 
-def touch(model: nn.Module, recorder: Recorder, seen_mapped: Callable[[int], bool]) -> None:
+def touch(
+    model: nn.Module, recorder: Recorder, seen_mapped: Callable[[int], bool], touched: Collection[int] = ()
+) -> None:
     """Touch every page of every parameter and buffer; those that are mapped from a file are reported.
 
     Args:
         model: loaded.
         recorder: what they are reported to.
         seen_mapped: whether a storage at an address was seen to be mapped: asked where the kernel does not tell.
+        touched: addresses of those that are resident already, and have been reported.
+
+    Raises:
+        StreamError: a page cannot be read.
     """
     recorder.phase("touch")
     is_mapped = _told_mapped() or seen_mapped
     for name, storage in storages(model):
-        address, nbytes = storage.data_ptr(), storage.nbytes()
-        if not is_mapped(address):
-            _populate(address, nbytes)
+        nbytes = storage.nbytes()
+        if storage.data_ptr() in touched or not is_mapped(storage.data_ptr()):
+            populate(name, storage)
             continue
         id_ = recorder.begin(Operation.TOUCH, Pool.FILE, name, nbytes)
-        _populate(address, nbytes)
+        populate(name, storage)
         recorder.end(id_, Operation.TOUCH, Pool.FILE, name, nbytes)
 
 
@@ -105,13 +106,3 @@ def _mapped_ranges() -> list[tuple[int, int]]:
                 start, _, end = span.partition("-")
                 ranges.append((int(start, 16), int(end, 16)))
     return ranges
-
-
-def _populate(address: int, nbytes: int) -> None:
-    start = address & -mmap.PAGESIZE
-    length = address + nbytes - start
-    populate = (ctypes.c_void_p(start), ctypes.c_size_t(length), _MADV_POPULATE_READ)
-    if sys.platform == "linux" and not _libc.madvise(*populate):
-        return
-    for page in range(start, start + length, mmap.PAGESIZE):  # an older kernel, or another: one read a page
-        ctypes.c_char.from_address(max(page, address)).value  # noqa: B018 - the read is the point

@@ -1,7 +1,7 @@
 """One load in a fresh process: `python one_load.py PATH CONTENDER FILES`, the first and the last in JSON.
 
-Prints one JSON document: seconds until every tensor is in memory of its own, and how far VmHWM rose meanwhile; or why
-this contender cannot load here.
+Prints a line when it is ready, and loads once it is given one. Then prints one JSON document: seconds until every
+tensor is in memory of its own, and how far VmHWM rose meanwhile; or why this contender cannot load here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 8 << 20
 POPULATE_WRITE = 23
-ROOM = 1.3  # of the files: the most that any contender takes
 
 
 def status(key: str) -> int:
@@ -174,16 +173,13 @@ def prepared(contender: str, folder: Path) -> Callable[[], object]:
 
 def main(contender: str, folder: Path) -> None:
     importlib.import_module("torch")
-    from meminspect.worker.ballast import populate
-
     try:
         load = prepared(contender, folder)
     except ImportError as error:
         print(json.dumps({"skipped": f"not installed: {error}"}))  # noqa: T201 - the benchmark reads it
         return
-    nbytes = sum(path.stat().st_size for path in folder.iterdir())
-    if contender != "floor, touched":
-        populate(int(ROOM * nbytes))
+    print("ready", flush=True)  # noqa: T201
+    sys.stdin.readline()
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins again here
     before_bytes, began_s = status("VmRSS"), time.perf_counter()
     kept = load()

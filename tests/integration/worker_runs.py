@@ -86,7 +86,7 @@ def ledger_lines(run: WorkerRun) -> list[Line]:
     """
     lines: list[Line] = []
     item, mapped = "", set[str]()
-    for step in STRATEGIES[run.strategy].ledger(run.task):
+    for step in STRATEGIES[run.strategy].steps(run.task):
         if step.pool is Pool.FILE and step.operation is Operation.MATERIALISE:
             mapped.add(step.tensor)
         implied = step.operation is Operation.TOUCH and step.phase != "touch"

@@ -181,13 +181,13 @@ def write(path: Path, task: LoadTask, story: Story) -> Path:
     strategy = STRATEGIES[story.strategy]
     writer.ledger(
         (step.phase, step.operation.name.lower(), step.pool.name.lower(), step.item, step.tensor, step.nbytes)
-        for step in strategy.ledger(task)
+        for step in strategy.steps(task)
     )
     player = _Player(task, story)
     early = [(200_000_000, "import"), (1_500_000_000, "warm-up")]
     player.events += [Event(STARTED_NS + t, EventKind.PHASE, name=name) for t, name in early]
     if story.share:
-        player.play(_merged(strategy.ledger(task)))
+        player.play(_merged(strategy.steps(task)))
     log = [LogLine(STARTED_NS + 10 * number, "stderr", line) for number, line in enumerate(story.log)]
     writer.append(player.samples, player.events, log)
     _end(writer, task, story, player)
@@ -269,7 +269,7 @@ class Live:
         self._events, self._samples = self._player.events, self._player.samples
         self._begins_ns = self._player.t_ns
         self._events += [Event(STARTED_NS, EventKind.PHASE, name="import")]
-        self._player.play(_merged(STRATEGIES[story.strategy].ledger(task)))
+        self._player.play(_merged(STRATEGIES[story.strategy].steps(task)))
         self._until(STARTED_NS)
 
     def reaches(self, share: float) -> None:

@@ -15,6 +15,7 @@ from meminspect.engine.limits import parse_limit
 from meminspect.errors import UsageError
 from meminspect.renderables.texts import safe
 from meminspect.sampling.interpreter import OURS, open_interpreter
+from meminspect.staging import READ_AHEADS
 from meminspect.strategies import CASTABLE, QUANTISATIONS, READ_TO, LoadOptions
 from meminspect.text import shown
 from meminspect.tui.choices import Cache, Choices
@@ -37,6 +38,7 @@ Quantity = TypeVar("Quantity", int, float)
 _AS_STORED: Final = "as stored"
 _AS_IT_IS: Final = "as it is"
 _CACHES: Final = (_AS_IT_IS, "cold", "warm")
+_NOT: Final = "not at all"
 _NO, _YES = "no", "yes"
 _AIMS: Final[dict[str, Aim | None]] = {"what suits the device": None, **{word: aim for aim, word in AIM_WORDS.items()}}
 _BINARY, _DECIMAL = "GiB (2³⁰)", "GB (10⁹)"
@@ -68,6 +70,7 @@ class OptionsScreen(Dialog[Choices]):
                 id="max-memory", compact=True,
             )  # fmt: skip
             yield from _row("of the model may stay in memory", field)
+            yield from _row("mapped pages are read ahead", _select("read-ahead", (_NOT, *READ_AHEADS), load.read_ahead))
             field = Input(_size(limit), placeholder="none, or a size like 8GiB", id="limit", compact=True)
             yield from _row("memory limit of the run", field)
             yield from _row("page cache before the run", _select("cache", _CACHES, self._before.cache))
@@ -157,7 +160,7 @@ class OptionsScreen(Dialog[Choices]):
             told.update(safe(f"{error.message}: {error.hint}", "trouble"))
             return None
         told.update("")
-        dtype, cache = self._chosen("dtype"), self._chosen("cache")
+        dtype, cache, ahead = self._chosen("dtype"), self._chosen("cache"), self._chosen("read-ahead")
         load = LoadOptions(
             self._chosen("device"),
             None if dtype == _AS_STORED else dtype,
@@ -166,6 +169,7 @@ class OptionsScreen(Dialog[Choices]):
             self._chosen("quantisation"),
             self._chosen("trust-pickle") == _YES,
             max_memory_bytes=max_memory_bytes,
+            read_ahead=None if ahead == _NOT else ahead,
         )
         return Choices(
             load,

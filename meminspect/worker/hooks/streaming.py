@@ -1,4 +1,4 @@
-"""Watches our own fast loader, which tells of itself: from its threads, one at a time."""
+"""Watches our own fast loader and our reading ahead, which tell of themselves: from their threads, one at a time."""
 
 from __future__ import annotations
 
@@ -55,6 +55,25 @@ class _Watcher:
         self._tracker.recorder.done(Operation.ASSIGN, Pool.NONE, name, tensor.nbytes)
 
 
+class _AheadWatcher:
+    """An onlooker: a mapped storage is touched while its pages are read ahead."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        self._tracker = tracker
+        self._begun: dict[str, int] = {}  # event ids
+
+    def begins(self, name: str, storage: torch.UntypedStorage) -> None:
+        if self._tracker.is_mapped(storage.data_ptr()):
+            self._tracker.recorder.phase("touch")
+            self._begun[name] = self._tracker.recorder.begin(Operation.TOUCH, Pool.FILE, name, storage.nbytes())
+
+    def ends(self, name: str, storage: torch.UntypedStorage) -> None:
+        id_ = self._begun.pop(name, None)
+        if id_ is not None:
+            self._tracker.recorder.end(id_, Operation.TOUCH, Pool.FILE, name, storage.nbytes())
+            self._tracker.touched.add(storage.data_ptr())
+
+
 def _pool(part: Part) -> Pool:
     return Pool.PINNED if part.pinned else pool_of(part.tensor.device)
 
@@ -63,12 +82,16 @@ def _pool(part: Part) -> Pool:
 def watch(tracker: Tracker) -> Iterator[None]:
     """Watch until the context ends."""
 
-    def watched_load(load: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(load)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            return load(*args, observer=_Watcher(tracker), **kwargs)
+    def observed(watcher: type[_Watcher | _AheadWatcher]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        def watched(original: Callable[..., Any]) -> Callable[..., Any]:
+            @functools.wraps(original)
+            def call(*args: Any, **kwargs: Any) -> Any:
+                return original(*args, observer=watcher(tracker), **kwargs)
 
-        return call
+            return call
 
-    with replaced(meminspect.stream, "load", watched_load):
+        return watched
+
+    stream = meminspect.stream
+    with replaced(stream, "load", observed(_Watcher)), replaced(stream, "read_ahead", observed(_AheadWatcher)):
         yield

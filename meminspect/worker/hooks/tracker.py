@@ -95,6 +95,7 @@ class Tracker:
     Attributes:
         model: the one that has been built on meta, if any.
         attribution: what counts the bytes that get a name, if anybody asks.
+        touched: addresses of the mapped storages that the load itself has made resident.
         construction: which factory call makes which of the model's parameters (`hooks.modules`).
     """
 
@@ -102,6 +103,7 @@ class Tracker:
         self.recorder = recorder
         self.model: nn.Module | None = None
         self.attribution: Attribution | None = None
+        self.touched: set[int] = set()
         self.construction: ConstructionPlan = {}
         self.slice: tuple[Any, StoredTensor] | None = None  # the part of a file that is read next, and what it holds
         self.filling = False  # a copy under way makes its target resident, and is reported as that

@@ -10,6 +10,7 @@ from strategy_tasks import cells, initial_bytes
 from meminspect.capture.records import Pool
 from meminspect.dtypes import bytes_of
 from meminspect.strategies import NATIVE
+from meminspect.theory.evaluation import evaluate
 from meminspect.theory.ledger import Item
 
 if TYPE_CHECKING:
@@ -105,11 +106,12 @@ def test_every_cell_of_the_matrix_balances_and_leaves_nothing_on_the_host(
 ) -> None:
     task = tasks(name, device="cuda", **options)
     live = dict.fromkeys(Pool, 0)
-    for step in NATIVE[id_].ledger(task):
+    for step in NATIVE[id_].steps(task):
         live[step.pool] += step.delta_bytes
         assert live[step.pool] >= 0
     assert live[Pool.HEAP] == live[Pool.FILE] == live[Pool.PINNED] == 0
     theory = NATIVE[id_].theory(task)
+    assert evaluate(NATIVE[id_].steps(task), theory.floor_bytes) == theory
     on_device = sum(line.nbytes for line in theory.bill if line.pool == "vram")
     assert on_device == theory.peak.vram_allocated_bytes
     assert sum(line.nbytes for line in theory.bill) - on_device == theory.peak_rss_bytes

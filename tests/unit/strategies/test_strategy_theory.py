@@ -11,6 +11,7 @@ from strategy_tasks import cells, initial_bytes
 from meminspect.capture.records import Operation, Pool
 from meminspect.dtypes import bytes_of
 from meminspect.strategies import NATIVE
+from meminspect.theory.evaluation import evaluate
 from meminspect.theory.ledger import Item
 
 if TYPE_CHECKING:
@@ -329,7 +330,8 @@ def test_tensors_without_elements_or_dimensions_cost_what_they_have(tasks: Tasks
 def test_every_cell_of_the_matrix_balances(id_: str, name: str, options: dict[str, str], tasks: Tasks) -> None:
     task = tasks(name, **options)
     found = theory(id_, task)
-    steps = list(NATIVE[id_].ledger(task))
+    steps = list(NATIVE[id_].steps(task))
+    assert evaluate(steps, found.floor_bytes) == found, "rounds that are gone through once come to something else"
     # what is released was there, pool by pool and step by step
     live = dict.fromkeys(Pool, 0)
     for step in steps:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from meminspect.capture.records import Operation, Pool
 from meminspect.theory.evaluation import evaluate
-from meminspect.theory.ledger import BillLine, Item, Step, Theory
+from meminspect.theory.ledger import BillLine, Item, Step, Theory, spelt_out
 
 HOST_POOLS = (Pool.HEAP, Pool.FILE, Pool.PINNED)
 ITEMS = (Item.FLOOR, Item.SHARD, Item.STAGING)
@@ -112,6 +112,19 @@ def test_the_peak_is_never_below_any_pools_and_never_above_their_sum(steps: list
     theory = evaluate(steps, 0)
     pools = [theory.peak.heap_bytes or 0, theory.peak.file_bytes or 0, theory.peak.pinned_bytes or 0]
     assert max(pools) <= theory.peak_rss_bytes <= sum(pools)
+
+
+@given(ledgers(), ledgers(), st.integers(2, 4), st.booleans())
+def test_rounds_are_what_their_steps_are_one_by_one(
+    before: list[Step], around: list[Step], times: int, twice: bool
+) -> None:
+    each = [one for one in around if one.operation is Operation.MATERIALISE and one.pool is Pool.HEAP]
+    rounds = [*each, *(one._replace(operation=Operation.RELEASE) for one in reversed(each))]
+    short = [*before, *(one._replace(times=times) for one in rounds), *(rounds if twice else [])]
+    long = [*before, *(rounds * times), *(rounds if twice else [])]
+
+    assert list(spelt_out(short)) == long
+    assert evaluate(short, 0) == evaluate(long, 0)
 
 
 def test_an_empty_ledger_costs_nothing() -> None:

@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from meminspect.capture.records import EventKind, Operation, Pool
+from meminspect.stream import ahead
 from meminspect.worker import resident
 from meminspect.worker.resident import live_bytes, storages, touch
 
@@ -81,12 +82,18 @@ def test_what_is_on_the_heap_is_touched_without_a_word(recording: Recording) -> 
     assert recording.events(EventKind.BEGIN, EventKind.END) == []
 
 
+def test_what_was_read_ahead_is_not_reported_again(mapped: Model, recording: Recording) -> None:
+    touched = {storage.data_ptr() for name, storage in storages(mapped) if name != "own"}
+    touch(mapped, recording.recorder, nowhere, touched)
+    assert [event.name for event in recording.events(EventKind.BEGIN)] == ["own"]
+
+
 @pytest.mark.parametrize("kernel", ["new", "old"])
 def test_what_is_mapped_is_touched_and_reported(
     kernel: str, mapped: Model, recording: Recording, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if kernel == "old":  # it does not know MADV_POPULATE_READ
-        monkeypatch.setattr(resident, "_MADV_POPULATE_READ", 12345)
+        monkeypatch.setattr(ahead, "_MADV_POPULATE_READ", 12345)
     touch(mapped, recording.recorder, nowhere)
     begun = recording.events(EventKind.BEGIN)
     assert {(event.operation, event.pool) for event in begun} == {(Operation.TOUCH, Pool.FILE)}

@@ -1,0 +1,165 @@
+"""Reads a mapped checkpoint ahead: its pages come before anybody touches them, and not one fault at a time.
+
+A page that is touched for the first time costs a fault, and on a disk a wait for the few pages around it. The kernel
+brings whole ranges at once when it is asked to (`man 2 madvise`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+import sys
+import threading
+import warnings
+from collections.abc import Mapping
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from typing import TYPE_CHECKING, Final, Protocol
+
+import torch
+
+from meminspect.errors import StreamError
+from meminspect.staging import READ_AHEADS, default_threads
+from meminspect.text import shown
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["Onlooker", "populate", "read_ahead"]
+
+_MADV_POPULATE_READ: Final = 22  # Linux 5.14; include/uapi/asm-generic/mman-common.h
+_MADV_WILLNEED: Final = 3  # everywhere
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Onlooker(Protocol):
+    """Whoever watches pages being read ahead. Called from the reading threads, but never by two at once."""
+
+    def begins(self, name: str, storage: torch.UntypedStorage) -> None:
+        """A storage's pages are about to be read."""
+
+    def ends(self, name: str, storage: torch.UntypedStorage) -> None:
+        """All of them are there."""
+
+
+def read_ahead(
+    model: nn.Module | Mapping[str, torch.Tensor],
+    by: str = "populate",
+    *,
+    observer: Onlooker | None = None,
+) -> None:
+    """Bring the pages of a mapped model, or state dict, into memory.
+
+    Tensors that have memory of their own already cost nothing.
+
+    Args:
+        model: what was loaded with `torch.load(mmap=True)` or by safetensors; or the state dict itself.
+        by: "populate" returns when every page is there, brought by as many threads as read at once; "thread" returns
+            at once, and a thread brings them in the meantime; "willneed" returns at once, and the kernel reads from
+            the disk what it finds right, to be touched later.
+        observer: is told of each storage that is populated, in the order in which it begins.
+
+    Raises:
+        ValueError: there is no such way.
+        StreamError: a page cannot be read: its file has been cut, or its disk fails. From the thread it is a warning.
+    """
+    if by not in READ_AHEADS:
+        raise ValueError(f"there is no reading ahead by {by!r}: use one of {', '.join(READ_AHEADS)}")
+    storages = _storages(model if isinstance(model, Mapping) else model.state_dict(keep_vars=True))
+    if by == "willneed":
+        for _, storage in storages:
+            _advise(storage, _MADV_WILLNEED)
+    elif by == "thread":
+        threading.Thread(target=_warn_of_failure, args=(storages,), name="read ahead", daemon=True).start()
+    else:
+        _Populating(storages, observer).by_threads(default_threads())
+
+
+def populate(name: str, storage: torch.UntypedStorage) -> None:
+    """Make every page of a storage resident; nothing is written to.
+
+    Args:
+        name: of a tensor in it.
+        storage: on the host.
+
+    Raises:
+        StreamError: a page cannot be read.
+    """
+    refused = _advise(storage, _MADV_POPULATE_READ) if sys.platform == "linux" else errno.EINVAL
+    if refused == errno.EINVAL:  # an older kernel, or another: one read a page
+        torch.empty(0, dtype=torch.uint8).set_(storage)[:: mmap.PAGESIZE].sum()
+    elif refused:
+        raise StreamError(
+            f"'{shown(name)}' cannot be read: its file is shorter than when it was mapped, or its disk fails "
+            f"({os.strerror(refused)})",
+            "see whether the file is still what it was",
+        )
+
+
+def _storages(tensors: Mapping[str, torch.Tensor]) -> list[tuple[str, torch.UntypedStorage]]:
+    """Each storage on the host, by the first name that uses it."""
+    found: dict[int, tuple[str, torch.UntypedStorage]] = {}
+    for name, tensor in tensors.items():
+        storage = tensor.untyped_storage()
+        if storage.device.type == "cpu" and storage.nbytes():
+            found.setdefault(storage.data_ptr(), (name, storage))
+    return list(found.values())
+
+
+def _advise(storage: torch.UntypedStorage, advice: int) -> int:
+    """Advise the kernel on the pages that a storage lies in; the number of the error, 0 for none."""
+    start = storage.data_ptr() & -mmap.PAGESIZE
+    length = storage.data_ptr() + storage.nbytes() - start
+    failed = _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), advice)
+    return ctypes.get_errno() if failed else 0
+
+
+class _Populating:
+    """The storages that nobody has begun, which threads take one after the other."""
+
+    def __init__(self, storages: list[tuple[str, torch.UntypedStorage]], observer: Onlooker | None) -> None:
+        self._waiting = iter(storages)
+        self._observer = observer
+        self._turn = threading.Lock()
+
+    def by_threads(self, threads: int) -> None:
+        """Return when all is done, or when all threads have ended after the first failure."""
+        with ThreadPoolExecutor(threads, thread_name_prefix="read ahead") as pool:
+            pending = [pool.submit(self.carry_out) for _ in range(threads)]
+            try:
+                finished, _ = wait(pending, return_when=FIRST_EXCEPTION)
+            finally:
+                self._stop()  # Ctrl-C too
+        for future in finished:
+            future.result()
+
+    def carry_out(self) -> None:
+        """Populate until nothing is left, or until somebody has failed."""
+        while (found := self._next()) is not None:
+            try:
+                populate(*found)
+            except StreamError:
+                self._stop()
+                raise
+            if self._observer is not None:
+                with self._turn:
+                    self._observer.ends(*found)
+
+    def _stop(self) -> None:
+        with self._turn:
+            self._waiting = iter(())
+
+    def _next(self) -> tuple[str, torch.UntypedStorage] | None:
+        with self._turn:
+            found = next(self._waiting, None)
+            if found is not None and self._observer is not None:
+                self._observer.begins(*found)
+            return found
+
+
+def _warn_of_failure(storages: list[tuple[str, torch.UntypedStorage]]) -> None:
+    try:
+        _Populating(storages, None).carry_out()
+    except StreamError as error:
+        warnings.warn(str(error), stacklevel=1)
