@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from typing import Final
 
-__all__ = ["CHUNK_BYTES", "READ_AHEADS", "default_threads"]
+__all__ = ["CHUNK_BYTES", "READ_AHEADS", "SECTOR_BYTES", "default_threads"]
 
 CHUNK_BYTES: Final = 8 << 20
 """The most that is read at once, and so what one thread's staging takes; whole huge pages."""
+
+SECTOR_BYTES: Final = 512
+"""What is read past the page cache lies in memory as it does in the sectors of the disk: staging has one to spare."""
 
 READ_AHEADS: Final = ("populate", "thread", "willneed")
 """How the pages of a mapped checkpoint can be read ahead: see `meminspect.stream.read_ahead`."""

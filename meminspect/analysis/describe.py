@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from meminspect.analysis.plan import Plan, PlanRow
     from meminspect.architectures import Architecture
     from meminspect.checkpoint.model import Checkpoint
-    from meminspect.sampling.page_cache import Residency
+    from meminspect.page_cache import Residency
     from meminspect.theory.ledger import Theory
 
 __all__ = ["Document", "cached_fraction", "checkpoint_document", "plan_document", "theory_document"]

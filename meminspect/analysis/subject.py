@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from meminspect import page_cache
 from meminspect.analysis.describe import cached_fraction, checkpoint_document
-from meminspect.sampling import page_cache
 from meminspect.sampling.machine import read_machine
 from meminspect.sampling.mounted import file_system_of
 

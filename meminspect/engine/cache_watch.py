@@ -15,7 +15,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from meminspect.capture.records import Cached
-from meminspect.sampling.page_cache import OpenFile
+from meminspect.page_cache import OpenFile
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
-from meminspect.sampling import page_cache
+from meminspect import page_cache
 from meminspect.text import listed
 
 if TYPE_CHECKING:

@@ -18,10 +18,10 @@ from meminspect.engine.preparation import PREPARING, prepare_cache
 from meminspect.engine.watching import devices_of, vram_document, watch
 from meminspect.engine.worker_process import WorkerProcess
 from meminspect.errors import RunError
+from meminspect.page_cache import cached_fraction
 from meminspect.sampling.machine import read_machine
 from meminspect.sampling.mounted import file_system_of
 from meminspect.sampling.nvml import open_nvml
-from meminspect.sampling.page_cache import cached_fraction
 from meminspect.sampling.procfs import why_no_pools
 from meminspect.strategies.task import task_for
 

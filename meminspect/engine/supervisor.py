@@ -40,10 +40,10 @@ from meminspect.engine.warmup import tiny_twin
 from meminspect.engine.watching import Devices, devices_of, vram_document, watch
 from meminspect.engine.worker_process import WorkerProcess
 from meminspect.errors import MeminspectError, RunError
+from meminspect.page_cache import cached_fraction
 from meminspect.sampling.machine import read_machine
 from meminspect.sampling.mounted import file_system_of
 from meminspect.sampling.nvml import open_nvml
-from meminspect.sampling.page_cache import cached_fraction
 from meminspect.sampling.procfs import why_no_pools
 from meminspect.strategies import find
 from meminspect.strategies.task import task_for

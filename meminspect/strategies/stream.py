@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from meminspect.capture.records import Operation, Pool
 from meminspect.dtypes import bytes_of
-from meminspect.staging import CHUNK_BYTES, default_threads
+from meminspect.staging import CHUNK_BYTES, SECTOR_BYTES, default_threads
 from meminspect.strategies import recipes, steps
 from meminspect.strategies.strategy import Strategy
 from meminspect.text import shown
@@ -53,7 +53,7 @@ def _ledger(task: LoadTask) -> Iterator[Step]:
     memories = list(_slices(task) if task.checkpoint.parallel_files else _stretches(task))
     # Every thread that has something to convert, join or send to a device does so through staging of its own.
     buffers = min(default_threads(), sum(memory.chunks for memory in memories))
-    pool, largest = Pool.PINNED if task.pins else Pool.HEAP, _largest_chunk_bytes(memories)
+    pool, largest = Pool.PINNED if task.pins else Pool.HEAP, _largest_chunk_bytes(memories) + SECTOR_BYTES
     staging = [
         Step("read", Operation.MATERIALISE, pool, Item.STAGING, f"staging of reader {number + 1}", largest)
         for number in range(buffers)

@@ -17,8 +17,8 @@ import torch
 
 from meminspect.dtypes import BITS
 from meminspect.errors import StreamError
-from meminspect.staging import CHUNK_BYTES
-from meminspect.stream.memory import Block
+from meminspect.staging import CHUNK_BYTES, SECTOR_BYTES
+from meminspect.stream.memory import Memory
 from meminspect.stream.reading import Filling, Part, Read
 from meminspect.stream.sending import copy_to
 from meminspect.text import shown
@@ -27,13 +27,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from meminspect.checkpoint.model import Checkpoint, StoredTensor
+    from meminspect.stream.memory import Block
 
-__all__ = ["Arrangement", "arrange", "copy_staged", "direct_reads", "flat_tensor", "torch_dtype", "wanted_dtype"]
+__all__ = [
+    "Arrangement",
+    "arrange",
+    "copy_staged",
+    "direct_reads",
+    "flat_tensor",
+    "residue",
+    "torch_dtype",
+    "wanted_dtype",
+]
 
 _RUN_BYTES: Final = 4 << 20  # small tensors that share a block: a layer's, so that one that is dropped frees its memory
 _SMALL_BYTES: Final = 1 << 20
 _MOST_GAP_BYTES: Final = 4096  # between two tensors that are read at once: a zip entry's header and padding
-_ALIGNMENT: Final = 64  # of torch's own tensors, and of what torch.save writes
 _BYTE: Final = 8
 
 
@@ -99,13 +108,14 @@ def arrange(
         MemoryError: the system does not promise so much memory.
     """
     arrangement = Arrangement()
-    on_host = device.type == "cpu"
-    for run in _runs(_stretches(checkpoint, set(names), dtype, device, arrangement)):
-        if on_host and run[0].stored == run[0].wanted:
-            _place_run(run, arrangement)
+    runs = list(_runs(_stretches(checkpoint, set(names), dtype, device, arrangement)))
+    memory = Memory(sum(_room(run) for run in runs), len(runs)) if device.type == "cpu" else None
+    for run in runs:
+        if memory is not None and run[0].stored == run[0].wanted:
+            _place_run(run, memory, arrangement)
         else:
             for stretch in run:
-                _place_staged(stretch, device, arrangement)
+                _place_staged(stretch, memory, device, arrangement)
     return arrangement
 
 
@@ -194,22 +204,28 @@ def _belongs(run: Sequence[_Stretch], stretch: _Stretch) -> bool:
     )
 
 
-def _place_run(run: Sequence[_Stretch], arrangement: Arrangement) -> None:
+def _room(run: Sequence[_Stretch]) -> int:
+    """Bytes that a run takes in memory; of those that are cast each is a run."""
+    first = run[0]
+    return run[-1].end - first.start if first.stored == first.wanted else first.elements * first.wanted.itemsize
+
+
+def _place_run(run: Sequence[_Stretch], memory: Memory, arrangement: Arrangement) -> None:
     """Give stretches one block in which they lie as in the file, and read them at once."""
     file, start, end = run[0].file, run[0].start, run[-1].end
-    lead = start % _ALIGNMENT if len(run) > 1 and start % run[0].stored.itemsize == 0 else 0
-    block = Block(lead + end - start)
+    whole = all(each.start % each.stored.itemsize == 0 for each in run)
+    block = memory.block(end - start, residue(start, run[0].stored) if whole else 0)
     for stretch in run:
-        flat = block.tensor(stretch.stored, lead + stretch.start - start, stretch.elements)
+        flat = block.tensor(stretch.stored, stretch.start - start, stretch.elements)
         _place(stretch, flat, arrangement)
     firsts = [stretch.tensors[0] for stretch in run]
-    arrangement.fill(firsts, lambda filling: direct_reads(file, start, end - start, filling, block, lead))
+    arrangement.fill(firsts, lambda filling: direct_reads(file, start, end - start, filling, block, 0))
 
 
-def _place_staged(stretch: _Stretch, device: torch.device, arrangement: Arrangement) -> None:
+def _place_staged(stretch: _Stretch, memory: Memory | None, device: torch.device, arrangement: Arrangement) -> None:
     """Give a stretch memory of its own, which chunks are copied to as they are read."""
-    nbytes = stretch.elements * stretch.wanted.itemsize
-    flat = flat_tensor(Block(nbytes) if device.type == "cpu" else None, stretch.elements, stretch.wanted, device)
+    block = None if memory is None else memory.block(stretch.elements * stretch.wanted.itemsize)
+    flat = flat_tensor(block, stretch.elements, stretch.wanted, device)
     _place(stretch, flat, arrangement)
     arrangement.fill(stretch.tensors[:1], lambda filling: _staged(stretch, filling, flat))
 
@@ -219,8 +235,8 @@ def _staged(stretch: _Stretch, filling: Filling, flat: torch.Tensor) -> Iterator
         nbytes = min(CHUNK_BYTES, stretch.nbytes - begin)
         first = begin // stretch.stored.itemsize
         part = flat[first : first + nbytes // stretch.stored.itemsize]
-        deliver = partial(copy_staged, part, stretch.stored)
-        yield Read(stretch.file, stretch.start + begin, nbytes, filling, None, deliver)
+        deliver, offset = partial(copy_staged, part, stretch.stored), stretch.start + begin
+        yield Read(stretch.file, offset, nbytes, filling, None, deliver, residue(offset, stretch.stored))
 
 
 def _place(stretch: _Stretch, flat: torch.Tensor, arrangement: Arrangement) -> None:
@@ -247,10 +263,17 @@ def flat_tensor(block: Block | None, elements: int, dtype: torch.dtype, device: 
 
 
 def direct_reads(file: int, offset: int, nbytes: int, filling: Filling, block: Block, start: int) -> Iterator[Read]:
-    """Reads of a run of bytes that go to a block as they are."""
-    for begin in range(0, nbytes, CHUNK_BYTES):
-        count = min(CHUNK_BYTES, nbytes - begin)
-        yield Read(file, offset + begin, count, filling, block.view(start + begin, count))
+    """Reads of a run of bytes that go to a block as they are; cut where the file's own chunks are."""
+    position, end = offset, offset + nbytes
+    while position < end:
+        count = min(CHUNK_BYTES - position % CHUNK_BYTES, end - position)
+        yield Read(file, position, count, filling, block.view(start + position - offset, count))
+        position += count
+
+
+def residue(offset: int, stored: torch.dtype) -> int:
+    """Where in a sector bytes of a file begin, and begin in memory too, unless elements would lie askew then."""
+    return 0 if offset % stored.itemsize else offset % SECTOR_BYTES
 
 
 def copy_staged(part: torch.Tensor, stored: torch.dtype, staged: torch.Tensor) -> None:

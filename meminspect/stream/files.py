@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from meminspect.errors import StreamError
+from meminspect.staging import SECTOR_BYTES
+from meminspect.stream.past_cache import Ways, is_cold, open_past_cache, sectors
 from meminspect.text import shown
 
 if TYPE_CHECKING:
@@ -51,6 +54,8 @@ class Files:
         self._paths = paths
         self._reads_left = dict(reads)
         self._descriptors: dict[int, int] = {}
+        self._past_cache: dict[int, int] = {}  # other descriptors of those that are not cached
+        self._ways = Ways()
         self._identities = {file: self._identity(file, sizes[file]) for file in self._reads_left}
 
     def begin(self, file: int) -> None:
@@ -66,7 +71,12 @@ class Files:
         except OSError as error:
             raise StreamError(f"{self._words(file)} cannot be opened: {error.strerror}") from error
         self._descriptors[file] = descriptor
-        self._check(file)
+        self._check(file, descriptor)
+        if is_cold(descriptor, 0, self._identities[file].nbytes):
+            past = open_past_cache(self._paths[file])
+            if past is not None:
+                self._past_cache[file] = past
+                self._check(file, past)
 
     def end(self, file: int) -> None:
         """One read of a file is done.
@@ -76,8 +86,10 @@ class Files:
         """
         self._reads_left[file] -= 1
         if not self._reads_left[file]:
-            self._check(file)
+            self._check(file, self._descriptors[file])
             os.close(self._descriptors.pop(file))
+            if file in self._past_cache:
+                os.close(self._past_cache.pop(file))
 
     def read(self, read: Read, target: memoryview) -> None:
         """Read a stretch of a file that has begun.
@@ -85,11 +97,27 @@ class Files:
         Raises:
             StreamError: it cannot be read, or ends too early.
         """
-        offset, end = read.offset, read.offset + read.nbytes
+        end = read.offset + read.nbytes
+        past = self._past_cache.get(read.file)
+        if past is None or not is_cold(self._descriptors[read.file], read.offset, read.nbytes):
+            self._read_on(read, target, read.offset, end)
+            return
+        goes_past, began_s = self._ways.next_is_past(), time.perf_counter()
+        whole = sectors(read.offset, target) if goes_past else None
+        if whole is None:
+            self._read_on(read, target, read.offset, end)
+        else:
+            self._read_on(read, target, read.offset, whole[0])
+            self._read_on(read, target, self._read_past(read, target, past, *whole), end)
+        if whole is not None or not goes_past:
+            self._ways.took(goes_past, read.nbytes, time.perf_counter() - began_s)
+
+    def _read_on(self, read: Read, target: memoryview, offset: int, end: int) -> None:
+        """Read from an offset to another, through the page cache."""
         descriptor, name = self._descriptors[read.file], read.filling.parts[0].name
         while offset < end:
             try:
-                count = os.preadv(descriptor, [target[offset - read.offset :]], offset)
+                count = os.preadv(descriptor, [target[offset - read.offset : end - read.offset]], offset)
             except OSError as error:
                 raise StreamError(
                     f"{self._words(read.file)} cannot be read at {offset:,}, in '{shown(name)}': {error.strerror}"
@@ -98,10 +126,24 @@ class Files:
                 raise StreamError(f"{self._words(read.file)} ends at {offset:,}, in the middle of '{shown(name)}'")
             offset += count
 
+    def _read_past(self, read: Read, target: memoryview, descriptor: int, offset: int, end: int) -> int:
+        """Read whole sectors past the page cache; returns how far that went, the rest will be read the other way."""
+        while offset < end:
+            try:
+                count = os.preadv(descriptor, [target[offset - read.offset : end - read.offset]], offset)
+            except OSError:
+                self._ways.refuse()
+                break
+            if not count or count % SECTOR_BYTES:
+                break
+            offset += count
+        return offset
+
     def close(self) -> None:
         """Close what is still open."""
-        while self._descriptors:
-            os.close(self._descriptors.popitem()[1])
+        for descriptors in (self._descriptors, self._past_cache):
+            while descriptors:
+                os.close(descriptors.popitem()[1])
 
     def _identity(self, file: int, nbytes: int) -> _Identity:
         try:
@@ -112,8 +154,8 @@ class Files:
             raise StreamError(f"{self._words(file)} has changed since its header was read", "load it again")
         return identity
 
-    def _check(self, file: int) -> None:
-        if _Identity.of(os.fstat(self._descriptors[file])) != self._identities[file]:
+    def _check(self, file: int, descriptor: int) -> None:
+        if _Identity.of(os.fstat(descriptor)) != self._identities[file]:
             raise StreamError(f"{self._words(file)} has changed while it was being read", "load it again")
 
     def _words(self, file: int) -> str:

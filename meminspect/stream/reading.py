@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 
+from meminspect.staging import SECTOR_BYTES
 from meminspect.stream.files import Files
-from meminspect.stream.memory import Block
+from meminspect.stream.memory import Memory
 from meminspect.stream.sending import PinnedBlock
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from meminspect.checkpoint.model import StoredTensor
+    from meminspect.stream.memory import Block
 
 __all__ = ["Filling", "Observer", "Part", "Read", "read_all"]
 
@@ -67,6 +69,7 @@ class Read(NamedTuple):
     filling: Filling
     target: memoryview | None
     deliver: Callable[[torch.Tensor], None] | None = None  # takes the bytes, as uint8; they are overwritten afterwards
+    residue: int = 0  # where in a sector they begin in staging
 
 
 def read_all(
@@ -155,8 +158,8 @@ class _Work:
                     self._files.read(read, read.target)
                 elif read.deliver is not None:
                     staging = staging or self._next_staging()
-                    self._files.read(read, staging.block.view(0, read.nbytes))
-                    read.deliver(staging.part.tensor[: read.nbytes])
+                    self._files.read(read, staging.block.view(read.residue, read.nbytes))
+                    read.deliver(staging.part.tensor[read.residue : read.residue + read.nbytes])
                 self._done(read.nbytes)
                 self._end(read)
         except BaseException:
@@ -197,9 +200,9 @@ class _Staging(NamedTuple):
     @classmethod
     def of(cls, number: int, nbytes: int, *, pinned: bool) -> _Staging:
         """That of a thread."""
-        name = f"staging of reader {number + 1}"
+        name, nbytes = f"staging of reader {number + 1}", nbytes + SECTOR_BYTES
         if pinned:
             locked = PinnedBlock(nbytes)
             return cls(locked, Part(name, None, locked.tensor, True))
-        block = Block(nbytes)
+        block = Memory(nbytes).block(nbytes)
         return cls(block, Part(name, None, block.tensor(torch.uint8, 0, nbytes)))

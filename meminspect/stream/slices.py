@@ -12,8 +12,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from meminspect.errors import StreamError
 from meminspect.staging import CHUNK_BYTES
-from meminspect.stream.arrange import Arrangement, copy_staged, direct_reads, flat_tensor, torch_dtype, wanted_dtype
-from meminspect.stream.memory import Block
+from meminspect.stream.arrange import (
+    Arrangement,
+    copy_staged,
+    direct_reads,
+    flat_tensor,
+    residue,
+    torch_dtype,
+    wanted_dtype,
+)  # fmt: skip
+from meminspect.stream.memory import Memory
 from meminspect.stream.reading import Read
 from meminspect.text import shown
 
@@ -23,6 +31,7 @@ if TYPE_CHECKING:
     import torch
 
     from meminspect.checkpoint.model import Checkpoint, StoredTensor
+    from meminspect.stream.memory import Block
     from meminspect.stream.reading import Filling
 
 __all__ = ["arrange_slices"]
@@ -48,13 +57,18 @@ def arrange_slices(
     for tensor in checkpoint.tensors:
         if tensor.name in shapes:
             pieces[tensor.name].append(tensor)
+    nbytes = sum(math.prod(shapes[name]) * _itemsize(slices, dtype) for name, slices in pieces.items())
+    memory = Memory(nbytes, len(pieces)) if device.type == "cpu" else None
     for name, slices in pieces.items():
-        shape = tuple(shapes[name])
-        joining = _Joining.of(slices, shape, dtype, device)
+        joining = _Joining.of(slices, tuple(shapes[name]), dtype, memory, device)
         arrangement.tensors[name] = joining.whole
         if joining.whole.numel():
             arrangement.fill(slices[:1], joining.reads)
     return arrangement
+
+
+def _itemsize(slices: Sequence[StoredTensor], dtype: torch.dtype | None) -> int:
+    return wanted_dtype(torch_dtype(slices[0]), dtype).itemsize
 
 
 class _Joining(NamedTuple):
@@ -68,7 +82,12 @@ class _Joining(NamedTuple):
 
     @classmethod
     def of(
-        cls, slices: Sequence[StoredTensor], shape: tuple[int, ...], dtype: torch.dtype | None, device: torch.device
+        cls,
+        slices: Sequence[StoredTensor],
+        shape: tuple[int, ...],
+        dtype: torch.dtype | None,
+        memory: Memory | None,
+        device: torch.device,
     ) -> _Joining:
         """Give the whole its memory.
 
@@ -78,7 +97,7 @@ class _Joining(NamedTuple):
         dim = _split_dim(slices, shape)
         stored = torch_dtype(slices[0])
         wanted, elements = wanted_dtype(stored, dtype), math.prod(list(shape))
-        block = Block(elements * wanted.itemsize) if device.type == "cpu" and elements else None
+        block = memory.block(elements * wanted.itemsize) if memory is not None and elements else None
         whole = flat_tensor(block, elements, wanted, device).view(shape)
         return cls(slices if dim is not None else slices[:1], dim, stored, whole, block)
 
@@ -120,4 +139,4 @@ def _by_rows(piece: StoredTensor, stored: torch.dtype, part: torch.Tensor, filli
         rows = min(rows_at_once, len(part) - first)
         offset = piece.file_offset + first * row_bytes
         deliver = partial(copy_staged, part[first : first + rows], stored)
-        yield Read(piece.storage.file, offset, rows * row_bytes, filling, None, deliver)
+        yield Read(piece.storage.file, offset, rows * row_bytes, filling, None, deliver, residue(offset, stored))

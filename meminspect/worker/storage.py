@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from meminspect.sampling.page_cache import Residency, cached_fraction
+from meminspect.page_cache import Residency, cached_fraction
 from meminspect.sampling.pressure import pressure_books
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import torch
 
-from meminspect.sampling.page_cache import cached_bytes, forget, without_read_ahead
+from meminspect.page_cache import cached_bytes, forget, without_read_ahead
 from meminspect.strategies.quantisation import quantised, scale_name
 from meminspect.worker import library_quantised
 from meminspect.worker.offloaded import offloaded

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 CHUNK_BYTES = 8 << 20
+SECTOR_BYTES = 512
 POPULATE_WRITE = 23
 
 
@@ -34,9 +35,11 @@ def huge_memory(nbytes: int) -> mmap.mmap:
     return memory
 
 
-def read_by_threads(files: list[Path], threads: int, place: Callable[[int, int], memoryview]) -> None:
+def read_by_threads(
+    files: list[Path], threads: int, place: Callable[[int, int], memoryview], flags: int = os.O_RDONLY
+) -> None:
     """Every thread takes the next chunk of the files that nobody has taken: the queue is as deep as they are many."""
-    turn, chunks = threading.Lock(), iter(list(every_chunk(files)))
+    turn, chunks = threading.Lock(), iter(list(every_chunk(files, flags)))
 
     def work() -> None:
         while True:
@@ -45,7 +48,8 @@ def read_by_threads(files: list[Path], threads: int, place: Callable[[int, int],
             if chunk is None:
                 return
             descriptor, offset, nbytes, at = chunk
-            if os.preadv(descriptor, [place(at, nbytes)], offset) != nbytes:
+            asked = -(-nbytes // SECTOR_BYTES) * SECTOR_BYTES if flags & os.O_DIRECT else nbytes
+            if os.preadv(descriptor, [place(at, asked)], offset) != nbytes:
                 raise OSError("a short read")
 
     workers = [threading.Thread(target=work) for _ in range(threads)]
@@ -55,10 +59,10 @@ def read_by_threads(files: list[Path], threads: int, place: Callable[[int, int],
         worker.join()
 
 
-def every_chunk(files: list[Path]) -> Any:
+def every_chunk(files: list[Path], flags: int) -> Any:
     at = 0
     for path in files:
-        descriptor, size = os.open(path, os.O_RDONLY), path.stat().st_size
+        descriptor, size = os.open(path, flags), path.stat().st_size
         for offset in range(0, size, CHUNK_BYTES):
             nbytes = min(CHUNK_BYTES, size - offset)
             yield descriptor, offset, nbytes, at
@@ -79,17 +83,19 @@ def copied(files: list[Path], threads: int, *, touched: bool) -> Callable[[], ob
     return copy
 
 
-def passed(files: list[Path], threads: int) -> Callable[[], object]:
+def passed(files: list[Path], threads: int, flags: int) -> Callable[[], object]:
     """A sequential read at the same depth that keeps nothing."""
     buffers = threading.local()
 
     def place(_: int, nbytes: int) -> memoryview:
         if not hasattr(buffers, "mine"):  # made once: zeroing it for every chunk would slow what others are held to
-            buffers.mine = memoryview(bytearray(CHUNK_BYTES))
+            memory = mmap.mmap(-1, CHUNK_BYTES)  # which begins at a page, as O_DIRECT wants it
+            memory.madvise(POPULATE_WRITE)
+            buffers.mine = memoryview(memory)
         mine: memoryview = buffers.mine
         return mine[:nbytes]
 
-    return lambda: read_by_threads(files, threads, place)
+    return lambda: read_by_threads(files, threads, place, flags)
 
 
 def cloned(state_dict: dict[str, Any]) -> dict[str, Any]:
@@ -118,6 +124,27 @@ def by_safetensors(files: list[Path], *, mapped: bool) -> Callable[[], object]:
         state_dict: dict[str, Any] = {}
         for file in files:
             state_dict |= cloned(load_file(file)) if mapped else load_file(file, backend="pread")
+        return state_dict
+
+    return load
+
+
+def by_mapping(files: list[Path], read_ahead: str | None) -> Callable[[], object]:
+    """Map, read ahead or not, and look at a byte of every page."""
+    import torch
+    from safetensors.torch import load_file
+
+    from meminspect.stream import read_ahead as ahead
+
+    def load() -> object:
+        state_dict: dict[str, Any] = {}
+        for file in files:
+            safe = file.suffix == ".safetensors"
+            state_dict |= load_file(file) if safe else torch.load(file, mmap=True, weights_only=True)
+        if read_ahead is not None:
+            ahead(state_dict, read_ahead)
+        for tensor in state_dict.values():
+            tensor.flatten().view(torch.uint8)[:: mmap.PAGESIZE].sum()
         return state_dict
 
     return load
@@ -160,12 +187,17 @@ def prepared(contender: str, folder: Path) -> Callable[[], object]:
     return {
         "floor": lambda: copied(files, threads, touched=False),
         "floor, touched": lambda: copied(files, threads, touched=True),
-        "sequential read": lambda: passed(files, threads),
+        "sequential read": lambda: passed(files, threads, os.O_RDONLY),
+        "sequential read past the cache": lambda: passed(files, threads, os.O_RDONLY | os.O_DIRECT),
         "stream": lambda: by_us(folder),
         "torch.load": lambda: by_torch(files, mapped=False),
         "torch.load mapped, cloned": lambda: by_torch(files, mapped=True),
         "safetensors mapped, cloned": lambda: by_safetensors(files, mapped=True),
         "safetensors pread": lambda: by_safetensors(files, mapped=False),
+        "mapped, touched": lambda: by_mapping(files, None),
+        "mapped, populate, touched": lambda: by_mapping(files, "populate"),
+        "mapped, thread, touched": lambda: by_mapping(files, "thread"),
+        "mapped, willneed, touched": lambda: by_mapping(files, "willneed"),
         "fastsafetensors": lambda: by_fastsafetensors(files),
         "runai-model-streamer": lambda: by_runai(files),
     }[contender]()

@@ -26,7 +26,7 @@ from checkpoint_variants import sound
 from safetensors.torch import save_file
 
 from meminspect.checkpoint import read_checkpoint
-from meminspect.sampling.page_cache import evict, warm
+from meminspect.page_cache import evict, warm
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -61,7 +61,14 @@ WARM: list[tuple[str, str, dict[str, str]]] = [
     ("fastsafetensors", "safetensors", {}),
     ("runai-model-streamer", "safetensors", {}),
 ]
-COLD = ["sequential read", "stream", "safetensors mapped, cloned"]
+COLD = ["sequential read", "sequential read past the cache", "stream", "safetensors mapped, cloned"]
+MAPPED = [
+    (contender, layout)
+    for layout in ("safetensors", "bin")
+    for contender in (
+        "mapped, touched", "mapped, populate, touched", "mapped, thread, touched", "mapped, willneed, touched",
+    )
+]  # fmt: skip
 SMALL = ["floor", "stream"]
 
 
@@ -195,8 +202,41 @@ def test_cold(
     figure(f"cold, {rounds} rounds", load_of_the_machine())
     for name, loads in results.items():
         seconds = [load["s"] for load in loads]
-        times = ratios(seconds, results["sequential read"])
-        figure(f"  {name}", f"{quartiles(seconds)} s; {quartiles(times)} × the sequential read")
+        times, past = (ratios(seconds, results[f"sequential read{way}"]) for way in ("", " past the cache"))
+        figure(
+            f"  {name}",
+            f"{quartiles(seconds)} s; {quartiles(times)} × the sequential read, {quartiles(past)} past the cache",
+        )
+
+
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("state", ["warm", "cold"])
+def test_mapped(
+    benchmark: BenchmarkFixture,
+    figure: Figure,
+    rounds: int,
+    one_load: Callable[..., Result],
+    checkpoint_of: Callable[[str], Path],
+    state: str,
+) -> None:
+    """Until every page has been looked at: reading ahead against the first touch of torch and of safetensors."""
+    results: dict[tuple[str, str], list[float]] = defaultdict(list)
+
+    def one_round() -> None:
+        for contender, layout in turned(MAPPED, len(results[MAPPED[0]])):
+            for file in read_checkpoint(checkpoint_of(layout)).files:
+                if state == "warm":
+                    warm(file.path)
+                else:
+                    assert evict(file.path), f"{file.name} is still in the page cache"
+            results[contender, layout].append(one_load(contender, checkpoint_of(layout))["s"])
+
+    benchmark.pedantic(one_round, rounds=rounds)
+    figure(f"mapped and touched, {state}, {rounds} rounds", load_of_the_machine())
+    for (contender, layout), seconds in results.items():
+        plain = results["mapped, touched", layout]
+        times = [one / other for one, other in zip(seconds, plain, strict=True)]
+        figure(f"  {layout}: {contender}", f"{quartiles(seconds)} s; {quartiles(times)} × without")
 
 
 @pytest.mark.timeout(3600)

@@ -11,8 +11,8 @@ from command_line import Home, until
 from meminspect.checkpoint import read_checkpoint
 from meminspect.engine.limits.group import limited_group
 from meminspect.errors import RunError
+from meminspect.page_cache import evict
 from meminspect.sampling.cgroups import MemoryGroup, memory_group
-from meminspect.sampling.page_cache import evict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

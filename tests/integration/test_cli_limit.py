@@ -16,8 +16,8 @@ from meminspect.checkpoint import read_checkpoint
 from meminspect.engine.limits.group import limited_group
 from meminspect.engine.preparation import PREPARING
 from meminspect.errors import CaptureError, RunError
+from meminspect.page_cache import cached_fraction, evict, warm
 from meminspect.sampling.cgroups import MemoryGroup, memory_group
-from meminspect.sampling.page_cache import cached_fraction, evict, warm
 
 if TYPE_CHECKING:
     from checkpoint_variants import Variants

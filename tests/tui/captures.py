@@ -13,7 +13,7 @@ from meminspect.analysis.advice import better_than
 from meminspect.analysis.describe import checkpoint_document, theory_document
 from meminspect.capture.records import Event, EventKind, LogLine, Operation, Pool, Reading, Sample
 from meminspect.capture.store import CaptureWriter
-from meminspect.sampling.page_cache import Residency
+from meminspect.page_cache import Residency
 from meminspect.strategies import STRATEGIES
 
 if TYPE_CHECKING:

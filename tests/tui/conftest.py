@@ -10,8 +10,8 @@ from captures import MACHINE, USABLE_BYTES
 from screens import CHECKPOINT, FakeSession, FakeStandby
 
 from meminspect.checkpoint import read_checkpoint
+from meminspect.page_cache import Residency
 from meminspect.sampling.machine import Machine
-from meminspect.sampling.page_cache import Residency
 from meminspect.strategies import LoadOptions
 from meminspect.strategies.task import task_for
 from meminspect.synthesis import SynthesisSpec, architecture_for, synthesise

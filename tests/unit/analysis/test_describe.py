@@ -10,7 +10,7 @@ from meminspect.analysis.describe import cached_fraction, checkpoint_document, p
 from meminspect.analysis.plan import make_plan
 from meminspect.architectures import Architecture
 from meminspect.checkpoint.model import Checkpoint, CheckpointFile, Storage, StoredTensor
-from meminspect.sampling.page_cache import Residency
+from meminspect.page_cache import Residency
 from meminspect.strategies import STRATEGIES, LoadOptions
 from meminspect.strategies.task import task_for
 

@@ -7,7 +7,7 @@ import pytest
 
 from meminspect.checkpoint import read_checkpoint
 from meminspect.engine.preparation import prepare_cache
-from meminspect.sampling.page_cache import cached_fraction, evict
+from meminspect.page_cache import cached_fraction, evict
 from meminspect.synthesis import tiny_checkpoint
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 BOOKS = """
 import types
 from pathlib import Path
-from meminspect.sampling import page_cache
+from meminspect import page_cache
 from meminspect.worker.storage import StorageBooks
 page_cache._libc()
 Path("own.bin").write_bytes(b"x" * 5000)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sampling_processes import run_python
 
-from meminspect.sampling import page_cache
-from meminspect.sampling.page_cache import Residency, cached_bytes, cached_fraction, evict, warm
+from meminspect import page_cache
+from meminspect.page_cache import Residency, cached_bytes, cached_fraction, evict, warm
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -130,7 +130,7 @@ def test_given_no_file_when_evicted_or_warmed_then_the_error_names_it(tmp_path: 
 
 OTHERS_FILE = """
 from pathlib import Path
-from meminspect.sampling import page_cache
+from meminspect import page_cache
 page_cache._libc()
 if %(mincore)r:
     page_cache._cachestat = lambda *_: None
@@ -224,7 +224,7 @@ OVERLAY = """
 import json, subprocess
 from pathlib import Path
 from meminspect.sampling.file_system import file_system
-from meminspect.sampling.page_cache import cached_fraction, evict, warm
+from meminspect.page_cache import cached_fraction, evict, warm
 top = Path({folder!r})
 lower, upper, work, merged = (top / name for name in ("lower", "upper", "work", "merged"))
 for folder in (lower, upper, work, merged):

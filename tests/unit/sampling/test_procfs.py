@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from meminspect.sampling import page_cache
+from meminspect import page_cache
 from meminspect.sampling.procfs import ProcessGone, ProcessMemory, parse_sizes, parse_status
 
 if TYPE_CHECKING:

@@ -129,7 +129,7 @@ def test_stream_that_casts_holds_the_model_and_a_buffer_for_each_thread(
     task = tasks("safetensors", dtype="float32")
     found = theory("stream", task)
     staged = max(tensor.nbytes for tensor in task.checkpoint.tensors)  # none is larger than a chunk
-    assert pools(found) == (task.floor_bytes + threads * staged, 0)
+    assert pools(found) == (task.floor_bytes + threads * (staged + 512), 0)  # and a sector's room
     assert found.steady.heap_bytes == task.floor_bytes
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from meminspect.errors import StreamError
-from meminspect.sampling.page_cache import cached_fraction, evict
+from meminspect.page_cache import cached_fraction, evict
 from meminspect.stream import read_ahead
 
 if TYPE_CHECKING:
