@@ -1,7 +1,8 @@
 """Reads a mapped checkpoint ahead: its pages come before anybody touches them, and not one fault at a time.
 
-A page that is touched for the first time costs a fault, and on a disk a wait for the few pages around it. The kernel
-brings whole ranges at once when it is asked to (`man 2 madvise`).
+A page that is touched for the first time costs a fault, and on a disk a wait for those around it. Several threads share
+them. They read a byte of each page: one fault maps the sixteen pages around it, while MADV_POPULATE_READ, which looks
+at each page by itself, takes twice as long (measured on Linux 6.18).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from meminspect.text import shown
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Onlooker", "populate", "read_ahead"]
+__all__ = ["Onlooker", "read_ahead", "touch_pages"]
 
 _MADV_POPULATE_READ: Final = 22  # Linux 5.14; include/uapi/asm-generic/mman-common.h
 _MADV_WILLNEED: Final = 3  # everywhere
@@ -69,14 +70,14 @@ def read_ahead(
     storages = _storages(model if isinstance(model, Mapping) else model.state_dict(keep_vars=True))
     if by == "willneed":
         for _, storage in storages:
-            _advise(storage, _MADV_WILLNEED)
+            _advise(storage.data_ptr(), storage.data_ptr() + storage.nbytes(), _MADV_WILLNEED)
     elif by == "thread":
         threading.Thread(target=_warn_of_failure, args=(storages,), name="read ahead", daemon=True).start()
     else:
         _Populating(storages, observer).by_threads(default_threads())
 
 
-def populate(name: str, storage: torch.UntypedStorage) -> None:
+def touch_pages(name: str, storage: torch.UntypedStorage) -> None:
     """Make every page of a storage resident; nothing is written to.
 
     Args:
@@ -86,15 +87,18 @@ def populate(name: str, storage: torch.UntypedStorage) -> None:
     Raises:
         StreamError: a page cannot be read.
     """
-    refused = _advise(storage, _MADV_POPULATE_READ) if sys.platform == "linux" else errno.EINVAL
-    if refused == errno.EINVAL:  # an older kernel, or another: one read a page
-        torch.empty(0, dtype=torch.uint8).set_(storage)[:: mmap.PAGESIZE].sum()
-    elif refused:
+    end = storage.data_ptr() + storage.nbytes()
+    # The last page first: where a file has been cut, to look at it would be the end of the process.
+    refused = _advise(end - 1, end, _MADV_POPULATE_READ) if sys.platform == "linux" else errno.EINVAL
+    if refused not in (0, errno.EINVAL):  # which it is to an older kernel, or to another
         raise StreamError(
             f"'{shown(name)}' cannot be read: its file is shorter than when it was mapped, or its disk fails "
             f"({os.strerror(refused)})",
             "see whether the file is still what it was",
         )
+    every_byte = torch.empty(0, dtype=torch.uint8).set_(storage)
+    every_byte[:: mmap.PAGESIZE].sum()
+    every_byte[-1:].sum()
 
 
 def _storages(tensors: Mapping[str, torch.Tensor]) -> list[tuple[str, torch.UntypedStorage]]:
@@ -107,11 +111,10 @@ def _storages(tensors: Mapping[str, torch.Tensor]) -> list[tuple[str, torch.Unty
     return list(found.values())
 
 
-def _advise(storage: torch.UntypedStorage, advice: int) -> int:
-    """Advise the kernel on the pages that a storage lies in; the number of the error, 0 for none."""
-    start = storage.data_ptr() & -mmap.PAGESIZE
-    length = storage.data_ptr() + storage.nbytes() - start
-    failed = _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), advice)
+def _advise(start: int, end: int, advice: int) -> int:
+    """Advise the kernel on the pages of addresses (`man 2 madvise`); the number of the error, 0 for none."""
+    start &= -mmap.PAGESIZE
+    failed = _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), advice)
     return ctypes.get_errno() if failed else 0
 
 
@@ -138,7 +141,7 @@ class _Populating:
         """Populate until nothing is left, or until somebody has failed."""
         while (found := self._next()) is not None:
             try:
-                populate(*found)
+                touch_pages(*found)
             except StreamError:
                 self._stop()
                 raise

@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from meminspect.capture.records import Operation, Pool
-from meminspect.stream.ahead import populate
+from meminspect.stream.ahead import touch_pages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -74,10 +74,10 @@ def touch(
     for name, storage in storages(model):
         nbytes = storage.nbytes()
         if storage.data_ptr() in touched or not is_mapped(storage.data_ptr()):
-            populate(name, storage)
+            touch_pages(name, storage)
             continue
         id_ = recorder.begin(Operation.TOUCH, Pool.FILE, name, nbytes)
-        populate(name, storage)
+        touch_pages(name, storage)
         recorder.end(id_, Operation.TOUCH, Pool.FILE, name, nbytes)
 
 

@@ -66,7 +66,7 @@ MAPPED = [
     (contender, layout)
     for layout in ("safetensors", "bin")
     for contender in (
-        "mapped, touched", "mapped, populate, touched", "mapped, thread, touched", "mapped, willneed, touched",
+        "mapped, touched", "mapped, populate", "mapped, thread, touched", "mapped, willneed, touched",
     )
 ]  # fmt: skip
 SMALL = ["floor", "stream"]
