@@ -7,6 +7,7 @@ at each page by itself, takes twice as long (measured on Linux 6.18).
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import errno
 import mmap
@@ -72,7 +73,7 @@ def read_ahead(
         for _, storage in storages:
             _advise(storage.data_ptr(), storage.data_ptr() + storage.nbytes(), _MADV_WILLNEED)
     elif by == "thread":
-        threading.Thread(target=_warn_of_failure, args=(storages,), name="read ahead", daemon=True).start()
+        _Background(_Populating(storages, None)).start()
     else:
         _Populating(storages, observer).by_threads(default_threads())
 
@@ -133,7 +134,7 @@ class _Populating:
             try:
                 finished, _ = wait(pending, return_when=FIRST_EXCEPTION)
             finally:
-                self._stop()  # Ctrl-C too
+                self.stop()  # Ctrl-C too
         for future in finished:
             future.result()
 
@@ -143,13 +144,14 @@ class _Populating:
             try:
                 touch_pages(*found)
             except StreamError:
-                self._stop()
+                self.stop()
                 raise
             if self._observer is not None:
                 with self._turn:
                     self._observer.ends(*found)
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """Begin no more."""
         with self._turn:
             self._waiting = iter(())
 
@@ -161,8 +163,27 @@ class _Populating:
             return found
 
 
-def _warn_of_failure(storages: list[tuple[str, torch.UntypedStorage]]) -> None:
-    try:
-        _Populating(storages, None).carry_out()
-    except StreamError as error:
-        warnings.warn(str(error), stacklevel=1)
+class _Background(threading.Thread):
+    """One thread for all. It ends with the interpreter, which must not go away under torch's feet."""
+
+    def __init__(self, work: _Populating) -> None:
+        super().__init__(name="read ahead", daemon=True)
+        self._work = work
+
+    def start(self) -> None:
+        """Begin."""
+        atexit.register(self._end)
+        super().start()
+
+    def run(self) -> None:
+        """Touch one after the other; a failure is a warning."""
+        try:
+            self._work.carry_out()
+        except StreamError as error:
+            warnings.warn(str(error), stacklevel=1)
+        finally:
+            atexit.unregister(self._end)
+
+    def _end(self) -> None:
+        self._work.stop()
+        self.join()

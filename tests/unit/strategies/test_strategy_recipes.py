@@ -108,3 +108,16 @@ def test_a_recipe_leaves_torchs_default_dtype_for_the_worker_to_restore(tasks: T
     assert "set_default_dtype(torch.float16)" in STRATEGIES["naive"].recipe(tasks("meta", init_dtype="float16"))
     assert "set_default_dtype" not in STRATEGIES["naive"].recipe(tasks("meta"))
     assert torch.get_default_dtype() is torch.float32
+
+
+@pytest.mark.parametrize("by", ["populate", "thread", "willneed"])
+def test_what_stays_mapped_is_read_ahead_by_the_last_line(by: str, tasks: Tasks) -> None:
+    lines = STRATEGIES["mmap-assign"].recipe(tasks("safetensors 3", read_ahead=by)).splitlines()
+    assert "from meminspect.stream import read_ahead" in lines
+    assert lines[-1] == f"read_ahead(model, '{by}')"
+
+
+def test_of_a_model_on_a_device_nothing_is_read_ahead(tasks: Tasks) -> None:
+    assert "read_ahead" not in STRATEGIES["mmap-assign"].recipe(
+        tasks("safetensors 3", read_ahead="thread", device="cuda")
+    )

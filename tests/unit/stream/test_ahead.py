@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -127,6 +129,19 @@ def test_a_thread_that_fails_warns(load: Load, tmp_path: Path, monkeypatch: pyte
     read_ahead(state_dict, "thread")
     wait_for(lambda: all(thread.name != "read ahead" for thread in threading.enumerate()))
     assert "its file is shorter" in "".join(told)
+
+
+def test_an_interpreter_that_ends_meanwhile_ends_in_peace(tmp_path: Path) -> None:
+    torch.save({f"t{number}": torch.ones(9000) for number in range(4000)}, tmp_path / "checkpoint")
+    evict(tmp_path / "checkpoint")
+    code = """
+import sys, torch
+from meminspect.stream import read_ahead
+read_ahead(torch.load(sys.argv[1], mmap=True), "thread")
+"""
+    command = [sys.executable, "-c", code, tmp_path / "checkpoint"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_another_way_is_refused(load: Load) -> None:

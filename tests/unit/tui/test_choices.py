@@ -29,6 +29,10 @@ MIB = 1 << 20
             Choices(LoadOptions(max_memory_bytes=2048 * MIB)),
             "cpu, dtype as stored, 2.00 GiB may stay, no limit, page cache as it is",
         ),
+        (
+            Choices(LoadOptions(read_ahead="thread")),
+            "cpu, dtype as stored, read ahead by thread, no limit, page cache as it is",
+        ),
         (Choices(forward=True), "cpu, dtype as stored, no limit, page cache as it is, then called once"),
         (Choices(aim="resident"), "cpu, dtype as stored, no limit, page cache as it is, by soonest resident"),
         (Choices(LoadOptions(dtype="float32"), 0, "warm"), "cpu, float32, limit 0 B, warm page cache"),
