@@ -154,10 +154,6 @@ def _lacks(task: LoadTask) -> str | None:
     turned = next((file for file in task.checkpoint.files if file.big_endian), None)
     if turned is not None:
         return f"{shown(turned.name)} is big-endian, and {_AS_THEY_LIE}"
-    if task.checkpoint.prefix:
-        return (
-            f"every name begins with {shown(task.checkpoint.prefix)}, and this reader looks for the model's own names"
-        )
     lazy = next((tensor for tensor in task.checkpoint.tensors if tensor.lazy), None)
     if lazy is not None:
         return f"{shown(lazy.name)} is stored conjugated or negated, and {_AS_THEY_LIE}"
