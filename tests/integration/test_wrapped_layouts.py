@@ -31,7 +31,7 @@ CELLS: Final[dict[str, tuple[str, str, int, tuple[str, ...]]]] = {
     "torch-sharded": ("gpt2", "bin", 2, ("stream", "sharded")),
     "litgpt": ("litgpt", "litgpt", 1, ("stream", "mmap-assign", "lazy")),
     "per-tensor": ("gpt2", "per-tensor", 1, ("stream", "lazy", "per-tensor-files")),
-    "dcp": ("gpt2", "safetensors", 1, ("naive", "meta-assign")),
+    "dcp": ("gpt2", "safetensors", 1, ("stream", "naive", "meta-assign")),
 }
 PREFIX: Final = "_orig_mod.module."
 
