@@ -133,6 +133,8 @@ class _Cursor:
 
 def _counts(cursor: _Cursor) -> tuple[int, int]:
     file = cursor.file
+    if not file.nbytes:
+        raise file.refuse("is an empty file", _AGAIN)
     if file.nbytes < 24 or cursor.take(4) != MAGIC:
         raise file.refuse("is not a GGUF file", "name the weights themselves")
     version = cursor.natural("<I")

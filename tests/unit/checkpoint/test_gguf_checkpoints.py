@@ -119,6 +119,7 @@ def test_given_a_blob_named_by_its_hash_then_its_content_says_what_it_is(tmp_pat
         (gguf_bytes(values=(value("k", ARRAY, struct.pack("<IQ", STRING, 1 << 61)),)), "arrays of"),
         (gguf_bytes(values=(value("k", ARRAY, struct.pack("<IQ", ARRAY, 1) * 9),)), "unknown type 9"),
         (b"GGUF", "not a GGUF file"),
+        (b"", "is an empty file"),
     ],
     ids=itertools.count(),
 )
