@@ -84,6 +84,12 @@ def test_given_the_parts_of_a_split_file_then_all_are_read_whichever_is_named(tm
     refused(tmp_path, "lacks 1 of the 2 parts")
 
 
+def test_given_a_first_part_without_tensors_then_those_of_the_others_are_read(tmp_path: Path) -> None:
+    write(tmp_path, gguf_bytes(values=VALUES[:1], data=0, alignment=1), "m-00001-of-00002.gguf")
+    write(tmp_path, gguf_bytes(("w", (4,), F32, 0)), "m-00002-of-00002.gguf")
+    assert [tensor.name for tensor in read_checkpoint(tmp_path).tensors] == ["w"]
+
+
 def test_given_several_files_then_one_has_to_be_named(tmp_path: Path) -> None:
     for name in ("q4.gguf", "q8.gguf"):
         write(tmp_path, gguf_bytes(*SOUND), name)
@@ -120,6 +126,7 @@ def test_given_a_blob_named_by_its_hash_then_its_content_says_what_it_is(tmp_pat
         (gguf_bytes(values=(value("k", ARRAY, struct.pack("<IQ", ARRAY, 1) * 9),)), "unknown type 9"),
         (b"GGUF", "not a GGUF file"),
         (b"", "is an empty file"),
+        (gguf_bytes(values=VALUES[:1], data=0, alignment=1), "holds no tensors"),  # as llama.cpp keeps vocabularies
     ],
     ids=itertools.count(),
 )
