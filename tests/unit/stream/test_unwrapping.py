@@ -59,6 +59,17 @@ def test_a_model_whose_own_names_begin_so_keeps_them(name: str, path: Path) -> N
     assert {f"{name}.{own}" for own in loaded} == state.keys()
 
 
+def test_where_names_are_the_models_with_and_without_they_are_kept(path: Path) -> None:
+    def both() -> nn.Module:
+        inner = nn.Linear(2, 2)
+        inner.add_module("module", nn.Linear(2, 2))
+        return Wrapper("module", inner)
+
+    state = save(both(), path)
+    loaded = load(both, path).state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items())
+
+
 def test_without_a_model_names_are_as_they_are_stored(path: Path) -> None:
     state = save(Wrapper("module", small()), path)
     assert load(None, path).keys() == state.keys()
