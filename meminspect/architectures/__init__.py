@@ -34,6 +34,11 @@ ARCHITECTURES: Mapping[str, Family] = MappingProxyType(
     {family.id: family for family in (llama.FAMILY, gpt2.FAMILY, litgpt.FAMILY)},
 )
 
+# https://github.com/Lightning-AI/lit-llama, lit_llama/model.py: LitGPT's predecessor, with no config beside a file.
+_LIT_LLAMA: Final = {
+    "lm_head.weight", "transformer.wte.weight", "transformer.h.0.rms_1.scale", "transformer.h.0.mlp.c_fc1.weight",
+}  # fmt: skip
+
 
 def detect(
     config: Mapping[str, object] | None,
@@ -54,6 +59,8 @@ def detect(
     """
     headers = Headers(config, tensors, tied, parallel_files)
     note = "its config and names are of no known architecture"
+    if tensors.keys() >= _LIT_LLAMA:
+        note = "it has the names of Lit-LLaMA, which no architecture here has"
     for family in ARCHITECTURES.values():
         found = family.recognise(headers)
         if isinstance(found, Architecture):

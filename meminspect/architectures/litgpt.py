@@ -37,13 +37,6 @@ _UNSUPPORTED = (
     "attention_logit_softcapping", "n_expert", "scale_embeddings", "final_logit_softcapping", "latent_attention",
     "rope_local_base_freq",
 )  # fmt: skip
-# github.com/Lightning-AI/lit-llama, lit_llama/model.py: a model without a config of its own beside the weights.
-_LIT_LLAMA = {
-    "lm_head.weight",
-    "transformer.wte.weight",
-    "transformer.h.0.rms_1.scale",
-    "transformer.h.0.mlp.c_fc1.weight",
-}
 _FUSED_BEFORE = "attn"  # what LitGPT called the fused projection, interleaved by groups, until version 0.5
 _FUSED = "qkv"
 
@@ -215,10 +208,8 @@ def for_parameters(count: int, _: str) -> dict[str, object]:
 
 
 def recognise(headers: Headers) -> Recognised:
-    """LitGPT's names, which only its config makes a model of; those of its predecessor are named."""
+    """LitGPT's names, which only its config makes a model of."""
     names = headers.tensors.keys()
-    if names >= _LIT_LLAMA:
-        return "it has the names of Lit-LLaMA, which came before it and is computed otherwise"
     first = {f"transformer.h.0.attn.{fused}.weight" for fused in (_FUSED, _FUSED_BEFORE)}
     if not ({"lm_head.weight", "transformer.wte.weight"} <= names and first & names):
         return None

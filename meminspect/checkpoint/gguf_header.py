@@ -133,6 +133,8 @@ class _Cursor:
 
 def _counts(cursor: _Cursor) -> tuple[int, int]:
     file = cursor.file
+    if not file.nbytes:
+        raise file.refuse("is an empty file", _AGAIN)
     if file.nbytes < 24 or cursor.take(4) != MAGIC:
         raise file.refuse("is not a GGUF file", "name the weights themselves")
     version = cursor.natural("<I")
@@ -226,7 +228,7 @@ def _place(file: HeaderFile, infos: list[_Info], data: int, alignment: int, inde
         tensors.append(
             StoredTensor(info.name, info.dtype, info.shape, Storage(index, info.name, data + info.offset, nbytes))
         )
-    if data + covered > file.nbytes:
+    if infos and data + covered > file.nbytes:  # without tensors a file may end before they would begin
         found, promised = sizes(file.nbytes, data + covered)
         raise file.refuse(f"has {found} of the {promised} that its header promises", "finish the download")
     return tuple(tensors)

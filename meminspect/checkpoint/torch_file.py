@@ -216,10 +216,8 @@ def _warn_beside(beside: Sequence[StoredTensor], entry: tuple[str, ...]) -> list
         return []
     groups = dict(sorted(groups.items(), key=lambda group: -_nbytes(group[1])))
     words = listed(f"{name} ({len(tensors):,}, {format_bytes(_nbytes(tensors))})" for name, tensors in groups.items())
-    return [
-        f"beside the state dict lie {len(beside):,} tensors of {format_bytes(_nbytes(beside))}, which torch.load "
-        f"reads too: {words}"
-    ]
+    lie = "lies 1 tensor" if len(beside) == 1 else f"lie {len(beside):,} tensors"
+    return [f"beside the state dict {lie} of {format_bytes(_nbytes(beside))}, which torch.load reads too: {words}"]
 
 
 def _nbytes(tensors: Sequence[StoredTensor]) -> int:

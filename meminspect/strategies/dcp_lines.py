@@ -33,7 +33,7 @@ folder = Path({str(folder)!r})
 
 def fill_model(task: LoadTask) -> str:
     """Read each chunk and copy it into the built model's own memory."""
-    names = f'{{f"{task.checkpoint.prefix}{{name}}": tensor for name, tensor in model.state_dict().items()}}'
+    names = f"{{{task.checkpoint.prefix!r} + name: tensor for name, tensor in model.state_dict().items()}}"
     return f"""
 state_dict = {names if task.checkpoint.prefix else "model.state_dict()"}
 planner = dcp.DefaultLoadPlanner(allow_partial_load=True)  # what the checkpoint lacks stays as it is

@@ -6,18 +6,18 @@ import importlib.util
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
     from meminspect.strategies.task import LoadTask
 
-__all__ = ["DCP", "GGUF", "why_not_read"]
+__all__ = ["DCP", "GGUF", "why_no_library", "why_not_read"]
 
 DCP: Final = "dcp"
 GGUF: Final = "gguf"
 
 _WHY_NOT: Final = {
     DCP: "torch.distributed.checkpoint copies chunk by chunk into tensors that exist: naive and meta-assign load it",
-    GGUF: "the gguf package maps the file and reads no part of it: mmap-assign, sharded and naive load it",
+    GGUF: "the gguf package maps the file and reads no part of it: stream, mmap-assign, sharded and naive load it",
 }
 
 
@@ -29,12 +29,13 @@ def why_not_read(task: LoadTask, known: Collection[str]) -> str | None:
         known: the layouts of this module that the strategy has a recipe for.
     """
     layout = task.checkpoint.layout
-    if layout not in _WHY_NOT:
+    return None if layout in known else _WHY_NOT.get(layout)
+
+
+def why_no_library(task: LoadTask, recipe: Callable[[LoadTask], str]) -> str | None:
+    """In one sentence which library a recipe lacks that reads the task's files; None when it needs none, or has it."""
+    if task.checkpoint.layout != GGUF or "import gguf" not in recipe(task):
         return None
-    if layout not in known:
-        return _WHY_NOT[layout]
     theirs = task.options.interpreter
     absent = importlib.util.find_spec("gguf") is None if theirs.python is None else theirs.lacks("gguf") is not None
-    if layout == GGUF and absent:
-        return "the gguf package, which reads such files, is not installed: pip install gguf"
-    return None
+    return "the gguf package, which reads such files, is not installed: pip install gguf" if absent else None

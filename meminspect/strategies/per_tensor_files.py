@@ -30,7 +30,7 @@ def _recipe(task: LoadTask) -> str:
         f"""
 parameters = model.state_dict()
 for file in files:
-    parameters[file.stem].copy_({recipes.torch_load(task)})
+    parameters[{recipes.bare(task, "file.stem")}].copy_({recipes.torch_load(task)})
 del parameters
 """,
     )

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ON_META",
     "always_maps",
+    "bare",
     "build",
     "convert",
     "empty_build",
@@ -170,31 +171,34 @@ def read_one(task: LoadTask, *, mapped: bool = False, owned: bool = False, to_de
         more = ', backend="pread"' if owned else "" if device == "cpu" else f", device={device!r}"
         return _state_dict_of(task, f"load_file(file{more})")
     if task.checkpoint.layout == GGUF:
-        return '{stored.name: tensor_of(stored) for stored in gguf.GGUFReader(file, "c").tensors}'
+        return f'{{{bare(task, "stored.name")}: tensor_of(stored) for stored in gguf.GGUFReader(file, "c").tensors}}'
     loaded = torch_load(task, device=device, mapped=mapped) + "".join(f"[{key!r}]" for key in task.checkpoint.entry)
     if task.checkpoint.layout == "per-tensor":
-        return f"{{file.stem: {loaded}}}"
+        return f"{{{bare(task, 'file.stem')}: {loaded}}}"
     return _state_dict_of(task, loaded)
 
 
 def _state_dict_of(task: LoadTask, loaded: str) -> str:
     """The expression for the tensors alone of what is loaded, under the model's names."""
-    prefix, mixed = task.checkpoint.prefix, task.checkpoint.mixed
-    if not prefix and not mixed:
+    if not task.checkpoint.prefix and not task.checkpoint.mixed:
         return loaded
-    name = f"name.removeprefix({prefix!r})" if prefix else "name"
-    which = " if isinstance(value, torch.Tensor)" if mixed else ""
-    return f"{{{name}: value for name, value in {loaded}.items(){which}}}"
+    which = " if isinstance(value, torch.Tensor)" if task.checkpoint.mixed else ""
+    return f"{{{bare(task, 'name')}: value for name, value in {loaded}.items(){which}}}"
+
+
+def bare(task: LoadTask, name: str) -> str:
+    """The expression for a tensor's name in the model, by that for its name on disk."""
+    prefix = task.checkpoint.prefix
+    return f"{name}.removeprefix({prefix!r})" if prefix else name
 
 
 def stored_one_by_one(task: LoadTask) -> str:
     """The head of a loop over an open safetensors file, with `name` and `stored`; its body is indented by 12."""
-    prefix = task.checkpoint.prefix
-    if not prefix:
+    if not task.checkpoint.prefix:
         return """for name in shard.offset_keys():
             stored = shard.get_tensor(name)"""
     return f"""for key in shard.offset_keys():
-            name, stored = key.removeprefix({prefix!r}), shard.get_tensor(key)"""
+            name, stored = {bare(task, "key")}, shard.get_tensor(key)"""
 
 
 def torch_load(task: LoadTask, *, device: str = "cpu", mapped: bool = False) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from meminspect.devices import KINDS, is_device, kind_of
 from meminspect.dtypes import BITS, GGML_BLOCKS, bytes_of
 from meminspect.strategies import quantisation, recipes
-from meminspect.strategies.own_readers import why_not_read
+from meminspect.strategies.own_readers import why_no_library, why_not_read
 from meminspect.strategies.packages import why_not_installed
 from meminspect.strategies.task import CASTABLE, QUANTISATIONS
 from meminspect.text import listed, shown
@@ -155,7 +155,7 @@ class Strategy:
 
     def _why_not_read(self, task: LoadTask) -> str | None:
         """Why its recipe cannot read the files."""
-        unread = why_not_read(task, self.own_readers)
+        unread = why_not_read(task, self.own_readers) or why_no_library(task, self.recipe)
         if unread is not None:
             return unread
         if task.checkpoint.untrusted and self.unpickles and not task.options.trust_pickle:

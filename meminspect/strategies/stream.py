@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from meminspect.capture.records import Operation, Pool
 from meminspect.dtypes import bytes_of
 from meminspect.staging import CHUNK_BYTES, SECTOR_BYTES, default_threads
-from meminspect.strategies import recipes, steps
+from meminspect.strategies import own_readers, recipes, steps
 from meminspect.strategies.strategy import Strategy
 from meminspect.text import shown
 from meminspect.theory.ledger import Item, Step
@@ -154,10 +154,9 @@ def _lacks(task: LoadTask) -> str | None:
     turned = next((file for file in task.checkpoint.files if file.big_endian), None)
     if turned is not None:
         return f"{shown(turned.name)} is big-endian, and {_AS_THEY_LIE}"
-    if task.checkpoint.prefix:
-        return (
-            f"every name begins with {shown(task.checkpoint.prefix)}, and this reader looks for the model's own names"
-        )
+    chunk = next((tensor for tensor in task.checkpoint.tensors if tensor.chunk is not None), None)
+    if chunk is not None:
+        return f"tensors are stored in chunks, as {shown(chunk.name)}, which meta-assign and naive join"
     lazy = next((tensor for tensor in task.checkpoint.tensors if tensor.lazy), None)
     if lazy is not None:
         return f"{shown(lazy.name)} is stored conjugated or negated, and {_AS_THEY_LIE}"
@@ -174,4 +173,5 @@ STRATEGY = Strategy(
     maps=lambda _: False,
     lacks=_lacks,
     unpickles=False,
+    own_readers=frozenset({own_readers.DCP, own_readers.GGUF}),
 )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import nn
 
 from meminspect.checkpoint.registry import read_checkpoint
+from meminspect.checkpoint.wrappers import unwrapped
 from meminspect.collection import collection_paused
 from meminspect.errors import StreamError
 from meminspect.staging import default_threads
@@ -72,7 +74,8 @@ def load(
     """Load a checkpoint into memory of its own, as fast as it can be read, with nothing beside the model.
 
     What is loaded is bit by bit what `torch.load` or safetensors give; tensors that share memory in the checkpoint
-    share it here. Nothing of a checkpoint is executed.
+    share it here. Nothing of a checkpoint is executed. What a wrapper has put before every name, as
+    DistributedDataParallel its "module.", is left out where only then the names are the model's.
 
     Args:
         model: a model whose parameters are on the meta device; or what makes one, called under that device; or None for
@@ -87,7 +90,7 @@ def load(
         observer: is told of each tensor when its memory begins to be filled, is full, and is the model's.
 
     Returns:
-        The model, with its tensors; or names and tensors.
+        The model, with its tensors; or names, as they are in the checkpoint, and tensors.
 
     Raises:
         CheckpointError: the checkpoint is absent, damaged or of a kind that is not read.
@@ -100,6 +103,8 @@ def load(
     _require_plain_bytes(checkpoint)
     built = _built(model)
     wanted = None if built is None else places(built)
+    if wanted is not None:
+        checkpoint = _under_names_of(wanted, checkpoint)
     with collection_paused():
         arrangement = _arranged(checkpoint, wanted, dtype, device, strict=strict)
     lacking = [] if built is None or wanted is None else self_initialising(built, wanted, arrangement.tensors)
@@ -118,6 +123,13 @@ def load(
     assign(wanted, arrangement.tensors, observer)
     initialise(lacking, device)
     return built
+
+
+def _under_names_of(wanted: Sequence[Place], checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint, without wrappers' names before its tensors' where only then the model has any of them."""
+    known = {name for place in wanted for name in place.names}
+    ways = itertools.chain([checkpoint], unwrapped(checkpoint))
+    return next((way for way in ways if any(tensor.name in known for tensor in way.tensors)), checkpoint)
 
 
 def _arranged(

@@ -35,6 +35,7 @@ ONE_FILE_A_TENSOR: Final = {"per-tensor-files": "it takes a checkpoint with a fi
 UNKNOWN_LAYERS: Final = dict.fromkeys(KNOWS_LAYERS, "nobody knows which tensors of a model of unknown architecture")
 BY_FILE: Final = {**dict.fromkeys((*PLAIN, *KNOWS_LAYERS), RUNS), **ONE_FILE_A_TENSOR}
 NOT_DCP: Final = "torch.distributed.checkpoint copies chunk by chunk into tensors that exist"
+IN_CHUNKS: Final = {"stream": "tensors are stored in chunks, as "}
 NOT_GGUF: Final = "the gguf package maps the file and reads no part of it"
 EXPECTED: Final[dict[str, dict[str, str]]] = {
     "meta": BY_FILE,
@@ -44,8 +45,8 @@ EXPECTED: Final[dict[str, dict[str, str]]] = {
     "torch-sharded": BY_FILE,
     "litgpt": BY_FILE,
     "per-tensor": {**BY_FILE, "per-tensor-files": RUNS},
-    "dcp": {**dict.fromkeys(BY_FILE, NOT_DCP), "meta-assign": RUNS, "naive": RUNS},
-    "gguf": {**dict.fromkeys(BY_FILE, NOT_GGUF), "mmap-assign": RUNS, "sharded": RUNS, "naive": RUNS},
+    "dcp": {**dict.fromkeys(BY_FILE, NOT_DCP), "meta-assign": RUNS, "naive": RUNS, **IN_CHUNKS},
+    "gguf": {**dict.fromkeys(BY_FILE, NOT_GGUF), **dict.fromkeys(("stream", "mmap-assign", "sharded", "naive"), RUNS)},
 }
 
 
@@ -72,7 +73,7 @@ WRITERS: Final[dict[str, tuple[str, int, tuple[str, ...]]]] = {
     "gguf": ("gguf", 1, ()),
 }
 # One run for each layout that this file is the only one to load.
-FAST: Final = {("dcp", "gpt2", "meta-assign"), ("gguf", SKELETON, "mmap-assign")}
+FAST: Final = {("dcp", "gpt2", "meta-assign"), ("gguf", SKELETON, "stream")}
 
 
 class Cell(NamedTuple):
@@ -89,7 +90,7 @@ CELLS = [
     Cell(layout, architecture, strategy)
     for layout, architecture in PAIRS
     for strategy, sentence in expected(layout, architecture).items()
-    if sentence == RUNS and (layout != "gguf" or HAS_GGUF)
+    if sentence == RUNS and (layout != "gguf" or HAS_GGUF or strategy == "stream")
 ]
 
 
@@ -149,7 +150,9 @@ def test_given_no_gguf_package_then_the_sentence_says_how_to_get_it(
     checkpoint_of: Callable[[str, str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    assert "pip install gguf" in (NATIVE["naive"].why_not(_task(checkpoint_of("gguf", SKELETON))) or "")
+    task = _task(checkpoint_of("gguf", SKELETON))
+    assert "pip install gguf" in (NATIVE["naive"].why_not(task) or "")
+    assert NATIVE["stream"].why_not(task) is None
 
 
 @pytest.mark.parametrize(

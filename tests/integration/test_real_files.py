@@ -30,6 +30,9 @@ CHECKPOINTS = [
     Real("resemblyzer", "resemblyzer/pretrained.pt", ("model_state",)),  # the older format, beside an optimizer's state
     Real("lpips", "lpips/weights/v0.1/alex.pth"),  # the older format, pickled by Python 2
     Real("facenet-pytorch", "facenet_pytorch/data/pnet.pt"),
+    Real(  # zipped, beside Adam's moments, which are twice the model
+        "chgnet", "chgnet/pretrained/0.3.0/chgnet_0.3.0_e29f68s314m37.pth.tar", ("model", "state_dict")
+    ),
 ]
 
 

@@ -87,6 +87,19 @@ def _litgpt(folder: Path) -> Path:
     return folder
 
 
+def _lit_llama() -> Tensors:
+    """As LitGPT's predecessor names them."""
+    random = torch.Generator().manual_seed(0)
+    shapes = {
+        "lm_head.weight": (50, 32), "transformer.wte.weight": (50, 32), "transformer.h.0.rms_1.scale": (32,),
+        "transformer.h.0.attn.c_attn.weight": (96, 32), "transformer.h.0.attn.c_proj.weight": (32, 32),
+        "transformer.h.0.rms_2.scale": (32,), "transformer.h.0.mlp.c_fc1.weight": (88, 32),
+        "transformer.h.0.mlp.c_fc2.weight": (88, 32), "transformer.h.0.mlp.c_proj.weight": (32, 88),
+        "transformer.ln_f.scale": (32,),
+    }  # fmt: skip
+    return {name: torch.randn(shape, generator=random).bfloat16() for name, shape in shapes.items()}
+
+
 LAYOUTS: dict[str, Callable[[Path], Path]] = {
     "plain pth": lambda folder: _save(_tensors(), folder / "weights.pth"),
     "nested pt": lambda folder: _save({"model": {"module": _tensors()}}, folder / "a.pt"),
@@ -96,6 +109,8 @@ LAYOUTS: dict[str, Callable[[Path], Path]] = {
     "sharded bin": _shards,
     "big-endian": _big_endian,
     "litgpt": _litgpt,
+    "lit-llama": lambda folder: _save(_lit_llama(), folder / "lit-llama.pth"),
+    "nested lit-llama": lambda folder: _save({"model": _lit_llama(), "step": 3}, folder / "lit-llama.pth"),
 }  # fmt: skip
 UNMAPPABLE = {
     "legacy bin": "is in torch's format from before 1.6, which torch cannot map",

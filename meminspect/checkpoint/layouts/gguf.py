@@ -51,11 +51,14 @@ def _read(path: Path) -> Checkpoint:
     paths = [path if path.is_file() and one == name else member(folder, one) for one in names]
     headers = [read_gguf(file, file.name, index) for index, file in enumerate(paths)]
     _check_names(headers)
+    tensors = tuple(tensor for header in headers for tensor in header.tensors)
+    if not tensors:
+        raise refusal(paths[0], "holds no tensors: a vocabulary, it may be", "name the file of the weights")
     return Checkpoint(
         path,
         LAYOUT.id,
         tuple(header.file for header in headers),
-        tuple(tensor for header in headers for tensor in header.tensors),
+        tensors,
         quantisation=_quantisation(headers),
     )
 

@@ -215,7 +215,7 @@ def test_lit_llamas_names_are_named() -> None:
     found = detect(None, tensors)
 
     assert found.architecture.id == "skeleton"
-    assert found.note.startswith("it looks like litgpt, but it has the names of Lit-LLaMA")
+    assert found.note.startswith("it has the names of Lit-LLaMA, which no architecture here has")
     assert found.note.endswith("unless --model names its class")
 
 

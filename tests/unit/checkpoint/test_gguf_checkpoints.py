@@ -13,6 +13,7 @@ from test_fuzz_checkpoints import FUZZ, mutated, read_or_refuse
 
 from meminspect.checkpoint import read_checkpoint
 from meminspect.dtypes import GGML_BLOCKS, GGML_TYPES, bytes_of
+from meminspect.stream import load
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -83,6 +84,12 @@ def test_given_the_parts_of_a_split_file_then_all_are_read_whichever_is_named(tm
     refused(tmp_path, "lacks 1 of the 2 parts")
 
 
+def test_given_a_first_part_without_tensors_then_those_of_the_others_are_read(tmp_path: Path) -> None:
+    write(tmp_path, gguf_bytes(values=VALUES[:1], data=0, alignment=1), "m-00001-of-00002.gguf")
+    write(tmp_path, gguf_bytes(("w", (4,), F32, 0)), "m-00002-of-00002.gguf")
+    assert [tensor.name for tensor in read_checkpoint(tmp_path).tensors] == ["w"]
+
+
 def test_given_several_files_then_one_has_to_be_named(tmp_path: Path) -> None:
     for name in ("q4.gguf", "q8.gguf"):
         write(tmp_path, gguf_bytes(*SOUND), name)
@@ -118,6 +125,8 @@ def test_given_a_blob_named_by_its_hash_then_its_content_says_what_it_is(tmp_pat
         (gguf_bytes(values=(value("k", ARRAY, struct.pack("<IQ", STRING, 1 << 61)),)), "arrays of"),
         (gguf_bytes(values=(value("k", ARRAY, struct.pack("<IQ", ARRAY, 1) * 9),)), "unknown type 9"),
         (b"GGUF", "not a GGUF file"),
+        (b"", "is an empty file"),
+        (gguf_bytes(values=VALUES[:1], data=0, alignment=1), "holds no tensors"),  # as llama.cpp keeps vocabularies
     ],
     ids=itertools.count(),
 )
@@ -147,22 +156,88 @@ class TestReference:
                 assert bytes_of(GGML_TYPES[int(kind)], elements) == nbytes, kind
         assert set(GGML_BLOCKS) < set(GGML_TYPES.values())
 
-    def test_what_the_package_writes_is_read_as_the_package_reads_it(self, tmp_path: Path) -> None:
+    def test_of_every_type_that_the_package_knows_shape_and_place_are_the_packages(self, tmp_path: Path) -> None:
         gguf, numpy = pytest.importorskip("gguf"), pytest.importorskip("numpy")
         writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
-        writer.add_array("tokenizer.ggml.tokens", ["a" * length for length in range(300)])
-        values = numpy.random.default_rng(0).standard_normal((64, 256)).astype(numpy.float32)
-        for kind in ("F32", "F16", "BF16", "Q4_0", "Q8_0", "Q5_1", "TQ1_0"):
-            kind = gguf.GGMLQuantizationType[kind]
-            writer.add_tensor(f"{kind.name}.weight", gguf.quants.quantize(values, kind), raw_dtype=kind)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
+        for kind, (_, nbytes) in gguf.GGML_QUANT_SIZES.items():
+            writer.add_tensor(f"{kind.name}.weight", numpy.zeros((3, 2 * nbytes), numpy.uint8), raw_dtype=kind)
+        finish(writer)
+        assert len(read_checkpoint(tmp_path).tensors) == len(gguf.GGML_QUANT_SIZES)
+        assert ours(tmp_path) == theirs(tmp_path / "m.gguf")
 
-        ours = read_checkpoint(tmp_path).tensors
+    def test_values_of_every_kind_are_passed_over(self, tmp_path: Path) -> None:
+        gguf, numpy = pytest.importorskip("gguf"), pytest.importorskip("numpy")
+        writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
+        for kind in ("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float32", "float64"):
+            getattr(writer, f"add_{kind}")(f"a.{kind}", 7)
+        writer.add_bool("a.bool", True)
+        writer.add_string("a.long", "ü" * 100_000)
+        writer.add_token_list([f"token {number}" for number in range(32_000)])
+        writer.add_token_scores([0.5] * 32)
+        writer.add_array("a.nested", [[1, 2], [3]])
+        writer.add_array("a.flags", [True, False])
+        writer.add_tensor("a", numpy.ones((2, 3), numpy.float32))
+        writer.add_tensor("b", numpy.ones((2, 2, 2, 5), numpy.float16))
+        finish(writer)
+        assert ours(tmp_path) == theirs(tmp_path / "m.gguf")
 
-        theirs = gguf.GGUFReader(tmp_path / "m.gguf").tensors
-        assert {t.name: (t.shape, t.file_offset, t.nbytes) for t in ours} == {
-            t.name: (tuple(map(int, t.shape))[::-1], int(t.data_offset), int(t.n_bytes)) for t in theirs
-        }
+    @pytest.mark.parametrize("alignment", [8, 64, 4096])
+    def test_at_another_alignment_everything_is_where_the_package_finds_it(
+        self, tmp_path: Path, alignment: int
+    ) -> None:
+        gguf, numpy = pytest.importorskip("gguf"), pytest.importorskip("numpy")
+        writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
+        writer.add_custom_alignment(alignment)
+        for length in (3, 5, 700):
+            writer.add_tensor(f"of {length}", numpy.ones(length, numpy.float32))
+        finish(writer)
+        assert ours(tmp_path) == theirs(tmp_path / "m.gguf")
+
+    def test_the_parts_of_a_split_file_are_read_and_a_cut_one_is_refused(self, tmp_path: Path) -> None:
+        gguf, numpy = pytest.importorskip("gguf"), pytest.importorskip("numpy")
+        writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama", split_max_tensors=2)
+        for number in range(5):
+            writer.add_tensor(f"blk.{number}.weight", numpy.full((4, 32), number, numpy.float16))
+        finish(writer)
+        parts = [tmp_path / f"m-0000{number}-of-00003.gguf" for number in (1, 2, 3)]
+
+        assert ours(tmp_path) == ours(parts[1]) == theirs(*parts)
+        parts[2].write_bytes(parts[2].read_bytes()[:-64])
+        refused(tmp_path, "that its header promises")
+
+    def test_the_tensors_that_torch_has_are_loaded_as_the_package_hands_them_out(self, tmp_path: Path) -> None:
+        gguf, numpy = pytest.importorskip("gguf"), pytest.importorskip("numpy")
+        writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
+        values = numpy.random.default_rng(0).standard_normal((64, 33)).astype(numpy.float32)
+        for kind in (numpy.float32, numpy.float16, numpy.float64, numpy.int8, numpy.int32, numpy.int64):
+            writer.add_tensor(kind.__name__, (9 * values).astype(kind))
+        finish(writer)
+
+        loaded = load(None, tmp_path)
+
+        stored = {tensor.name: tensor.data for tensor in gguf.GGUFReader(tmp_path / "m.gguf").tensors}
+        assert loaded.keys() == stored.keys()
+        assert all(numpy.array_equal(loaded[name].numpy(), data) for name, data in stored.items())
+
+
+def finish(writer: Any) -> None:
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def ours(path: Path) -> set[tuple[Any, ...]]:
+    """Of each tensor: file, name, shape, offset, bytes."""
+    checkpoint = read_checkpoint(path)
+    names = [file.name for file in checkpoint.files]
+    return {(names[t.storage.file], t.name, t.shape, t.file_offset, t.nbytes) for t in checkpoint.tensors}
+
+
+def theirs(*files: Path) -> set[tuple[Any, ...]]:
+    gguf = pytest.importorskip("gguf")
+    return {
+        (file.name, t.name, tuple(map(int, t.shape))[::-1], int(t.data_offset), int(t.n_bytes))
+        for file in files
+        for t in gguf.GGUFReader(file).tensors
+    }

@@ -1,4 +1,4 @@
-"""Checkpoints of wrapped models: every name behind `module.` or `_orig_mod.`, which recipes strip."""
+"""Checkpoints of wrapped models: every name behind `module.` or `_orig_mod.`, which recipes leave out."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file, save_file
 
 from meminspect.checkpoint import read_checkpoint
@@ -23,7 +24,15 @@ if TYPE_CHECKING:
 
     from meminspect.strategies import LoadTask
 
-LAYOUTS = {"safetensors": "module.", "pth": "_orig_mod.module."}
+pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+
+# What stands before the names, and strategies that load them.
+LAYOUTS = {
+    "safetensors": ("module.", {"stream", "mmap-assign", "lazy", "sharded", "lazy-quantize", "adapters"}),
+    "pth": ("_orig_mod.module.", {"stream", "mmap-assign", "lazy", "sharded", "lazy-quantize", "adapters"}),
+    "per-tensor": ("_fsdp_wrapped_module.", {"stream", "mmap-assign", "lazy", "per-tensor-files"}),
+    "dcp": ("model.module.", {"meta-assign", "naive"}),
+}
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +48,15 @@ def wrapped(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch
 
 def written(layout: str, tensors: Mapping[str, torch.Tensor], folder: Path) -> Path:
     path = folder / f"net.{layout}"
-    named = wrapped(tensors, LAYOUTS[layout])
-    if layout == "pth":
+    named = wrapped(tensors, LAYOUTS[layout][0])
+    if layout == "per-tensor":
+        path.mkdir()
+        for name, tensor in named.items():
+            torch.save(tensor, path / f"{name}.pt")
+    elif layout == "dcp":
+        model = {name.removeprefix("model."): tensor for name, tensor in named.items()}
+        dcp.save({"model": model, "epoch": 1}, checkpoint_id=path, no_dist=True)
+    elif layout == "pth":
         torch.save({"state_dict": {**named, "_orig_mod.version": 3}, "epoch": 1}, path)
     else:
         save_file(named, path)
@@ -61,10 +77,11 @@ def test_every_recipe_loads_what_a_wrapper_has_saved(
 ) -> None:
     task = task_for(read_checkpoint(written(layout, bare, tmp_path)), LoadOptions())
 
+    prefix, some = LAYOUTS[layout]
     assert task.architecture.id == "gpt2"
-    assert task.note.startswith(f"every name begins with {LAYOUTS[layout]}, which the recipes strip")
+    assert task.note.startswith(f"every name begins with {prefix}, which is left out")
     ways = [id_ for id_, strategy in NATIVE.items() if strategy.why_not(task) is None]
-    assert {"mmap-assign", "lazy", "sharded", "lazy-quantize", "adapters"} <= {*ways}
+    assert some <= {*ways}
     for id_ in ways:
         model, strategy = loaded(id_, task), NATIVE[id_]
         state = {name: tensor for name, tensor in model.state_dict().items() if strategy.changes or name in bare}
