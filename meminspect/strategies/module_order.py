@@ -45,13 +45,20 @@ def _are_in_loading_order(parameters: Iterable[Parameter]) -> bool:
 
 def _enter(module: str, opened: list[tuple[str, set[str]]]) -> bool:
     """Go from one module to another; whether that is a new one, below one that has not been left."""
-    inner = f"{module}."
-    while not inner.startswith(opened[-1][0]):
+    parent, _, name = module.rpartition(".")
+    if len(opened) > 1 and opened[-2][0] == f"{parent}.":  # the last one's neighbour, as most are
         opened.pop()
-    prefix, met = opened[-1]
-    if inner in (prefix, ".") or module.startswith("."):  # the last two are names that no module has
-        return False
-    for child in module[len(prefix) :].split("."):
+        prefix, met = opened[-1]
+        names = [name]
+    else:
+        inner = f"{module}."
+        while not inner.startswith(opened[-1][0]):
+            opened.pop()
+        prefix, met = opened[-1]
+        if inner in (prefix, ".") or module.startswith("."):  # the last two are names that no module has
+            return False
+        names = module[len(prefix) :].split(".")
+    for child in names:
         if child in met:
             return False
         met.add(child)

@@ -159,11 +159,8 @@ class LoadTask:
 
     def target_bytes(self, names: Collection[str]) -> int:
         """What parameters of these names must occupy, tied ones once."""
-        return sum(
-            bytes_of(self.target_dtype(parameter), parameter.elements)
-            for parameter in self.architecture.parameters
-            if parameter.name in names and parameter.tied_to is None
-        )
+        found = [self.parameters[name] for name in names]
+        return sum(bytes_of(self.target_dtype(one), one.elements) for one in found if one.tied_to is None)
 
     @functools.cached_property
     def unsaved(self) -> tuple[Parameter, ...]:
