@@ -29,21 +29,16 @@ def architecture(headers: Headers) -> Architecture:
             f"its {headers.parallel_files} files are slices of one model that is not a known architecture",
             "merge them first: nothing says along which dimension each tensor was cut",
         )
-    _check_tree(headers)
     first_of = _first_of_tied(headers)
     parameters: list[Parameter] = []
     new = tuple.__new__  # of a million, takes a third of the time that the class's own takes
     for name, (shape, dtype) in headers.tensors.items():
+        if name.count(".") >= _MAX_DEPTH:
+            raise CheckpointError(f"{quoted(name)} is nested more than {_MAX_DEPTH} deep")
         own_dtype = None if dtype in FLOATING else dtype
         fields = (name, shape, own_dtype is not None, own_dtype, None, first_of.get(name), "", False, True)
         parameters.append(new(Parameter, fields))
     return Architecture(ID, "checkpoint", {}, tuple(parameters))
-
-
-def _check_tree(headers: Headers) -> None:
-    deep = next((name for name in headers.tensors if name.count(".") >= _MAX_DEPTH), None)
-    if deep is not None:
-        raise CheckpointError(f"{quoted(deep)} is nested more than {_MAX_DEPTH} deep")
 
 
 def _first_of_tied(headers: Headers) -> dict[str, str]:

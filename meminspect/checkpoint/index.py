@@ -132,8 +132,13 @@ def _check_placement(index: Path, weight_map: dict[str, str], parts: list[Part])
 
 def _agree(weight_map: dict[str, str], parts: list[Part]) -> bool:
     """Whether each tensor is listed, in the file that holds it, and no other one."""
-    listed_there = (weight_map.get(tensor.name) == part.file.name for part in parts for tensor in part.tensors)
-    return sum(len(part.tensors) for part in parts) == len(weight_map) and all(listed_there)
+    if sum(len(part.tensors) for part in parts) != len(weight_map):
+        return False
+    for part in parts:
+        shard = part.file.name
+        if not all(weight_map.get(tensor.name) == shard for tensor in part.tensors):
+            return False
+    return True
 
 
 def _warn_unlisted(tensors: list[StoredTensor]) -> list[str]:
