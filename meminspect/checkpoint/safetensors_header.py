@@ -81,12 +81,14 @@ def read_safetensors(path: Path, name: str, index: int = 0) -> Part:
         if length is None:
             raise _not_safetensors(file)
         text = file.read(LENGTH_BYTES, length)
-        # A tensor takes 50 bytes and three brackets: a text of mere brackets would parse to 20 times its size.
-        if text.count(b"[") + text.count(b"{") > 1000 + length // 8:
-            raise file.refuse("has a header of brackets, not of tensors", _AGAIN)
         place = _Place(index, LENGTH_BYTES + length)
         try:
-            tensors = _plain_tensors(text, place) or _tensors(parse_object(text), place)
+            tensors = _plain_tensors(text, place)
+            if tensors is None:
+                # A tensor takes 50 bytes and three brackets: a text of mere brackets would parse to 20 times its size.
+                if text.count(b"[") + text.count(b"{") > 1000 + length // 8:
+                    raise file.refuse("has a header of brackets, not of tensors", _AGAIN)
+                tensors = _tensors(parse_object(text), place)
             end = _lay_out(tensors, place.start)
         except ValueError as error:
             raise file.refuse(f"has a damaged header: {error}", _AGAIN) from error

@@ -59,9 +59,10 @@ def grouped(task: LoadTask) -> Grouped:
     """The task with every run of equal blocks reduced; the task itself where there is none."""
     if task.checkpoint.parallel_files:  # of architectures that we know, which have no more than thousands of tensors
         return Grouped(task, {})
-    names, *every_other = orders = list(_orders(task))
-    runs = [_Run(match) for match in _RUN.finditer(_kinds(task, in_step=names == every_other[0]))]
-    others = [order for order in every_other if order != names]
+    orders = list(_orders(task))
+    names, stored = orders[:2]
+    runs = [_Run(match) for match in _RUN.finditer(_kinds(task, in_step=stored == names))]
+    others = [order for order in orders if order != names]
     places = {name: place for place, name in enumerate(names)} if others else {}
     for order in others:
         runs = _met_alike(runs, [places[name] for name in order])
@@ -72,7 +73,8 @@ def grouped(task: LoadTask) -> Grouped:
         stays[run.start : run.end] = bytes(run.end - run.start)
         for block in run.kept():
             stays[block.start : block.stop] = b"\1" * run.period
-    kept = set(itertools.compress(names, stays))
+    rest = list(itertools.compress(names, stays))
+    kept = set(rest)
     copies = {names[place]: run.blocks - 2 for run in runs for place in list(run.kept())[1]}
     checkpoint, architecture = task.checkpoint, task.architecture
     tensors = tuple(tensor for tensor in checkpoint.tensors if tensor.name in kept)
@@ -83,8 +85,8 @@ def grouped(task: LoadTask) -> Grouped:
         architecture=dataclasses.replace(architecture, parameters=parameters),
     )
     # A module may be met later once its first parameters are gone: then the sums would be others.
-    for whole, rest in zip(orders, _orders(reduced), strict=True):
-        if [name for name in whole if name in kept] != rest:
+    for whole, found in zip(orders, _orders(reduced), strict=True):
+        if found != (rest if whole == names else [name for name in whole if name in kept]):
             return Grouped(task, {})
     return Grouped(reduced, copies)
 

@@ -168,6 +168,11 @@ class LoadTask:
         return tuple(parameter for parameter in self.architecture.parameters if not parameter.saved)
 
     @functools.cached_property
+    def linears(self) -> tuple[Parameter, ...]:
+        """The weights of linear layers."""
+        return tuple(parameter for parameter in self.architecture.parameters if parameter.linear)
+
+    @functools.cached_property
     def casts(self) -> bool:
         """Whether the chosen dtype changes any of the checkpoint's tensors."""
         return any(self.cast_dtype(stored) != stored for stored in self.checkpoint.dtypes)
