@@ -18,7 +18,7 @@ def tensor(name: str, file: int, offset: int, elements: int, storage: Storage | 
 
 SHARED = Storage(0, "shared", 0, 16)
 TENSORS = {
-    "each alone": [tensor("a", 0, 0, 4), tensor("b", 0, 16, 4), tensor("c", 1, 0, 2)],
+    "each alone": [tensor("a", 0, 0, 4), tensor("b", 0, 16, 4), tensor("c", 1, 0, 4)],
     "not in order": [tensor("a", 0, 16, 4), tensor("b", 0, 0, 4), tensor("c", 1, 0, 2)],
     "an empty one": [tensor("a", 0, 0, 0), tensor("b", 0, 0, 4)],
     "neighbours share": [tensor("a", 0, 0, 4, SHARED), tensor("b", 0, 0, 4, SHARED), tensor("c", 0, 16, 2)],
