@@ -43,8 +43,8 @@ def checkpoint_document(
         architecture_note: why it is of no known architecture, or what had to be assumed; becomes a warning.
     """
     tensors_in_file = [0] * len(checkpoint.files)
-    for tensor in checkpoint.tensors:
-        tensors_in_file[tensor.storage.file] += 1
+    for tensors in checkpoint.alike:
+        tensors_in_file[tensors[0].storage.file] += len(tensors)
     largest = checkpoint.largest_tensor
     return {
         "path": str(checkpoint.path.absolute()),
@@ -61,7 +61,7 @@ def checkpoint_document(
             for file, tensors, cached in zip(checkpoint.files, tensors_in_file, residencies, strict=True)
         ],
         "shards": len(checkpoint.files),
-        "tensors": len({tensor.name for tensor in checkpoint.tensors}),
+        "tensors": _names(checkpoint),
         "parameters": _parameters(checkpoint, architecture),
         "bytes": checkpoint.nbytes,
         "largest_tensor": None if largest is None else {"name": largest.name, "bytes": largest.whole_nbytes},
@@ -79,6 +79,13 @@ def checkpoint_document(
             *filter(None, [architecture_note]),
         ],
     }
+
+
+def _names(checkpoint: Checkpoint) -> int:
+    """How many tensors there are, in however many files or chunks each."""
+    if checkpoint.parallel_files or any(tensors[0].chunk for tensors in checkpoint.alike):
+        return len({tensor.name for tensor in checkpoint.tensors})
+    return len(checkpoint.tensors)
 
 
 def _parameters(checkpoint: Checkpoint, architecture: Architecture | None) -> int:

@@ -29,25 +29,16 @@ def architecture(headers: Headers) -> Architecture:
             f"its {headers.parallel_files} files are slices of one model that is not a known architecture",
             "merge them first: nothing says along which dimension each tensor was cut",
         )
-    _check_tree(headers)
     first_of = _first_of_tied(headers)
-    parameters = tuple(
-        Parameter(
-            name,
-            shape,
-            buffer=dtype not in FLOATING,
-            dtype=None if dtype in FLOATING else dtype,
-            tied_to=first_of.get(name),
-        )
-        for name, (shape, dtype) in headers.tensors.items()
-    )
-    return Architecture(ID, "checkpoint", {}, parameters)
-
-
-def _check_tree(headers: Headers) -> None:
-    for name in headers.tensors:
+    parameters: list[Parameter] = []
+    new = tuple.__new__  # of a million, takes a third of the time that the class's own takes
+    for name, (shape, dtype) in headers.tensors.items():
         if name.count(".") >= _MAX_DEPTH:
             raise CheckpointError(f"{quoted(name)} is nested more than {_MAX_DEPTH} deep")
+        own_dtype = None if dtype in FLOATING else dtype
+        fields = (name, shape, own_dtype is not None, own_dtype, None, first_of.get(name), "", False, True)
+        parameters.append(new(Parameter, fields))
+    return Architecture(ID, "checkpoint", {}, tuple(parameters))
 
 
 def _first_of_tied(headers: Headers) -> dict[str, str]:

@@ -6,6 +6,8 @@ Format: `save_torch_state_dict` of huggingface_hub (serialization/_torch.py) and
 
 from __future__ import annotations
 
+from itertools import repeat
+from operator import attrgetter, eq
 from typing import TYPE_CHECKING
 
 from meminspect.checkpoint.assembling import assembled
@@ -79,15 +81,14 @@ def _read_index(index: Path) -> tuple[dict[str, str], object]:
     weight_map, metadata = content.get("weight_map"), content.get("metadata")
     if not isinstance(weight_map, dict) or not weight_map:
         raise refusal(index, "is not an index: it has no weight_map", _AGAIN)
-    plain: set[object] = set()
-    for name, shard in weight_map.items():
-        if not isinstance(shard, str) or (shard not in plain and not _is_plain(shard)):
-            raise refusal(
-                index,
-                f"places '{shown(name)}' in {_in_words(shard)}, which is not the name of a file beside it",
-                "do not use a checkpoint that points elsewhere",
-            )
-        plain.add(shard)
+    # Of a million places there are few kinds and few different ones.
+    if set(map(type, weight_map.values())) != {str} or not all(map(_is_plain, set(weight_map.values()))):
+        name, shard = next(place for place in weight_map.items() if not _is_plain(place[1]))
+        raise refusal(
+            index,
+            f"places '{shown(name)}' in {_in_words(shard)}, which is not the name of a file beside it",
+            "do not use a checkpoint that points elsewhere",
+        )
     return weight_map, metadata.get("total_size") if isinstance(metadata, dict) else None
 
 
@@ -95,8 +96,8 @@ def _in_words(shard: object) -> str:
     return f"'{shown(shard)}'" if isinstance(shard, str) else f"a {type(shard).__name__}"
 
 
-def _is_plain(name: str) -> bool:
-    return name.isprintable() and name not in ("", ".", "..") and not set(name) & set("/\\")
+def _is_plain(name: object) -> bool:
+    return isinstance(name, str) and name.isprintable() and name not in ("", ".", "..") and not set(name) & set("/\\")
 
 
 def _check_shards(folder: Path, index: Path, names: Sequence[str]) -> list[Path]:
@@ -132,8 +133,10 @@ def _check_placement(index: Path, weight_map: dict[str, str], parts: list[Part])
 
 def _agree(weight_map: dict[str, str], parts: list[Part]) -> bool:
     """Whether each tensor is listed, in the file that holds it, and no other one."""
-    listed_there = (weight_map.get(tensor.name) == part.file.name for part in parts for tensor in part.tensors)
-    return sum(len(part.tensors) for part in parts) == len(weight_map) and all(listed_there)
+    return sum(len(part.tensors) for part in parts) == len(weight_map) and all(
+        all(map(eq, map(weight_map.get, map(attrgetter("name"), part.tensors)), repeat(part.file.name)))
+        for part in parts
+    )
 
 
 def _warn_unlisted(tensors: list[StoredTensor]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from meminspect.dtypes import bytes_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
 __all__ = ["Checkpoint", "CheckpointFile", "Chunk", "Storage", "StoredTensor"]
@@ -123,33 +123,41 @@ class Checkpoint:
         """Every distinct storage, in file order; tensors that share one count once."""
         return tuple(dict.fromkeys(tensor.storage for tensor in self.tensors))
 
-    @property
-    def _shares(self) -> bool:
-        """Whether any two tensors look at one storage: of a million that do not, nobody need be compared."""
-        return len(self.storages) < len(self.tensors)
-
     @functools.cached_property
-    def _kinds(self) -> tuple[tuple[StoredTensor, int], ...]:
-        """Of tensors that differ in nothing but name and place, as most of a model's do, the first and their number."""
-        firsts: dict[object, StoredTensor] = {}
-        counts: Counter[object] = Counter()
+    def shares(self) -> bool:
+        """Whether any two tensors look at one storage."""
+        last = (-1, 0)
         for tensor in self.tensors:
-            kind = tensor.dtype, tensor.shape, tensor.chunk
-            if kind not in firsts:
-                firsts[kind] = tensor
-            counts[kind] += 1
-        return tuple(zip(firsts.values(), counts.values(), strict=True))
+            file, _, offset, _ = tensor.storage
+            if (file, offset) <= last:  # as those do that share one, and an empty one's neighbour
+                return len(self.storages) < len(self.tensors)
+            last = file, offset
+        return False
 
     @functools.cached_property
+    def alike(self) -> tuple[Sequence[StoredTensor], ...]:
+        """Tensors that differ in nothing but name and place within a file, as most of a model's do, together."""
+        kinds: dict[object, list[StoredTensor]] = defaultdict(list)
+        for tensor in self.tensors:
+            _, dtype, shape, (file, _, _, nbytes), _, _, chunk, _ = tensor
+            kinds[dtype, shape, file, nbytes, chunk].append(tensor)
+        return tuple(kinds.values())
+
+    @property
+    def _kinds(self) -> Iterator[tuple[StoredTensor, int]]:
+        """The first of those that are alike, and their number."""
+        return ((tensors[0], len(tensors)) for tensors in self.alike)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of tensor data, shared storages once: C in the theory."""
-        return sum(storage.nbytes for storage in self.storages)
+        return sum(self.shard_nbytes)
 
     @functools.cached_property
     def parameters(self) -> int:
         """Elements of all tensors, tied ones once."""
-        if not self._shares:
-            return sum(count * tensor.elements for tensor, count in self._kinds)
+        if not self.shares:
+            return sum(count * first.elements for first, count in self._kinds)
         seen: dict[tuple[Storage, int], int] = {}
         for tensor in self.tensors:
             view = (tensor.storage, tensor.offset)
@@ -159,29 +167,33 @@ class Checkpoint:
     @functools.cached_property
     def largest_tensor(self) -> StoredTensor | None:
         """The tensor with the most bytes, the first of equals; None without tensors."""
-        return max((tensor for tensor, _ in self._kinds), key=lambda tensor: tensor.whole_nbytes, default=None)
+        return max((first for first, _ in self._kinds), key=lambda first: first.whole_nbytes, default=None)
 
     @functools.cached_property
     def shard_nbytes(self) -> tuple[int, ...]:
         """Bytes of tensor data in each file."""
         sums = [0] * len(self.files)
-        for storage in self.storages:
-            sums[storage.file] += storage.nbytes
+        if self.shares:
+            for storage in self.storages:
+                sums[storage.file] += storage.nbytes
+        else:
+            for first, count in self._kinds:
+                sums[first.storage.file] += count * first.storage.nbytes
         return tuple(sums)
 
     @functools.cached_property
     def dtypes(self) -> dict[str, tuple[int, int]]:
         """Number of tensors and their bytes (views of shared storages each) for every dtype."""
         sums: dict[str, tuple[int, int]] = {}
-        for tensor, count in self._kinds:
-            tensors, nbytes = sums.get(tensor.dtype, (0, 0))
-            sums[tensor.dtype] = (tensors + count * tensor.is_first, nbytes + count * tensor.nbytes)
+        for first, count in self._kinds:
+            tensors, nbytes = sums.get(first.dtype, (0, 0))
+            sums[first.dtype] = (tensors + count * first.is_first, nbytes + count * first.nbytes)
         return sums
 
     @functools.cached_property
     def tied(self) -> tuple[tuple[str, ...], ...]:
         """Groups of names that are the same elements of the same storage."""
-        if not self._shares:
+        if not self.shares:
             return ()
         shared = Counter(tensor.storage for tensor in self.tensors)
         groups: dict[object, list[str]] = defaultdict(list)

@@ -7,6 +7,7 @@ utils/quantization_config.py for `quantization_config`.
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from meminspect.text import shown
@@ -40,7 +41,8 @@ def quantisation(checkpoint: Checkpoint) -> str | None:
     """One line, as "GPTQ, 4 bits, groups of 128, by config.json"; None where weights are plain numbers."""
     config = (checkpoint.config or {}).get("quantization_config")
     told = _by_config(config) if isinstance(config, dict) else None
-    telling = [one.name for one in checkpoint.tensors if one.name.endswith(_ENDINGS) or _BNB_STATE in one.name]
+    names = map(attrgetter("name"), checkpoint.tensors)
+    telling = [name for name in names if name.endswith(_ENDINGS) or _BNB_STATE in name]
     found = _by_tensors(telling, {tensor.name: tensor for tensor in checkpoint.tensors}) if telling else None
     if told is None:
         return f"{_words(found)}, by its tensors" if found else None

@@ -30,13 +30,14 @@ MAX_DIMS = 64  # torch's own limit (c10 "maximum supported dimension")
 MAX_ELEMENTS = 1 << 63
 _AGAIN = "fetch the file again"
 
-# How serde writes a header: no spaces, no escapes but in odd names, the fields in this order.
+# How serde writes a header: no spaces, no escapes but in odd names, the fields in this order. Any other byte by itself.
 _NUMBER = rb"(?:0|[1-9][0-9]{0,18})"
 _METADATA = re.compile(rb'\{(?:"__metadata__":(\{[^{}]*\}),)?')
 _PLAIN_ENTRY = re.compile(
-    rb'"((?!__metadata__")[^"\\\x00-\x1f]*)":\{"dtype":"([A-Z0-9_]+)","shape":\[((?:%b(?:,%b)*)?)\],'
-    rb'"data_offsets":\[(%b),(%b)\]\}([,}])' % ((_NUMBER,) * 4)
+    rb'"((?!__metadata__")[^"\\\x00-\x1f]*)":\{"dtype":"([A-Z0-9_]+","shape":\[[0-9,]*)\],'
+    rb'"data_offsets":\[(%b),(%b)\]\}(?:,(?=")|\} *\Z)|(?s:.)' % ((_NUMBER,) * 2)
 )
+_PLAIN_KIND = re.compile(rb'(\w+)","shape":\[((?:%b(?:,%b)*)?)' % ((_NUMBER,) * 2))
 
 
 class _Place(NamedTuple):
@@ -80,12 +81,14 @@ def read_safetensors(path: Path, name: str, index: int = 0) -> Part:
         if length is None:
             raise _not_safetensors(file)
         text = file.read(LENGTH_BYTES, length)
-        # A tensor takes 50 bytes and three brackets: a text of mere brackets would parse to 20 times its size.
-        if text.count(b"[") + text.count(b"{") > 1000 + length // 8:
-            raise file.refuse("has a header of brackets, not of tensors", _AGAIN)
         place = _Place(index, LENGTH_BYTES + length)
         try:
-            tensors = _plain_tensors(text, place) or _tensors(parse_object(text), place)
+            tensors = _plain_tensors(text, place)
+            if tensors is None:
+                # A tensor takes 50 bytes and three brackets: a text of mere brackets would parse to 20 times its size.
+                if text.count(b"[") + text.count(b"{") > 1000 + length // 8:
+                    raise file.refuse("has a header of brackets, not of tensors", _AGAIN)
+                tensors = _tensors(parse_object(text), place)
             end = _lay_out(tensors, place.start)
         except ValueError as error:
             raise file.refuse(f"has a damaged header: {error}", _AGAIN) from error
@@ -139,25 +142,32 @@ def _read_plainly(text: bytes, place: _Place) -> list[StoredTensor] | None:
         return None
     file, start = place
     tensors: list[StoredTensor] = []
-    kinds: dict[tuple[bytes, bytes], _Kind] = {}  # a model has few shapes, and many tensors of each
-    position, last = metadata.end(), b""
-    for match in _PLAIN_ENTRY.finditer(text, position):
-        encoded, code, sizes_text, begin_text, end_text, last = match.groups()
-        kind = kinds.get((code, sizes_text)) or kinds.setdefault((code, sizes_text), _kind(code, sizes_text))
-        dtype, shape, nbytes = kind
-        name, begin = encoded.decode(), int(begin_text)
-        if match.start() != position or begin + nbytes != int(end_text):
+    kinds: dict[bytes, _Kind] = {}  # a model has few shapes, and many tensors of each
+    end, end_text = 0, b"0"
+    new = tuple.__new__  # takes a third of the time that the two classes' own takes
+    for match in _PLAIN_ENTRY.finditer(text, metadata.end()):
+        last_text = end_text
+        encoded, described, begin_text, end_text = match.groups()
+        if described is None:
             return None
-        tensors.append(StoredTensor(name, dtype, shape, Storage(file, name, start + begin, nbytes)))
-        position = match.end()
-    if last != b"}" or text[position:].strip(b" ") or len({tensor.name for tensor in tensors}) < len(tensors):
-        return None
-    return tensors
+        kind = kinds.get(described)
+        if kind is None:
+            kind = kinds[described] = _kind(described)
+        dtype, shape, nbytes = kind
+        begin = end if begin_text == last_text else int(begin_text)
+        end = int(end_text)
+        if begin + nbytes != end:
+            return None
+        name = encoded.decode()
+        storage = new(Storage, (file, name, start + begin, nbytes))
+        tensors.append(new(StoredTensor, (name, dtype, shape, storage, 0, None, None, ())))
+    return tensors if len({tensor.name for tensor in tensors}) == len(tensors) else None
 
 
-def _kind(code: bytes, sizes_text: bytes) -> _Kind:
-    dtype = SAFETENSORS_CODES.get(code.decode())
-    shape = tuple(map(int, sizes_text.split(b","))) if sizes_text else ()
+def _kind(described: bytes) -> _Kind:
+    match = _PLAIN_KIND.fullmatch(described)
+    dtype = SAFETENSORS_CODES.get(match[1].decode()) if match else None
+    shape = tuple(map(int, match[2].split(b","))) if match and match[2] else ()
     if dtype is None or len(shape) > MAX_DIMS:
         raise ValueError("is not in order")
     return _Kind(dtype, shape, _nbytes(dtype, shape))

@@ -109,8 +109,9 @@ def _dtypes(subject: Subject) -> Iterator[RenderableType]:
 
 
 def _largest(checkpoint: Checkpoint) -> Iterator[RenderableType]:
-    whole = (tensor for tensor in checkpoint.tensors if tensor.is_first)
-    largest = heapq.nlargest(_TENSORS, whole, key=lambda tensor: tensor.whole_nbytes)
+    # Of tensors that are alike, which may be a million, none but the first few can be shown.
+    shown = (tensor for tensors in checkpoint.alike for tensor in tensors[:_TENSORS] if tensor.is_first)
+    largest = heapq.nsmallest(_TENSORS, shown, key=lambda one: (-one.whole_nbytes, one.storage.file, one.file_offset))
     rows = [
         (
             tensor.name,

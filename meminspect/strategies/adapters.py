@@ -42,7 +42,7 @@ def add_update(module, inputs, output):
 
 def _targets(task: LoadTask) -> list[Parameter]:
     """The weights of the attentions' linear layers."""
-    return [parameter for parameter in task.architecture.parameters if parameter.linear == "attention"]
+    return [parameter for parameter in task.linears if parameter.linear == "attention"]
 
 
 def _recipe(task: LoadTask) -> str:

@@ -9,6 +9,7 @@ as with every tensor named. A run that some order of the task meets in any other
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from array import array
 from collections import Counter
@@ -20,6 +21,7 @@ from meminspect.capture.records import Pool
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from meminspect.checkpoint.model import StoredTensor
     from meminspect.strategies.task import LoadTask
 
 __all__ = ["Grouped", "grouped"]
@@ -44,6 +46,7 @@ class _Run:
         self.start = match.start()
         self.period = len(match[1])
         self.blocks = len(match[0]) // self.period
+        self.end = self.start + self.period * self.blocks
 
     def kept(self) -> Iterator[range]:
         """The places of the first block, of the second and of the last."""
@@ -56,47 +59,60 @@ def grouped(task: LoadTask) -> Grouped:
     """The task with every run of equal blocks reduced; the task itself where there is none."""
     if task.checkpoint.parallel_files:  # of architectures that we know, which have no more than thousands of tensors
         return Grouped(task, {})
-    names, *every_other = _orders(task)
-    runs = [_Run(match) for match in _RUN.finditer(_kinds(task))]
-    others = [order for order in every_other if order != names]
+    orders = list(_orders(task))
+    names, stored = orders[:2]
+    runs = [_Run(match) for match in _RUN.finditer(_kinds(task, in_step=stored == names))]
+    others = [order for order in orders if order != names]
     places = {name: place for place, name in enumerate(names)} if others else {}
     for order in others:
-        runs = _met_alike(runs, [places[name] for name in order if name in places])
+        runs = _met_alike(runs, [places[name] for name in order])
     if not runs:
         return Grouped(task, {})
-    gone = {name for run in runs for name in names[run.start : run.start + run.period * run.blocks]}
-    gone -= {names[place] for run in runs for block in run.kept() for place in block}
+    stays = bytearray(b"\1") * len(names)
+    for run in runs:
+        stays[run.start : run.end] = bytes(run.end - run.start)
+        for block in run.kept():
+            stays[block.start : block.stop] = b"\1" * run.period
+    rest = list(itertools.compress(names, stays))
+    kept = set(rest)
     copies = {names[place]: run.blocks - 2 for run in runs for place in list(run.kept())[1]}
     checkpoint, architecture = task.checkpoint, task.architecture
-    tensors = tuple(tensor for tensor in checkpoint.tensors if tensor.name not in gone)
-    parameters = tuple(parameter for parameter in architecture.parameters if parameter.name not in gone)
+    tensors = tuple(tensor for tensor in checkpoint.tensors if tensor.name in kept)
+    parameters = tuple(parameter for parameter in architecture.parameters if parameter.name in kept)
     reduced = dataclasses.replace(
         task,
         checkpoint=dataclasses.replace(checkpoint, tensors=tensors),
         architecture=dataclasses.replace(architecture, parameters=parameters),
     )
     # A module may be met later once its first parameters are gone: then the sums would be others.
-    for whole, rest in zip(_orders(task), _orders(reduced), strict=True):
-        if [name for name in whole if name not in gone] != rest:
+    for whole, found in zip(orders, _orders(reduced), strict=True):
+        if found != (rest if whole == names else [name for name in whole if name in kept]):
             return Grouped(task, {})
     return Grouped(reduced, copies)
 
 
-def _kinds(task: LoadTask) -> str:
-    """A letter for every parameter in the model's order: alike if they differ in nothing but numbers in their names."""
-    tensors = {tensor.name: tensor for tensor in task.checkpoint.tensors}
-    shares = len(task.checkpoint.storages) < len(task.checkpoint.tensors)
+def _kinds(task: LoadTask, *, in_step: bool) -> str:
+    """A letter for every parameter in the model's order: alike if they differ in nothing but numbers in their names.
+
+    Args:
+        task: what to load.
+        in_step: the checkpoint's tensors are the parameters one by one.
+    """
+    tensors: Sequence[StoredTensor | None] = task.checkpoint.tensors
+    if not in_step:
+        by_name = {tensor.name: tensor for tensor in task.checkpoint.tensors}
+        tensors = [by_name.get(parameter.name) for parameter in task.loading_order]
+    shares = task.checkpoint.shares
     users = Counter(tensor.storage for tensor in task.checkpoint.tensors if shares)
     letters: dict[object, int] = {}
     codes = array("L")
-    for parameter in task.loading_order:
-        tensor = tensors.get(parameter.name)
-        if tensor is None or tensor.chunk or parameter.tied_to is not None or users[tensor.storage] > 1:
+    for parameter, tensor in zip(task.loading_order, tensors, strict=True):
+        if tensor is None or tensor.chunk or parameter.tied_to is not None or (shares and users[tensor.storage] > 1):
             kind: object = parameter.name  # not stored, in chunks, or not alone with its memory: like no other
         else:
-            name = parameter.name.encode("utf-8", "surrogatepass").translate(None, _DIGITS)
-            file, _, _, nbytes = tensor.storage
-            kind = name, parameter[1:], tensor.dtype, tensor.shape, file, nbytes, tensor.offset, tensor.strides
+            name, dtype, shape, (file, _, _, nbytes), offset, strides, _, _ = tensor
+            name_alone = name.encode("utf-8", "surrogatepass").translate(None, _DIGITS)
+            kind = name_alone, parameter[1:], dtype, shape, file, nbytes, offset, strides
         codes.append(letters.setdefault(kind, len(letters)))
     return "".join(map(chr, codes)) if len(letters) <= _MOST_KINDS else ""
 
@@ -114,8 +130,7 @@ def _met_alike(runs: Sequence[_Run], order: Sequence[int]) -> list[_Run]:
     """The runs that an order of places meets block by block too, be it in several stretches of a part of each block."""
     run_at = array("l", [-1]) * (max(order, default=-1) + 1)
     for index, run in enumerate(runs):
-        end = run.start + run.period * run.blocks
-        run_at[run.start : end] = array("l", [index]) * (end - run.start)
+        run_at[run.start : run.end] = array("l", [index]) * (run.end - run.start)
     otherwise: set[int] = set()
     at = 0
     while at < len(order):

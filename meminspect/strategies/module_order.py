@@ -30,33 +30,48 @@ def conversion_order(parameters: tuple[Parameter, ...]) -> tuple[Parameter, ...]
 
 def _are_in_loading_order(parameters: Iterable[Parameter]) -> bool:
     """Whether no module is met again once it has been left, nor its own behind a child's or behind a buffer of it."""
-    last, was_buffer = "", False
-    opened: list[tuple[str, set[str]]] = [("", set())]  # from the root down: a prefix, and the children met below it
+    last, last_parent, was_buffer = "", "", False
+    opened: list[tuple[str, set[str]]] = [("", set())]  # above the last: a prefix, and the children met below it
     for parameter in parameters:
         module = parameter.name.rpartition(".")[0]
         if module == last:
             if was_buffer and not parameter.buffer:
                 return False
-        elif not _enter(module, opened):
-            return False
-        last, was_buffer = module, parameter.buffer
+        else:
+            parent, _, child = module.rpartition(".")
+            met = opened[-1][1]
+            if parent != last_parent or not parent:
+                if not _enter(module, last, opened):
+                    return False
+            elif child in met:
+                return False
+            else:
+                met.add(child)
+            last, last_parent = module, parent
+        was_buffer = parameter.buffer
     return True
 
 
-def _enter(module: str, opened: list[tuple[str, set[str]]]) -> bool:
-    """Go from one module to another; whether that is a new one, below one that has not been left."""
+def _enter(module: str, last: str, opened: list[tuple[str, set[str]]]) -> bool:
+    """Go from the last module to another; whether that is a new one, below one that has not been left."""
+    if last:
+        opened.append((f"{last}.", set()))
     inner = f"{module}."
     while not inner.startswith(opened[-1][0]):
         opened.pop()
     prefix, met = opened[-1]
     if inner in (prefix, ".") or module.startswith("."):  # the last two are names that no module has
         return False
-    for child in module[len(prefix) :].split("."):
-        if child in met:
+    *parents, child = module[len(prefix) :].split(".")
+    for name in parents:
+        if name in met:
             return False
-        met.add(child)
-        prefix, met = f"{prefix}{child}.", set()
+        met.add(name)
+        prefix, met = f"{prefix}{name}.", set()
         opened.append((prefix, met))
+    if child in met:
+        return False
+    met.add(child)
     return True
 
 

@@ -136,9 +136,7 @@ def _shape(parameter: Parameter) -> _Shape:
 
 def quantised(task: LoadTask) -> dict[str, Parameter]:
     """The parameters that are quantised, by name: the weights of linear layers but the head's, which stays as it is."""
-    return {
-        parameter.name: parameter for parameter in task.architecture.parameters if parameter.linear not in ("", "head")
-    }
+    return {parameter.name: parameter for parameter in task.linears if parameter.linear != "head"}
 
 
 def scale_name(weight: str) -> str:

@@ -57,7 +57,10 @@ def _noted(found: Detection, note: str) -> Detection:
 def _detected(checkpoint: Checkpoint, own: OwnModel | None) -> Detection | CheckpointError:
     """What a checkpoint is of, or why it is nothing that can be loaded, or not the user's own model."""
     parallel_files = len(checkpoint.files) if checkpoint.parallel_files else 1
-    tensors = {tensor.name: (tensor.whole_shape, tensor.dtype) for tensor in checkpoint.tensors}
+    tensors = {
+        name: (chunk.whole_shape if chunk else shape, dtype)
+        for name, dtype, shape, _, _, _, chunk, _ in checkpoint.tensors
+    }
     headers = Headers(checkpoint.config, tensors, checkpoint.tied, parallel_files)
     try:
         if own is None:

@@ -159,16 +159,18 @@ class LoadTask:
 
     def target_bytes(self, names: Collection[str]) -> int:
         """What parameters of these names must occupy, tied ones once."""
-        return sum(
-            bytes_of(self.target_dtype(parameter), parameter.elements)
-            for parameter in self.architecture.parameters
-            if parameter.name in names and parameter.tied_to is None
-        )
+        found = [self.parameters[name] for name in names]
+        return sum(bytes_of(self.target_dtype(one), one.elements) for one in found if one.tied_to is None)
 
     @functools.cached_property
     def unsaved(self) -> tuple[Parameter, ...]:
         """The buffers that no state dict holds: only the model's constructor knows their values."""
         return tuple(parameter for parameter in self.architecture.parameters if not parameter.saved)
+
+    @functools.cached_property
+    def linears(self) -> tuple[Parameter, ...]:
+        """The weights of linear layers."""
+        return tuple(parameter for parameter in self.architecture.parameters if parameter.linear)
 
     @functools.cached_property
     def casts(self) -> bool:

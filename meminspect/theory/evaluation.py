@@ -13,7 +13,7 @@ from meminspect.theory.host_allocator import PinnedAllocator
 from meminspect.theory.ledger import BillLine, Item, Pools, Theory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from meminspect.theory.ledger import Step
 
@@ -22,6 +22,7 @@ __all__ = ["DeviceAllocator", "evaluate"]
 # Looked up once: in Python 3.11 finding a member of an enumeration takes as long as the rest of a step.
 _COPY, _MATERIALISE, _RELEASE, _TOUCH = Operation.COPY, Operation.MATERIALISE, Operation.RELEASE, Operation.TOUCH
 _NONE, _PINNED, _VRAM = Pool.NONE, Pool.PINNED, Pool.VRAM
+_WITHIN_COPY = Item.WITHIN_COPY
 
 
 class DeviceAllocator(Protocol):
@@ -66,17 +67,22 @@ def evaluate(
     for times, block in _blocks(steps, copies):
         on_device: list[Step] = []
         for step in block:
-            pool, delta, nbytes = step.pool, step.delta_bytes, times * step.times * step.nbytes
-            if _is_reported(step):
-                work += nbytes
-            if step.operation is _COPY or delta > 0:
-                moved += nbytes
+            phase, operation, pool, item, _, nbytes, rounds = step
+            delta = step.delta_bytes
+            if operation is not _RELEASE:
+                at_work = times * rounds * nbytes
+                if item != _WITHIN_COPY and (operation is not _TOUCH or phase == "touch"):  # events tell of it
+                    work += at_work
+                if operation is _COPY or delta > 0:
+                    moved += at_work
             if pool is _VRAM:
-                on_device.append(step)
+                if times == 1:
+                    device.apply(step)
+                else:
+                    on_device.append(step)
             elif pool is not _NONE:
                 host.apply(step, delta, times)
-        if on_device:
-            device.apply(on_device, times)
+        device.repeat(on_device, times)
     host.look()
     device.look()
     reserved = device.known(device.reserved_bytes)  # what it has once taken from the driver it keeps
@@ -91,24 +97,11 @@ def evaluate(
     )
 
 
-def _is_reported(step: Step) -> bool:
-    """Whether events tell of a step, and of its bytes as work."""
-    operation = step.operation
-    if operation is _RELEASE or step.item == Item.WITHIN_COPY:
-        return False
-    return operation is not _TOUCH or step.phase == "touch"
-
-
-def _blocks(steps: Iterable[Step], copies: Mapping[str, int]) -> Iterator[tuple[int, Sequence[Step]]]:
-    """Steps, each on its own, or together with its neighbours if they are to be gone through more than once."""
+def _blocks(steps: Iterable[Step], copies: Mapping[str, int]) -> Iterable[tuple[int, Iterable[Step]]]:
+    """Neighbours that are to be gone through equally often."""
     if not copies:
-        yield from ((1, (step,)) for step in steps)
-        return
-    for times, block in itertools.groupby(steps, key=lambda step: copies.get(step.tensor, 1)):
-        if times == 1:
-            yield from ((1, (step,)) for step in block)
-        else:
-            yield times, list(block)
+        return ((1, steps),)
+    return itertools.groupby(steps, key=lambda step: copies.get(step.tensor, 1))
 
 
 def _pools(host: list[int], allocated: int | None, reserved: int | None) -> Pools:
@@ -142,7 +135,8 @@ class _Host:
         elif delta > 0:
             self._rising = True
         nbytes = self.pools[pool] = self.pools[pool] + delta
-        self.peaks[pool] = max(self.peaks[pool], nbytes)
+        if nbytes > self.peaks[pool]:
+            self.peaks[pool] = nbytes
         self._live[step.item, pool] += delta
 
     def _take_or_give_back(self, step: Step) -> None:
@@ -210,13 +204,18 @@ class _Device:
         """A figure of the device; None where no step was on it."""
         return nbytes if self._requests else None
 
-    def apply(self, steps: Sequence[Step], times: int) -> None:
-        """Take steps as often as that says: what the allocator does depends on their order."""
-        for step in itertools.chain.from_iterable(itertools.repeat(steps, times)):
-            if step.operation is _MATERIALISE:
-                self._take(step)
-            elif step.operation is _RELEASE:
-                self._give_back(step)
+    def repeat(self, steps: Sequence[Step], times: int) -> None:
+        """Take steps together, as often as that says."""
+        for _ in range(times if steps else 0):
+            for step in steps:
+                self.apply(step)
+
+    def apply(self, step: Step) -> None:
+        """Take a step: what the allocator does depends on their order."""
+        if step.operation is _MATERIALISE:
+            self._take(step)
+        elif step.operation is _RELEASE:
+            self._give_back(step)
 
     def look(self) -> None:
         """Before something goes, and at the end: the only moments at which a maximum can be."""
