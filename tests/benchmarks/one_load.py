@@ -89,7 +89,7 @@ def passed(files: list[Path], threads: int, flags: int) -> Callable[[], object]:
 
     def place(_: int, nbytes: int) -> memoryview:
         if not hasattr(buffers, "mine"):  # made once: zeroing it for every chunk would slow what others are held to
-            memory = mmap.mmap(-1, CHUNK_BYTES)  # which begins at a page, as O_DIRECT wants it
+            memory = huge_memory(2 * CHUNK_BYTES)  # small pages, each elsewhere, would make O_DIRECT's requests small
             memory.madvise(POPULATE_WRITE)
             buffers.mine = memoryview(memory)
         mine: memoryview = buffers.mine
