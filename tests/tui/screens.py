@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 CHECKPOINT = Path("llama-1.3b")
 DEADLINE_S = 20
-TO_LIMIT = ("tab",) * 6  # from the first of the options to the memory limit
+TO_LIMIT = ("tab",) * 7  # from the first of the options to the memory limit
 
 
 async def until(pilot: Pilot[Any], condition: Callable[[], object]) -> None:
