@@ -58,13 +58,14 @@ def read_ahead(
     Args:
         model: what was loaded with `torch.load(mmap=True)` or by safetensors; or the state dict itself.
         by: "populate" returns when every page is there, brought by as many threads as read at once; "thread" returns
-            at once, and a thread brings them in the meantime; "willneed" returns at once, and the kernel reads from
-            the disk what it finds right, to be touched later.
+            at once, and a thread brings them in the meantime; "willneed" returns when the kernel has taken note, and
+            reads from the disk what it finds right, to be touched later.
         observer: is told of each storage that is populated, in the order in which it begins.
 
     Raises:
         ValueError: there is no such way.
-        StreamError: a page cannot be read: its file has been cut, or its disk fails. From the thread it is a warning.
+        StreamError: the last page of a tensor cannot be read: its file has been cut, or its disk fails. From the
+            thread it is a warning. (A page amid others that its disk does not give ends the process, as any touch.)
     """
     if by not in READ_AHEADS:
         raise ValueError(f"there is no reading ahead by {by!r}: use one of {', '.join(READ_AHEADS)}")
@@ -86,7 +87,7 @@ def touch_pages(name: str, storage: torch.UntypedStorage) -> None:
         storage: on the host.
 
     Raises:
-        StreamError: a page cannot be read.
+        StreamError: the last page cannot be read.
     """
     end = storage.data_ptr() + storage.nbytes()
     # The last page first: where a file has been cut, to look at it would be the end of the process.
