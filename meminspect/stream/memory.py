@@ -17,11 +17,9 @@ import torch
 
 from meminspect.staging import SECTOR_BYTES
 
-__all__ = ["HUGE_BYTES", "Block", "Memory"]
+__all__ = ["Block", "Memory"]
 
-HUGE_BYTES: Final = 2 << 20
-"""A huge page on x86-64 and on arm64 with pages of 4 KiB."""
-
+_HUGE_BYTES: Final = 2 << 20  # a huge page on x86-64, and on arm64 with pages of 4 KiB
 _REGION_BYTES: Final = 1 << 30
 _MADV_HUGEPAGE: Final[int | None] = getattr(mmap, "MADV_HUGEPAGE", None)  # Linux
 _GIVES_BACK: Final = sys.platform == "linux"  # MADV_DONTNEED is a mere hint elsewhere
@@ -65,15 +63,15 @@ class Memory:
 
     def _open(self, nbytes: int) -> None:
         """Begin the next region."""
-        slack = HUGE_BYTES if nbytes >= HUGE_BYTES else 0  # address space only: it is never touched
+        slack = _HUGE_BYTES if nbytes >= _HUGE_BYTES else 0  # address space only: it is never touched
         try:
             self._region = mmap.mmap(-1, nbytes + slack, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         except OSError as error:
             raise MemoryError(f"no {nbytes:,} bytes of memory: {error.strerror}") from error
         self._address = torch.frombuffer(self._region, dtype=torch.uint8).data_ptr()
-        self._left, self._next = nbytes, -self._address % HUGE_BYTES if slack else 0
+        self._left, self._next = nbytes, -self._address % _HUGE_BYTES if slack else 0
         # Not the last, partly used one: a huge page there would take memory that no tensor has.
-        whole = nbytes // HUGE_BYTES * HUGE_BYTES
+        whole = nbytes // _HUGE_BYTES * _HUGE_BYTES
         if whole and _MADV_HUGEPAGE is not None:
             with contextlib.suppress(OSError):  # a kernel without huge pages: it is slower, and right
                 self._region.madvise(_MADV_HUGEPAGE, self._next, whole)

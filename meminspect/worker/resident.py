@@ -73,7 +73,9 @@ def touch(
     is_mapped = _told_mapped() or seen_mapped
     for name, storage in storages(model):
         nbytes = storage.nbytes()
-        if storage.data_ptr() in touched or not is_mapped(storage.data_ptr()):
+        if storage.data_ptr() in touched:  # to look at them again would be time that the load does not take
+            continue
+        if not is_mapped(storage.data_ptr()):
             touch_pages(name, storage)
             continue
         id_ = recorder.begin(Operation.TOUCH, Pool.FILE, name, nbytes)

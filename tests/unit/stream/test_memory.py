@@ -11,9 +11,8 @@ from meminspect.stream.memory import Block, Memory
 MIB = 1 << 20
 
 
-def resident_bytes(block: Block, nbytes: int) -> int:
-    """Of the pages that are wholly in a block, by the kernel's page map (`man 5 proc_pid_pagemap`)."""
-    address = block.tensor(torch.uint8, 0, nbytes).data_ptr()
+def resident_bytes(address: int, nbytes: int) -> int:
+    """Of the pages that are wholly in a range, whoever has it, by the kernel's page map (`man 5 proc_pid_pagemap`)."""
     first, last = -(-address // mmap.PAGESIZE), (address + nbytes) // mmap.PAGESIZE
     with Path("/proc/self/pagemap").open("rb") as pages:
         pages.seek(8 * first)
@@ -44,36 +43,26 @@ def test_more_than_was_foretold_is_had_elsewhere() -> None:
 
 def test_what_has_been_written_to_is_resident_and_nothing_else() -> None:
     memory = Memory(16 * MIB, 2)
-    (untouched, _), (block, _) = (memory.block(4 * MIB), None), filled(memory, 8 * MIB)
-    assert resident_bytes(block, 8 * MIB) >= 8 * MIB - 2 * mmap.PAGESIZE
-    assert resident_bytes(untouched, 4 * MIB) <= 2 * MIB  # a huge page that both are in
+    untouched = memory.block(4 * MIB).tensor(torch.uint8, 0, 4 * MIB)
+    _, tensor = filled(memory, 8 * MIB)
+    assert resident_bytes(tensor.data_ptr(), 8 * MIB) >= 8 * MIB - 2 * mmap.PAGESIZE
+    assert resident_bytes(untouched.data_ptr(), 4 * MIB) <= 2 * MIB  # a huge page that both are in
 
 
 def test_the_last_tensor_of_a_block_gives_its_memory_back_while_its_neighbours_live() -> None:
     memory = Memory(30 * MIB, 3)
-    (before, first), (block, tensor), (after, last) = (filled(memory, 10 * MIB) for _ in range(3))
+    (_, first), (block, tensor), (_, last) = (filled(memory, 10 * MIB) for _ in range(3))
     address = tensor.data_ptr()
     one, other = block.tensor(torch.float16, 0, 8), block.tensor(torch.int8, 64, 8)[2:4]
 
     del block, tensor, one
     assert list(other) == [7, 7]
-    assert vm_rss_of(address, 10 * MIB) >= 9 * MIB
+    assert resident_bytes(address, 10 * MIB) >= 10 * MIB - 2 * mmap.PAGESIZE
     del other
 
-    assert vm_rss_of(address, 10 * MIB) <= 2 * mmap.PAGESIZE
-    assert resident_bytes(before, 10 * MIB) >= 10 * MIB - 2 * mmap.PAGESIZE
+    assert resident_bytes(address, 10 * MIB) == 0
     assert bool((first == 7).all()), "a neighbour's bytes went with it"
     assert bool((last == 7).all()), "a neighbour's bytes went with it"
-    del after
-
-
-def vm_rss_of(address: int, nbytes: int) -> int:
-    """Resident bytes in a range, whoever has it."""
-    first, last = address // mmap.PAGESIZE, -(-(address + nbytes) // mmap.PAGESIZE)
-    with Path("/proc/self/pagemap").open("rb") as pages:
-        pages.seek(8 * first)
-        entries = pages.read(8 * (last - first))
-    return sum(entry >> 63 for entry in memoryview(entries).cast("Q")) * mmap.PAGESIZE
 
 
 def test_more_than_the_system_promises_is_a_memory_error() -> None:
