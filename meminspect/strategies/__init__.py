@@ -24,6 +24,7 @@ from meminspect.strategies import (
     sharded,
     skip_init,
     stream,
+    stream_quantize,
 )
 from meminspect.strategies.libraries import (
     accelerate_dispatch,
@@ -66,6 +67,7 @@ NATIVE: Final[Mapping[str, Strategy]] = {
         naive_cast.STRATEGY,
         naive.STRATEGY,
         adapters.STRATEGY,
+        stream_quantize.STRATEGY,
         lazy_quantize.STRATEGY,
         quantize_after.STRATEGY,
     )

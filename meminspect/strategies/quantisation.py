@@ -9,8 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from meminspect import staging
 from meminspect.capture.records import Operation
 from meminspect.dtypes import bytes_of
+from meminspect.nf4 import NF4_BLOCK, NF4_CODES
 from meminspect.text import shown
 from meminspect.theory.ledger import Item, Step
 
@@ -22,30 +24,20 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CLASSES",
-    "NF4_BLOCK",
-    "NF4_CODES",
     "as_rows",
     "floor_bytes",
+    "group",
+    "kept",
     "last_phase",
     "layer_class",
     "quantised",
     "scale_name",
+    "scratch_bytes",
     "sizes",
     "steps",
     "which",
     "why_not",
 ]
-
-NF4_BLOCK: Final = 64
-"""How many values share a scale, in nf4."""
-
-NF4_CODES: Final = (
-    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453,
-    -0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0,
-    0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
-    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
-)  # fmt: skip
-"""The values that four bits stand for, in nf4."""
 
 _ROWS: Final = 256  # are quantised at a time: a multiple of NF4_BLOCK, so that no block of nf4 is cut
 _FLOAT_BYTES: Final = 4
@@ -156,6 +148,16 @@ def why_not(task: LoadTask) -> str | None:
     return None
 
 
+def group(task: LoadTask, parameter: Parameter) -> int:
+    """How many values of a weight share a scale."""
+    return NF4_BLOCK if task.options.quantisation == "nf4" else _shape(parameter).columns
+
+
+def scratch_bytes(task: LoadTask, parameter: Parameter) -> int:
+    """What each thread of our own reader quantises a weight in."""
+    return staging.scratch_bytes(task.options.quantisation, group(task, parameter))
+
+
 def sizes(task: LoadTask, parameter: Parameter) -> tuple[int, int]:
     """Bytes of a quantised weight's values, and of their scales."""
     shape = _shape(parameter)
@@ -187,9 +189,15 @@ def which(task: LoadTask) -> str:
     """The expression that says whether a `module` of a `name` is to be quantised, as a recipe has it."""
     if _transposed(task):
         return 'type(module).__name__ == "Conv1D"'
-    heads = [parameter.name for parameter in task.architecture.parameters if parameter.linear == "head"]
-    is_kept = f" and name != {heads[0].rpartition('.')[0]!r}" if heads else ""
+    head = kept(task)
+    is_kept = f" and name != {head!r}" if head else ""
     return f"isinstance(module, nn.Linear){is_kept}"
+
+
+def kept(task: LoadTask) -> str:
+    """The name of the linear layer that stays as it is, the output head; empty where there is none."""
+    heads = (parameter.name for parameter in task.architecture.parameters if parameter.linear == "head")
+    return next(heads, "").rpartition(".")[0]
 
 
 def _transposed(task: LoadTask) -> bool:

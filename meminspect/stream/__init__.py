@@ -7,7 +7,8 @@
 
 A library by itself: nothing here knows of the profiler. All reads are planned from the headers (`arrange`), into
 private memory that is advised to huge pages (`memory`), by a few threads that read at positions of their own
-(`reading`); then the model is given its tensors (`models`). Whoever maps a checkpoint instead can have it read `ahead`.
+(`reading`); then the model is given its tensors (`models`). Linear layers that are `quantised` have their weights
+quantised in those threads (`quantising`). Whoever maps a checkpoint instead can have it read `ahead`.
 """
 
 from __future__ import annotations
@@ -15,5 +16,6 @@ from __future__ import annotations
 from meminspect.errors import StreamError
 from meminspect.stream.ahead import read_ahead
 from meminspect.stream.load import load
+from meminspect.stream.quantised import QuantisedLinear, quantise_linears
 
-__all__ = ["StreamError", "load", "read_ahead"]
+__all__ = ["QuantisedLinear", "StreamError", "load", "quantise_linears", "read_ahead"]

@@ -17,17 +17,19 @@ import torch
 
 from meminspect.dtypes import BITS
 from meminspect.errors import StreamError
-from meminspect.staging import CHUNK_BYTES, SECTOR_BYTES
+from meminspect.staging import CHUNK_BYTES
 from meminspect.stream.memory import Memory
-from meminspect.stream.reading import Filling, Part, Read
+from meminspect.stream.quantising import Quantising
+from meminspect.stream.reading import Filling, Part, Read, residue
 from meminspect.stream.sending import copy_to
 from meminspect.text import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from meminspect.checkpoint.model import Checkpoint, StoredTensor
     from meminspect.stream.memory import Block
+    from meminspect.stream.quantised import QuantisedLinear
 
 __all__ = [
     "Arrangement",
@@ -35,7 +37,6 @@ __all__ = [
     "copy_staged",
     "direct_reads",
     "flat_tensor",
-    "residue",
     "torch_dtype",
     "wanted_dtype",
 ]
@@ -51,11 +52,16 @@ class Arrangement:
     """Tensors that have their memory already, and the reads that fill it."""
 
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
+    scales: dict[str, torch.Tensor] = field(default_factory=dict)  # of those that are quantised
     reads: list[Read] = field(default_factory=list)
 
     def fill(self, stored: Iterable[StoredTensor], reads: Callable[[Filling], Iterable[Read]]) -> None:
         """Add the reads that fill memory, which goes by the first of the tensors in each part of it."""
-        filling = Filling(tuple(Part(tensor.name, tensor, self.tensors[tensor.name]) for tensor in stored))
+        self.fill_parts(tuple(Part(tensor.name, tensor, self.tensors[tensor.name]) for tensor in stored), reads)
+
+    def fill_parts(self, parts: tuple[Part, ...], reads: Callable[[Filling], Iterable[Read]]) -> None:
+        """Add the reads that fill parts of memory."""
+        filling = Filling(parts)
         before = len(self.reads)
         self.reads.extend(reads(filling))
         filling.reads_left = len(self.reads) - before
@@ -82,6 +88,7 @@ class _Stretch(NamedTuple):
     stored: torch.dtype
     wanted: torch.dtype
     small: bool  # and in memory as in the file: it may share a block with its neighbours
+    quantising: Quantising | None = None  # of a weight that is quantised
 
     @property
     def nbytes(self) -> int:
@@ -93,7 +100,11 @@ class _Stretch(NamedTuple):
 
 
 def arrange(
-    checkpoint: Checkpoint, names: Iterable[str], dtype: torch.dtype | None, device: torch.device
+    checkpoint: Checkpoint,
+    names: Iterable[str],
+    dtype: torch.dtype | None,
+    device: torch.device,
+    layers: Mapping[str, QuantisedLinear] | None = None,
 ) -> Arrangement:
     """Plan the loading of tensors that each lie whole in one file.
 
@@ -102,16 +113,19 @@ def arrange(
         names: the tensors that are wanted.
         dtype: what floating-point tensors become; None to leave them.
         device: where they will be.
+        layers: those whose weights, by name, are quantised; None for none.
 
     Raises:
-        StreamError: a tensor is of a type that torch does not have.
+        StreamError: a tensor is of a type that torch does not have, or cannot be quantised.
         MemoryError: the system does not promise so much memory.
     """
     arrangement = Arrangement()
-    runs = list(_runs(_stretches(checkpoint, set(names), dtype, device, arrangement)))
+    runs = list(_runs(_stretches(checkpoint, set(names), dtype, device, arrangement, layers or {})))
     memory = Memory(sum(_room(run) for run in runs), len(runs)) if device.type == "cpu" else None
     for run in runs:
-        if memory is not None and run[0].stored == run[0].wanted:
+        if run[0].quantising is not None:
+            _place_quantised(run[0].quantising, memory, device, arrangement)
+        elif memory is not None and run[0].stored == run[0].wanted:
             _place_run(run, memory, arrangement)
         else:
             for stretch in run:
@@ -152,11 +166,16 @@ def _span_bytes(tensor: StoredTensor, form: _Form) -> int:
 
 
 def _stretches(
-    checkpoint: Checkpoint, names: set[str], dtype: torch.dtype | None, device: torch.device, arrangement: Arrangement
+    checkpoint: Checkpoint,
+    names: set[str],
+    dtype: torch.dtype | None,
+    device: torch.device,
+    arrangement: Arrangement,
+    layers: Mapping[str, QuantisedLinear],
 ) -> Iterator[_Stretch]:
     """The bytes that are needed, storage by storage in the order of the files; empty tensors are arranged at once."""
     forms: dict[tuple[str, tuple[int, ...]], _Form] = {}
-    sharing: dict[tuple[int, int, str], list[StoredTensor]] = {}
+    sharing: dict[tuple[int, int, str, str], list[StoredTensor]] = {}
     for tensor in checkpoint.tensors:
         if tensor.name not in names:
             continue
@@ -165,19 +184,21 @@ def _stretches(
             stored = torch_dtype(tensor)
             form = forms[tensor.dtype, tensor.shape] = _Form(stored, wanted_dtype(stored, dtype), tensor.nbytes)
         if form.nbytes:
-            key = (tensor.storage.file, tensor.storage.offset, tensor.dtype)
+            quantised = tensor.name if tensor.name in layers else ""  # which shares memory with no other
+            key = (tensor.storage.file, tensor.storage.offset, tensor.dtype, quantised)
             sharing.setdefault(key, []).append(tensor)
         else:
             arrangement.tensors[tensor.name] = torch.empty(tensor.shape, dtype=form.wanted, device=device)
-    for (file, _, _), tensors in sorted(sharing.items(), key=itemgetter(0)):
+    for (file, _, _, quantised), tensors in sorted(sharing.items(), key=itemgetter(0)):
         form = forms[tensors[0].dtype, tensors[0].shape]
         start = tensors[0].file_offset
         end = start + _span_bytes(tensors[0], form)
         for tensor in tensors[1:]:
             start = min(start, tensor.file_offset)
             end = max(end, tensor.file_offset + _span_bytes(tensor, forms[tensor.dtype, tensor.shape]))
-        small = form.stored == form.wanted and end - start < _SMALL_BYTES
-        yield _Stretch(tensors, file, start, end, form.stored, form.wanted, small)
+        quantising = Quantising(layers[quantised], tensors[0], form.stored) if quantised else None
+        small = form.stored == form.wanted and end - start < _SMALL_BYTES and quantising is None
+        yield _Stretch(tensors, file, start, end, form.stored, form.wanted, small, quantising)
 
 
 def _runs(stretches: Iterable[_Stretch]) -> Iterator[list[_Stretch]]:
@@ -207,6 +228,8 @@ def _belongs(run: Sequence[_Stretch], stretch: _Stretch) -> bool:
 def _room(run: Sequence[_Stretch]) -> int:
     """Bytes that a run takes in memory; of those that are cast each is a run."""
     first = run[0]
+    if first.quantising is not None:
+        return first.quantising.nbytes()
     return run[-1].end - first.start if first.stored == first.wanted else first.elements * first.wanted.itemsize
 
 
@@ -220,6 +243,17 @@ def _place_run(run: Sequence[_Stretch], memory: Memory, arrangement: Arrangement
         _place(stretch, flat, arrangement)
     firsts = [stretch.tensors[0] for stretch in run]
     arrangement.fill(firsts, lambda filling: direct_reads(file, start, end - start, filling, block, 0))
+
+
+def _place_quantised(
+    quantising: Quantising, memory: Memory | None, device: torch.device, arrangement: Arrangement
+) -> None:
+    """Give a weight that is quantised memory for values and scales."""
+    values, scale = quantising.place(memory, device)
+    arrangement.tensors[quantising.name] = values
+    arrangement.scales[quantising.name] = scale
+    parts = tuple(Part(quantising.name, quantising.tensor, part) for part in (values, scale))
+    arrangement.fill_parts(parts, lambda filling: quantising.reads(filling, values, scale))
 
 
 def _place_staged(stretch: _Stretch, memory: Memory | None, device: torch.device, arrangement: Arrangement) -> None:
@@ -271,11 +305,6 @@ def direct_reads(file: int, offset: int, nbytes: int, filling: Filling, block: B
         position += count
 
 
-def residue(offset: int, stored: torch.dtype) -> int:
-    """Where in a sector bytes of a file begin, and begin in memory too, unless elements would lie askew then."""
-    return 0 if offset % stored.itemsize else offset % SECTOR_BYTES
-
-
-def copy_staged(part: torch.Tensor, stored: torch.dtype, staged: torch.Tensor) -> None:
+def copy_staged(part: torch.Tensor, stored: torch.dtype, staged: torch.Tensor, _: torch.Tensor) -> None:
     """Make part of a tensor of bytes that are as they were stored."""
     copy_to(part, staged.view(stored).view(part.shape))

@@ -60,6 +60,7 @@ def load(
 ) -> nn.Module: ...
 
 
+@torch.inference_mode(mode=False)  # which would be the caller's alone, and not that of the threads that write
 def load(
     model: nn.Module | Callable[[], nn.Module] | None,
     path: str | Path,
@@ -75,7 +76,8 @@ def load(
 
     What is loaded is bit by bit what `torch.load` or safetensors give; tensors that share memory in the checkpoint
     share it here. Nothing of a checkpoint is executed. What a wrapper has put before every name, as
-    DistributedDataParallel its "module.", is left out where only then the names are the model's.
+    DistributedDataParallel its "module.", is left out where only then the names are the model's. The weights of layers
+    that `quantise_linears` has put into the model are quantised as they are read.
 
     Args:
         model: a model whose parameters are on the meta device; or what makes one, called under that device; or None for
@@ -120,7 +122,7 @@ def load(
         )
     if built is None or wanted is None:
         return {tensor.name: arrangement.tensors[tensor.name] for tensor in checkpoint.tensors}
-    assign(wanted, arrangement.tensors, observer)
+    assign(wanted, arrangement, observer)
     initialise(lacking, device)
     return built
 
@@ -150,9 +152,15 @@ def _arranged(
     shapes = {tensor.name: tensor.shape for tensor in checkpoint.tensors}
     check_complete(wanted, shapes, joined=checkpoint.parallel_files, strict=strict)
     found = {name: place.shape for place in wanted if (name := place.name_in(shapes)) is not None}
-    if checkpoint.parallel_files:
-        return arrange_slices(checkpoint, found, dtype, device)
-    return arrange(checkpoint, found, dtype, device)
+    layers = {name: place.layer for place in wanted if (name := place.name_in(shapes)) and place.layer is not None}
+    if not checkpoint.parallel_files:
+        return arrange(checkpoint, found, dtype, device, layers)
+    if layers:
+        raise StreamError(
+            f"'{shown(next(iter(layers)))}' is in slices, which are not quantised while they are read",
+            "load the model as it is, or a checkpoint of whole tensors",
+        )
+    return arrange_slices(checkpoint, found, dtype, device)
 
 
 def _require_plain_bytes(checkpoint: Checkpoint) -> None:

@@ -8,11 +8,13 @@ import torch
 from torch import nn
 
 from meminspect.errors import StreamError
+from meminspect.stream.quantised import QuantisedLinear
 from meminspect.text import listed, shown
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
+    from meminspect.stream.arrange import Arrangement
     from meminspect.stream.reading import Observer
 
 __all__ = ["Place", "assign", "check_complete", "initialise", "places", "self_initialising"]
@@ -24,11 +26,12 @@ class Place(NamedTuple):
     owners: tuple[tuple[nn.Module, str], ...]
     names: tuple[str, ...]  # in the state dict: those of the owners
     tensor: torch.Tensor  # the one on meta
+    layer: QuantisedLinear | None = None  # whose weight this is, which is stored in full precision
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape that is expected."""
-        return tuple(self.tensor.shape)
+        return tuple(self.tensor.shape) if self.layer is None else self.layer.shape
 
     def name_in(self, found: Collection[str]) -> str | None:
         """By which of its names it is loaded: of those in a checkpoint the one that `load_state_dict` copies last."""
@@ -43,13 +46,16 @@ def places(model: nn.Module) -> list[Place]:
     """
     owners: dict[int, list[tuple[nn.Module, str, str]]] = {}
     tensors: dict[int, torch.Tensor] = {}
+    layers: dict[int, QuantisedLinear] = {}
     for prefix, module in model.named_modules(remove_duplicate=False):
         persistent = {
             key: value for key, value in module._buffers.items() if key not in module._non_persistent_buffers_set
         }
         for key, tensor in (*module._parameters.items(), *persistent.items()):
-            if tensor is None:
+            if tensor is None or (isinstance(module, QuantisedLinear) and key == "scale"):  # comes with the weight
                 continue
+            if isinstance(module, QuantisedLinear) and key == "weight":
+                layers[id(tensor)] = module
             name = f"{prefix}.{key}" if prefix else key
             if key in module._parameters and not tensor.is_meta:
                 raise StreamError(
@@ -58,7 +64,12 @@ def places(model: nn.Module) -> list[Place]:
             tensors[id(tensor)] = tensor
             owners.setdefault(id(tensor), []).append((module, key, name))
     return [
-        Place(tuple((module, key) for module, key, _ in same), tuple(name for *_, name in same), tensors[address])
+        Place(
+            tuple((module, key) for module, key, _ in same),
+            tuple(name for *_, name in same),
+            tensors[address],
+            layers.get(address),
+        )
         for address, same in owners.items()
     ]
 
@@ -106,7 +117,9 @@ def self_initialising(model: nn.Module, wanted: Iterable[Place], found: Collecti
     Raises:
         StreamError: something else would be left on the meta device; all names are given.
     """
-    filled = {id(place.tensor) for place in wanted if place.name_in(found) is not None}
+    loaded = [place for place in wanted if place.name_in(found) is not None]
+    filled = {id(place.tensor) for place in loaded}
+    filled.update(id(place.layer.scale) for place in loaded if place.layer is not None)
     initialising: list[nn.Module] = []
     left: list[str] = []
     for prefix, module in model.named_modules():
@@ -125,13 +138,13 @@ def self_initialising(model: nn.Module, wanted: Iterable[Place], found: Collecti
     return initialising
 
 
-def assign(wanted: Iterable[Place], tensors: Mapping[str, torch.Tensor], observer: Observer | None = None) -> None:
+def assign(wanted: Iterable[Place], arrangement: Arrangement, observer: Observer | None = None) -> None:
     """Put tensors into their places in the model."""
     for place in wanted:
-        name = place.name_in(tensors)
+        name = place.name_in(arrangement.tensors)
         if name is None:
             continue
-        value: Any = tensors[name]
+        value: Any = arrangement.tensors[name]
         if isinstance(place.tensor, nn.Parameter):
             value = nn.Parameter(value, requires_grad=place.tensor.requires_grad)
             value.__dict__.update(place.tensor.__dict__)
@@ -142,6 +155,10 @@ def assign(wanted: Iterable[Place], tensors: Mapping[str, torch.Tensor], observe
                 module._buffers[key] = value
         if observer is not None:
             observer.assigned(place.names[0], value)
+        if place.layer is not None:
+            place.layer.scale = arrangement.scales[name]
+            if observer is not None:
+                observer.assigned(place.names[0], place.layer.scale)
 
 
 def initialise(modules: Iterable[nn.Module], device: torch.device) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from meminspect.checkpoint.model import StoredTensor
     from meminspect.stream.memory import Block
 
-__all__ = ["Filling", "Observer", "Part", "Read", "read_all"]
+__all__ = ["Filling", "Observer", "Part", "Read", "read_all", "residue"]
 
 
 class Part(NamedTuple):
@@ -68,8 +68,14 @@ class Read(NamedTuple):
     nbytes: int
     filling: Filling
     target: memoryview | None
-    deliver: Callable[[torch.Tensor], None] | None = None  # takes the bytes, as uint8; they are overwritten afterwards
+    deliver: Callable[[torch.Tensor, torch.Tensor], None] | None = None  # takes bytes, overwritten next, and scratch
     residue: int = 0  # where in a sector they begin in staging
+    scratch_bytes: int = 0  # that `deliver` works in
+
+
+def residue(offset: int, stored: torch.dtype) -> int:
+    """Where in a sector bytes of a file begin, and begin in memory too, unless elements would lie askew then."""
+    return 0 if offset % stored.itemsize else offset % SECTOR_BYTES
 
 
 def read_all(
@@ -128,8 +134,9 @@ class _Work:
         self._done = done
         self._observer = observer
         self._turn = threading.Lock()
-        staged = [read.nbytes for read in reads if read.target is None]
-        self._staging = [_Staging.of(number, max(staged), pinned=pinned) for number in range(min(threads, len(staged)))]
+        self._torch_threads = torch.get_num_threads()
+        staged = [read for read in reads if read.target is None]
+        self._staging = [_Staging.of(number, staged, pinned=pinned) for number in range(min(threads, len(staged)))]
         self._unused = iter(self._staging)
         if observer is not None:
             for staging in self._staging:
@@ -158,8 +165,8 @@ class _Work:
                     self._files.read(read, read.target)
                 elif read.deliver is not None:
                     staging = staging or self._next_staging()
-                    self._files.read(read, staging.block.view(read.residue, read.nbytes))
-                    read.deliver(staging.part.tensor[read.residue : read.residue + read.nbytes])
+                    self._files.read(read, staging.block.view(staging.scratch_bytes + read.residue, read.nbytes))
+                    read.deliver(*staging.filled(read))
                 self._done(read.nbytes)
                 self._end(read)
         except BaseException:
@@ -168,6 +175,7 @@ class _Work:
 
     def _next_staging(self) -> _Staging:
         with self._turn:
+            _convert_alone(self._torch_threads)
             return next(self._unused)
 
     def _next(self) -> Read | None:
@@ -191,18 +199,42 @@ class _Work:
                     self._observer.ends(part)
 
 
+def _convert_alone(torch_threads: int) -> None:
+    """Have torch do this thread's work in this thread: there is one like it for every processor already.
+
+    Torch's threads wait for each other in a loop, and took ten times as long on a busy machine.
+
+    Args:
+        torch_threads: how many other threads begin with, which a thread that sets its own number changes as well.
+    """
+    torch.set_num_threads(1)
+    restoring = threading.Thread(target=torch.set_num_threads, args=(torch_threads,))
+    restoring.start()
+    restoring.join()
+
+
 class _Staging(NamedTuple):
-    """What one thread reads to that cannot read to its bytes' final place."""
+    """What one thread reads to that cannot read to its bytes' final place, behind what it works in."""
 
     block: Block | PinnedBlock
     part: Part
+    scratch_bytes: int
 
     @classmethod
-    def of(cls, number: int, nbytes: int, *, pinned: bool) -> _Staging:
-        """That of a thread."""
-        name, nbytes = f"staging of reader {number + 1}", nbytes + SECTOR_BYTES
+    def of(cls, number: int, reads: Sequence[Read], *, pinned: bool) -> _Staging:
+        """That of a thread which may meet any of the reads."""
+        scratch_bytes = max(read.scratch_bytes for read in reads)
+        name, nbytes = (
+            f"staging of reader {number + 1}",
+            scratch_bytes + max(read.nbytes for read in reads) + SECTOR_BYTES,
+        )
         if pinned:
             locked = PinnedBlock(nbytes)
-            return cls(locked, Part(name, None, locked.tensor, True))
+            return cls(locked, Part(name, None, locked.tensor, True), scratch_bytes)
         block = Memory(nbytes).block(nbytes)
-        return cls(block, Part(name, None, block.tensor(torch.uint8, 0, nbytes)))
+        return cls(block, Part(name, None, block.tensor(torch.uint8, 0, nbytes)), scratch_bytes)
+
+    def filled(self, read: Read) -> tuple[torch.Tensor, torch.Tensor]:
+        """The bytes that have been read, and what else there is to work in."""
+        start = self.scratch_bytes + read.residue
+        return self.part.tensor[start : start + read.nbytes], self.part.tensor[: self.scratch_bytes]

@@ -17,12 +17,11 @@ from meminspect.stream.arrange import (
     copy_staged,
     direct_reads,
     flat_tensor,
-    residue,
     torch_dtype,
     wanted_dtype,
 )  # fmt: skip
 from meminspect.stream.memory import Memory
-from meminspect.stream.reading import Read
+from meminspect.stream.reading import Read, residue
 from meminspect.text import shown
 
 if TYPE_CHECKING:

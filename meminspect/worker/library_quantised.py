@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from meminspect.strategies.quantisation import NF4_BLOCK
+from meminspect.nf4 import NF4_BLOCK
 from meminspect.worker.quantised import QuantisedView
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import torch
 
-from meminspect.strategies.quantisation import NF4_BLOCK, NF4_CODES
+from meminspect.nf4 import NF4_BLOCK, NF4_CODES
 
 if TYPE_CHECKING:
     from meminspect.architectures.model import Parameter

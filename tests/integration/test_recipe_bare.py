@@ -54,6 +54,7 @@ COMBINATIONS = [
     Combination("lazy", "safetensors", "bfloat16"),
     Combination("lazy", "meta", "bfloat16"),
     Combination("stream", "safetensors", None),
+    Combination("stream-quantize", "safetensors", None),
     Combination("stream", "meta", "bfloat16"),
 ]
 

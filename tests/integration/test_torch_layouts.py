@@ -119,7 +119,7 @@ UNMAPPABLE = {
 }
 MAPPING = {"mmap-assign", "lazy"}
 # None of these has a file for each tensor, and none is of an architecture whose linear layers are known.
-NEVER = {"per-tensor-files", "adapters", "lazy-quantize", "quantize-after"}
+NEVER = {"per-tensor-files", "adapters", "stream-quantize", "lazy-quantize", "quantize-after"}
 AS_THEY_LIE = {("big-endian", "stream"): "big.pth is big-endian, and this reader takes the bytes as they lie"}
 QUICK = {("lightning ckpt", "naive"), ("legacy bin", "sharded")}
 RUN = [
@@ -168,4 +168,4 @@ def test_given_what_torch_loads_only_on_trust_then_only_what_runs_no_pickle_begi
     task = task_for(read_checkpoint(tmp_path / "a.ckpt"), LoadOptions())
 
     for strategy in NATIVE.values():
-        assert ("--trust-pickle" in (strategy.why_not(task) or "")) == (strategy.id != "stream")
+        assert ("--trust-pickle" in (strategy.why_not(task) or "")) == strategy.unpickles

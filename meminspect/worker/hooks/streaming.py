@@ -26,14 +26,14 @@ class _Watcher:
 
     def __init__(self, tracker: Tracker) -> None:
         self._tracker = tracker
-        self._begun: dict[str, int] = {}  # event ids
+        self._begun: dict[int, int] = {}  # event ids, by `id` of the tensor that is filled
 
     def begins(self, part: Part) -> None:
         recorder, tensor, stored = self._tracker.recorder, part.tensor, part.stored
         recorder.phase("read")
         if tensor.device.type == "cpu":
             recorder.beside_malloc_bytes += tensor.untyped_storage().nbytes()  # it maps its own memory
-        self._begun[part.name] = recorder.begin(
+        self._begun[id(tensor)] = recorder.begin(
             Operation.MATERIALISE,
             _pool(part),
             part.name,
@@ -44,7 +44,7 @@ class _Watcher:
         )
 
     def ends(self, part: Part) -> None:
-        id_, tensor = self._begun.pop(part.name), part.tensor
+        id_, tensor = self._begun.pop(id(part.tensor)), part.tensor
         self._tracker.end(id_, _pool(part), part.name, tensor.untyped_storage())
 
     def drops(self, part: Part) -> None:

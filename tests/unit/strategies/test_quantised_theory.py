@@ -9,6 +9,7 @@ import pytest
 from strategy_tasks import initial_bytes
 
 from meminspect.dtypes import bytes_of
+from meminspect.staging import default_threads
 from meminspect.strategies import NATIVE, QUANTISATIONS
 from meminspect.strategies.adapters import RANK
 from meminspect.theory.ledger import Item
@@ -83,6 +84,20 @@ def test_lazy_quantize_of_a_pickle_holds_q_and_the_pages_of_the_file(quantisatio
     assert found.floor_bytes <= (found.peak.heap_bytes or 0) <= found.floor_bytes + working_bytes(task)
     assert found.peak.file_bytes == task.checkpoint.nbytes
     assert found.steady.file_bytes == 0
+
+
+@pytest.mark.parametrize("quantisation", QUANTISATIONS)
+@pytest.mark.parametrize("name", ["meta", "safetensors 3", "teaching"])
+def test_stream_quantize_holds_q_and_staging_for_each_thread(name: str, quantisation: str, tasks: Tasks) -> None:
+    task = tasks(name, quantisation=quantisation)
+    most_read = min(8 << 20, max(task.pieces[one.name][0].nbytes for one in layers(task)))
+    row = max(one.elements // outputs(one) for one in layers(task))
+    worked_on = max(row, 1 << 18) * {"int8": 5, "nf4": 14}[quantisation] + 512  # values, their floats, bins and bounds
+    found = theory("stream-quantize", task)
+    assert found.floor_bytes == found.steady.heap_bytes == quantised_bytes(task) + kept_bytes(task)
+    staging = (found.peak.heap_bytes or 0) - found.floor_bytes
+    assert most_read < staging <= default_threads() * (most_read + 512 + worked_on)
+    assert found.peak.file_bytes == 0
 
 
 @pytest.mark.parametrize("quantisation", QUANTISATIONS)

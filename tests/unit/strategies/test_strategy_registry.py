@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SHARED = {
     "__init__", "dcp_lines", "grouping", "materialising", "module_order", "own_readers", "quantisation", "recipes",
     "recognition", "packages", "hugging_face", "offloading", "quantised_load", "plugins",
-    "sources", "steps", "strategy", "task",
+    "sources", "steps", "strategy", "streaming", "task",
 }  # fmt: skip
 
 

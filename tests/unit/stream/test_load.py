@@ -422,3 +422,17 @@ def test_a_bar_is_drawn_on_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[
     printed = capsys.readouterr()
     assert not printed.out
     assert "4.2/4.2" in printed.err or "4.0/4.0 MiB" in printed.err
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float64])
+def test_given_inference_mode_then_all_loads_and_can_be_trained_afterwards(
+    tmp_path: Path, dtype: torch.dtype | None
+) -> None:
+    save_file(Pair().state_dict(), tmp_path / "model.safetensors")
+
+    with torch.inference_mode():
+        model = load(Pair, tmp_path, dtype=dtype)
+
+    assert isinstance(model, Pair)
+    model.head(model.embedding(torch.tensor([1]))).sum().backward()
+    assert model.head.weight.grad is not None

@@ -8,8 +8,9 @@ from torch import nn
 
 from meminspect.architectures import ARCHITECTURES
 from meminspect.checkpoint import read_checkpoint
+from meminspect.nf4 import NF4_CODES
 from meminspect.strategies import QUANTISATIONS, STRATEGIES, LoadOptions
-from meminspect.strategies.quantisation import CLASSES, NF4_CODES
+from meminspect.strategies.quantisation import CLASSES
 from meminspect.strategies.task import LoadTask, task_for
 from meminspect.synthesis import SynthesisSpec, synthesise
 from meminspect.worker.quantised import ERROR_BOUNDS, QuantisedView
@@ -36,6 +37,8 @@ CHECKPOINTS: dict[str, tuple[str, str, dict[str, object], str, int]] = {
     "teaching": ("gpt2", "teaching", TEACHING, "safetensors", 1),
 }
 STRATEGY_IDS = [strategy.id for strategy in STRATEGIES.values() if strategy.quantises]
+PATIENT = "lazy-quantize"  # the one that takes every checkpoint
+WHOLE_ROWS = ("meta", "teaching")  # the checkpoints that stream-quantize takes
 # Of the logits' norm, two layers deep: a weight's error is some 1 % of its size in int8 and some 10 % in nf4.
 LOGIT_ERRORS = {"int8": 0.03, "nf4": 0.3}
 
@@ -75,6 +78,9 @@ def test_every_tensor_is_the_checkpoints_to_within_the_quantisations_error(
     strategy: str, name: str, quantisation: str, folder: Path
 ) -> None:
     task = task_of(name, folder, quantisation)
+    if strategy == "stream-quantize" and name not in WHOLE_ROWS:
+        assert "lazy-quantize" in (STRATEGIES[strategy].why_not(task) or "")
+        return
 
     found = verify(loaded(strategy, task), task, STRATEGIES[strategy])
 
@@ -93,18 +99,22 @@ def test_the_logits_are_the_float_models_to_within_the_quantisations_error(
     tokens = torch.arange(12).unsqueeze(0)
     with torch.inference_mode():
         expected = loaded("naive", task)(tokens)
-        logits = {strategy: loaded(strategy, task)(tokens) for strategy in STRATEGY_IDS}
+        logits = {
+            strategy: loaded(strategy, task)(tokens)
+            for strategy in STRATEGY_IDS
+            if strategy != "stream-quantize" or name in WHOLE_ROWS
+        }
 
     for found in logits.values():
         assert torch.isfinite(found).all()
-        assert torch.equal(found, logits[STRATEGY_IDS[0]])
+        assert torch.equal(found, logits[PATIENT])
         error = float((found - expected).norm() / expected.norm())
         assert LOGIT_ERRORS[quantisation] / 100 < error < LOGIT_ERRORS[quantisation]
 
 
 def test_a_layer_errs_by_no_more_than_its_weights_bounds_add_up_to(quantisation: str, folder: Path) -> None:
     task = task_of("meta", folder, quantisation)
-    model, original = loaded(STRATEGY_IDS[0], task), loaded("naive", task)
+    model, original = loaded(PATIENT, task), loaded("naive", task)
     x = torch.randn(5, 96, generator=torch.Generator().manual_seed(0))
     name = "layers.1.attention.wo"
     weight = original.get_submodule(name).get_parameter("weight").detach()
@@ -120,20 +130,20 @@ def test_a_layer_errs_by_no_more_than_its_weights_bounds_add_up_to(quantisation:
 @pytest.mark.parametrize("name", CHECKPOINTS)
 def test_a_value_that_is_off_by_one_step_is_found(name: str, quantisation: str, folder: Path) -> None:
     task = task_of(name, folder, quantisation)
-    model = loaded(STRATEGY_IDS[0], task)
+    model = loaded(PATIENT, task)
     wrong = quantised_names(task)[-1]
     values = model.get_submodule(wrong.rpartition(".")[0]).get_buffer("weight").view(-1)
     small = values[-1] if quantisation == "int8" else values[-1] & 15
     values[-1] += -2 if small > 7 else 2  # by two: a value between two steps may as well be the other one's
 
-    found = verify(model, task, STRATEGIES[STRATEGY_IDS[0]])
+    found = verify(model, task, STRATEGIES[PATIENT])
 
     assert found["names"] == {"mismatched": [wrong], "missing": [], "unexpected": []}
 
 
 def test_a_scale_that_is_larger_than_need_be_is_found(quantisation: str, folder: Path) -> None:
     task = task_of("meta", folder, quantisation)
-    model = loaded(STRATEGY_IDS[0], task)
+    model = loaded(PATIENT, task)
     layer: Any = model.get_submodule("layers.0.feed_forward.w2")
     original = loaded("naive", task).get_parameter("layers.0.feed_forward.w2.weight").detach()
     layer.scale.mul_(2)
@@ -146,7 +156,7 @@ def test_a_scale_that_is_larger_than_need_be_is_found(quantisation: str, folder:
     wide = QuantisedView.whole(layer.weight, layer.scale, parameter_of(task, "layers.0.feed_forward.w2.weight"))
     assert wide.matches(original)
 
-    found = verify(model, task, STRATEGIES[STRATEGY_IDS[0]])
+    found = verify(model, task, STRATEGIES[PATIENT])
 
     assert found["mismatched"] == 1
 
@@ -157,7 +167,7 @@ def parameter_of(task: LoadTask, name: str) -> Any:
 
 def test_rows_and_blocks_of_zeros_stay_zeros(quantisation: str, folder: Path) -> None:
     task = task_of("meta", folder, quantisation)
-    layer: Any = loaded(STRATEGY_IDS[0], task).get_submodule("layers.0.attention.wq")
+    layer: Any = loaded(PATIENT, task).get_submodule("layers.0.attention.wq")
     zeros = torch.zeros(96, 96)
     layer.quantise(zeros)
     view = QuantisedView.whole(layer.weight, layer.scale, parameter_of(task, "layers.0.attention.wq.weight"))
