@@ -37,8 +37,9 @@ def _watched_to(tracker: Tracker, to: Callable[..., Any]) -> Callable[..., Any]:
         name = tracker.name_of(self) if phase else ""
         if not name:
             return to(self, *args, **kwargs)  # type: ignore[no-any-return]
-        whole = self.nbytes == self.untyped_storage().nbytes()
-        return tracker.made(phase, name, form, lambda: to(self, *args, **kwargs), falls=whole)
+        storage = self.untyped_storage()
+        falls = self.nbytes == storage.nbytes() and not tracker.is_mapped(storage.data_ptr())
+        return tracker.made(phase, name, form, lambda: to(self, *args, **kwargs), falls=falls)
 
     return call
 
@@ -49,7 +50,8 @@ def _watched_clone(tracker: Tracker, clone: Callable[..., Any]) -> Callable[...,
         name = tracker.name_of(self)
         if not name:
             return clone(self, **kwargs)  # type: ignore[no-any-return]
-        return tracker.made("copy", name, Form.of(self), lambda: clone(self, **kwargs))
+        falls = not tracker.is_mapped(self.untyped_storage().data_ptr())
+        return tracker.made("copy", name, Form.of(self), lambda: clone(self, **kwargs), falls=falls)
 
     return call
 
@@ -64,7 +66,8 @@ def _watched_cat(tracker: Tracker, cat: Callable[..., Any]) -> Callable[..., Any
         shape = list(pieces[0].shape)
         shape[dim] = sum(piece.shape[dim] for piece in pieces)
         form = Form.of(pieces[0])._replace(shape=tuple(shape))
-        return tracker.made("merge", name, form, lambda: cat(tensors, dim, **kwargs))
+        falls = not tracker.is_mapped(pieces[0].untyped_storage().data_ptr())
+        return tracker.made("merge", name, form, lambda: cat(tensors, dim, **kwargs), falls=falls)
 
     return call
 

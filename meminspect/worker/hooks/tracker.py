@@ -190,7 +190,7 @@ class Tracker:
             form: what is made.
             make: makes it.
             filled: False for memory that is yet to be written; writing it is no event of its own.
-            falls: whether what it is made of may be dropped next.
+            falls: whether memory goes when what it is made of is dropped; a file's goes with its last tensor only.
         """
         pool, nbytes = pool_of(form.device), form.nbytes
         self.recorder.phase(phase)

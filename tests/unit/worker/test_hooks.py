@@ -20,9 +20,10 @@ from meminspect.worker.hooks import installed
 from meminspect.worker.hooks.derived import Attribution
 from meminspect.worker.hooks.modules import constructed, plan_construction
 from meminspect.worker.hooks.tracker import Tracker, describe, replaced
+from meminspect.worker.recorder import SMALL_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from worker_doubles import Recording
@@ -135,6 +136,35 @@ def test_a_cast_a_join_and_a_copy_are_reported_under_the_tensors_name(
         (Operation.COPY, Pool.NONE, "a", 32),
     ]
     assert joined.shape == (16,)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda one: one.clone(), lambda one: one.to(torch.float16), lambda one: torch.cat([one])],
+    ids=["clone", "to", "cat"],
+)
+def test_memory_is_read_before_what_was_copied_goes_and_of_mapped_tensors_before_the_last_of_their_file_does(
+    make: Callable[[torch.Tensor], torch.Tensor], tmp_path: Path, recording: Recording
+) -> None:
+    # given two mapped tensors that are large enough for a reading
+    path = tmp_path / "large.safetensors"
+    save_file({name: torch.ones(SMALL_BYTES) for name in "ab"}, path)
+    tracker, readings = Tracker(recording.recorder, read_checkpoint(path)), 0
+    with installed(tracker):
+        stored = load_file(path)
+        recording.events()
+        # when they are copied and dropped one by one
+        for expected in (0, 1):
+            name, source = stored.popitem()
+            copy = make(source)
+            del source
+            readings += len(recording.events(EventKind.READING))
+            # then only the second, with which the file's pages go, is preceded by a reading
+            assert readings == expected
+        # and what is in memory of its own goes with each tensor
+        tracker.name(copy.untyped_storage(), name)
+        copy.clone()
+        assert len(recording.events(EventKind.READING)) == 1
 
 
 @pytest.mark.parametrize("call", ["positional", "keyword", "another tensor"])
