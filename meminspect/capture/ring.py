@@ -34,10 +34,7 @@ _MAGIC_SLOT, _CAPACITY_SLOT, _WRITTEN, _READ, _LOST = range(5)
 
 _PREFIX: Final = struct.Struct("<II")
 _FIXED: Final = struct.Struct("<qBBBBIqiqqqqqHI")
-# A record of short texts, which most are, is written into the ring in one step: with the caches swept by a load, every
-# object on the way costs microseconds. Its texts are padded to one length.
-_SHORT_TEXT: Final = 126  # so that a record is a multiple of 8 bytes
-_SHORT: Final = struct.Struct(f"<IIqBBBBIqiqqqqqHI{_SHORT_TEXT}s")
+_WHOLE: Final = struct.Struct("<IIqBBBBIqiqqqqqHI")  # both in one
 _EXACT, _HAS_READING = 1, 2
 _NO_READING: Final = (0, 0, 0, 0)
 _KINDS: Final = {int(kind): kind for kind in EventKind}  # to ask an enumeration for a member takes ten times as long
@@ -159,22 +156,26 @@ class RingWriter(_Ring):
         """
         t_ns, kind, operation, pool, id_, nbytes, file, offset, exact, reading, name, detail = event
         first, second = name.encode("utf-8", "surrogatepass"), detail.encode("utf-8", "surrogatepass")
+        end = _WHOLE.size + len(first) + len(second)
+        length = end + -end % 8
         written = self._slots[_WRITTEN]
         start = written % self._capacity
-        if len(first) + len(second) > _SHORT_TEXT or start + _SHORT.size > self._capacity:
+        if start + length > self._capacity or len(first) > _LONGEST_NAME or len(second) > _LONGEST_DETAIL:
             self.write(pack(Event(*event)), vital)
             return
-        if not self._has_room(written, _SHORT.size, vital):
+        if not self._has_room(written, length, vital):
             return
+        # In place: with the caches swept by a load, every object on the way costs microseconds.
         at = _HEADER_BYTES + start
         flags = exact if reading is None else exact + _HAS_READING
         heap, in_file, pinned, high = reading or _NO_READING
-        _SHORT.pack_into(
-            self._map, at, _SHORT.size, 0, t_ns, kind, operation, pool, flags, id_, nbytes,
-            file, offset, heap, in_file, pinned, high, len(first), len(second), first + second,
+        _WHOLE.pack_into(
+            self._map, at, length, 0, t_ns, kind, operation, pool, flags, id_, nbytes,
+            file, offset, heap, in_file, pinned, high, len(first), len(second),
         )  # fmt: skip
-        self._words[at // 4 + 1] = zlib.crc32(self._bytes_view[at + _PREFIX.size : at + _SHORT.size])
-        self._slots[_WRITTEN] = written + _SHORT.size
+        self._map[at + _WHOLE.size : at + end] = first + second
+        self._words[at // 4 + 1] = zlib.crc32(self._bytes_view[at + _PREFIX.size : at + length])
+        self._slots[_WRITTEN] = written + length
 
     def write(self, record: bytes, vital: bool = False) -> None:
         """Append a packed record, or count it as lost when there is no room; never waits."""

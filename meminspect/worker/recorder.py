@@ -301,10 +301,11 @@ class Recorder:
         offset: int = -1,
     ) -> None:
         """Put one operation into the batch."""
-        if self._batch is None:
-            self._batch = Batch(started_ns)
-        self._batch.add(operation, pool, id_, name, nbytes, detail, file, offset)
-        if self._batch.full or started_ns - self._batch.since_ns > _BATCH_AGE_NS:
+        batch = self._batch
+        if batch is None:
+            batch = self._batch = Batch(started_ns)
+        full = batch.add(operation, pool, id_, name, nbytes, detail, file, offset)
+        if full or started_ns - batch.since_ns > _BATCH_AGE_NS:
             self._flush(started_ns)
         self._charge(started_ns)
 
@@ -314,7 +315,8 @@ class Recorder:
         if batch is not None:
             for event in batch.events(t_ns):
                 self._put(event)
-            self._ring.mark("")
+            if self.tiny_bytes:
+                self._ring.mark("")
 
     def _write(self, event: Event) -> None:
         """Write what the run's result hangs on, behind all that was gathered before it."""

@@ -59,9 +59,9 @@ def test_whatever_is_gathered_comes_out_one_by_one_in_order(rows: list, elapsed_
 
 def test_a_batch_is_full_by_number_or_by_the_length_of_its_names() -> None:
     row = (Operation.ASSIGN, Pool.NONE, 1, "a", 0, "", -1, -1)
-    assert not batch_of(*[row] * 255).full
-    assert batch_of(*[row] * 256).full
-    assert batch_of((*row[:3], "a" * 70_000, *row[4:])).full
+    batch = Batch(0)
+    assert [batch.add(*row) for _ in range(256)] == [False] * 255 + [True]
+    assert Batch(0).add(*row[:3], "a" * 70_000, *row[4:])
 
 
 def test_other_events_stand_for_themselves() -> None:
