@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from meminspect.capture.records import Sample
 from meminspect.sampling.process import process_books
@@ -31,13 +31,9 @@ _WHOLE_EVERY: Final = 4  # what changes slower, or matters less, and costs more 
 _NICE: Final = -10  # where we may: a CPU-bound loader must not starve its observer
 
 
-class _Raw(NamedTuple):
-    """A sample as the kernel has written it."""
-
-    t_ns: int
-    sizes: bytes | int  # of `ProcessBooks.sizes`, or of `ProcessBooks.status` where the sample is a whole one
-    vram_used_bytes: int | None
-    others: tuple[int | None, int | None, int | None] | None = None  # of a whole sample: reads and faults
+_Raw = tuple[int, bytes | int, int | None, tuple[int | None, int | None, int | None] | None]
+"""A sample as the kernel has written it: when, `ProcessBooks.sizes`, of the device, and None; or of a whole sample
+`ProcessBooks.status`, with reads and faults behind."""
 
 
 class Sampler(threading.Thread):
@@ -62,6 +58,7 @@ class Sampler(threading.Thread):
         self._group = group
         self._pinned_bytes = self._swap_bytes = 0  # as the last whole sample had them
         self._taken: deque[_Raw] = deque()
+        self._last_ns = 0  # when the last that was taken was made
         self._stopping = False
 
     def take(self) -> list[Sample]:
@@ -73,20 +70,23 @@ class Sampler(threading.Thread):
         return samples
 
     def _sample(self, raw: _Raw) -> Sample:
-        if isinstance(raw.sizes, int):  # the total alone
-            self.last_rss_bytes = raw.sizes
-            return Sample(raw.t_ns, *(None,) * 5, vram_used_bytes=raw.vram_used_bytes, total_bytes=raw.sizes)
-        if raw.others is None:
-            heap_bytes, shared_bytes = parse_sizes(raw.sizes)
+        t_ns, sizes, vram_used_bytes, others = raw
+        self.max_gap_ns = max(self.max_gap_ns, t_ns - (self._last_ns or t_ns))
+        self._last_ns = t_ns
+        if isinstance(sizes, int):  # the total alone
+            self.last_rss_bytes = sizes
+            return Sample(t_ns, *(None,) * 5, vram_used_bytes=vram_used_bytes, total_bytes=sizes)
+        if others is None:
+            heap_bytes, shared_bytes = parse_sizes(sizes)
             # What it shares is files' pages, but for the little of other kinds that the last whole sample told of.
             pinned_bytes = min(self._pinned_bytes, shared_bytes)
             self.last_rss_bytes = heap_bytes + shared_bytes
             pools = heap_bytes, shared_bytes - pinned_bytes, pinned_bytes
-            return Sample(raw.t_ns, *pools, self._swap_bytes, vram_used_bytes=raw.vram_used_bytes)
-        reading, self._swap_bytes = parse_status(raw.sizes)
+            return Sample(t_ns, *pools, self._swap_bytes, vram_used_bytes=vram_used_bytes)
+        reading, self._swap_bytes = parse_status(sizes)
         self._pinned_bytes, self.last_rss_bytes = reading.pinned_bytes, reading.rss_bytes
         pools = reading[:3]
-        return Sample(raw.t_ns, *pools, self._swap_bytes, reading.high_water_bytes, *raw.others, raw.vram_used_bytes)
+        return Sample(t_ns, *pools, self._swap_bytes, reading.high_water_bytes, *others, vram_used_bytes)
 
     def stop(self) -> None:
         """End the thread."""
@@ -108,19 +108,14 @@ class Sampler(threading.Thread):
         self.cpu_s = time.thread_time()
 
     def _loop(self) -> None:
-        due = time.monotonic()
-        last_ns = time.monotonic_ns()
         while not self._stopping:
             t_ns = time.monotonic_ns()  # before the reading: what it tells had happened by its end, not by its start
-            whole = self.count % _WHOLE_EVERY == 0
-            sizes = self._memory.status() if whole else self._memory.sizes()
-            self._taken.append(_Raw(t_ns, sizes, self._vram_used_bytes(), self._others() if whole else None))
+            if self.count % _WHOLE_EVERY:
+                self._taken.append((t_ns, self._memory.sizes(), self._vram_used_bytes(), None))
+            else:
+                self._taken.append((t_ns, self._memory.status(), self._vram_used_bytes(), self._others()))
             self.count += 1
-            self.max_gap_ns = max(self.max_gap_ns, t_ns - last_ns)
-            last_ns = t_ns
-            # A missed deadline is not made up for: a burst of samples would say nothing new.
-            due = max(due + _INTERVAL_S, time.monotonic())
-            time.sleep(max(0.0, due - time.monotonic()))
+            time.sleep(_INTERVAL_S)  # to keep to a schedule would take longer than the sample itself delays the next
 
     def _others(self) -> tuple[int | None, int | None, int | None]:
         minor, major = self._memory.faults() or (None, None)

@@ -21,6 +21,7 @@ __all__ = ["ProcessGone", "ProcessMemory", "parse_sizes", "parse_status", "why_n
 
 _KIB: Final = 1024
 _PAGE_BYTES: Final = os.sysconf("SC_PAGESIZE")
+_SHORT_BYTES: Final = 256  # seven numbers; memory of this size is at hand, and a whole page's is not
 _USUAL_BYTES: Final = 4 << 10
 _MOST_BYTES: Final = 64 << 10  # a user in hundreds of groups has a long status
 _LABELS: Final = ("VmHWM", "RssAnon", "RssFile", "RssShmem", "VmSwap")  # Linux has them all since 4.5
@@ -77,7 +78,7 @@ class ProcessMemory:
         Raises:
             ProcessGone: the process has ended.
         """
-        text = self._read(self._statm)
+        text = self._read(self._statm, _SHORT_BYTES)
         if text.startswith(_NO_PAGES):  # a zombie's
             raise ProcessGone
         return text
@@ -159,12 +160,12 @@ class ProcessMemory:
             return None
 
     @staticmethod
-    def _read(descriptor: int | None) -> bytes:
+    def _read(descriptor: int | None, usual_bytes: int = _USUAL_BYTES) -> bytes:
         if descriptor is None:
             raise ProcessGone
         try:
-            text = os.pread(descriptor, _USUAL_BYTES, 0)
-            if len(text) == _USUAL_BYTES:
+            text = os.pread(descriptor, usual_bytes, 0)
+            if len(text) == usual_bytes:
                 text = os.pread(descriptor, _MOST_BYTES, 0)
         except ProcessLookupError as error:
             raise ProcessGone from error
