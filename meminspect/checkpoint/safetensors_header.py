@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import struct
+from itertools import accumulate, repeat
 from typing import TYPE_CHECKING, NamedTuple
 
 from meminspect.checkpoint.foreign import recognise
@@ -20,6 +21,7 @@ from meminspect.text import shown
 from meminspect.units import format_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 __all__ = ["looks_like_safetensors", "read_safetensors"]
@@ -35,8 +37,10 @@ _NUMBER = rb"(?:0|[1-9][0-9]{0,18})"
 _METADATA = re.compile(rb'\{(?:"__metadata__":(\{[^{}]*\}),)?')
 _PLAIN_ENTRY = re.compile(
     rb'"((?!__metadata__")[^"\\\x00-\x1f]*)":\{"dtype":"([A-Z0-9_]+","shape":\[[0-9,]*)\],'
-    rb'"data_offsets":\[(%b),(%b)\]\}(?:,(?=")|\} *\Z)|(?s:.)' % ((_NUMBER,) * 2)
+    rb'"data_offsets":\[(%b),(%b)\]\}(?:,|\} *\Z)|(?s:.)' % ((_NUMBER,) * 2)
 )
+_BETWEEN = b'},"'  # the end of an entry and the begin of the next; within a name it cuts what is then not plain
+_PIECE_BYTES = 1 << 16  # of entries that are read together: no other thread runs meanwhile
 _PLAIN_KIND = re.compile(rb'(\w+)","shape":\[((?:%b(?:,%b)*)?)' % ((_NUMBER,) * 2))
 
 
@@ -89,10 +93,10 @@ def read_safetensors(path: Path, name: str, index: int = 0) -> Part:
                 if text.count(b"[") + text.count(b"{") > 1000 + length // 8:
                     raise file.refuse("has a header of brackets, not of tensors", _AGAIN)
                 tensors = _tensors(parse_object(text), place)
-            end = _lay_out(tensors, place.start)
+                _lay_out(tensors, place.start)
         except ValueError as error:
             raise file.refuse(f"has a damaged header: {error}", _AGAIN) from error
-        _check_size(file, end)
+        _check_size(file, sum(tensors[-1].storage[2:]) if tensors else place.start)
     return Part(CheckpointFile(name, path, file.nbytes), tuple(tensors))
 
 
@@ -138,30 +142,36 @@ def _plain_tensors(text: bytes, place: _Place) -> list[StoredTensor] | None:
 
 def _read_plainly(text: bytes, place: _Place) -> list[StoredTensor] | None:
     metadata = _METADATA.match(text)
-    if metadata is None or (metadata[1] and not _is_text_map(metadata[1])):
+    if metadata is None or (metadata[1] and not _is_text_map(metadata[1])) or text.rstrip(b" ")[-2:] != b"}}":
         return None
-    file, start = place
     tensors: list[StoredTensor] = []
     kinds: dict[bytes, _Kind] = {}  # a model has few shapes, and many tensors of each
-    end, end_text = 0, b"0"
     new = tuple.__new__  # takes a third of the time that the two classes' own takes
-    for match in _PLAIN_ENTRY.finditer(text, metadata.end()):
-        last_text = end_text
-        encoded, described, begin_text, end_text = match.groups()
-        if described is None:
+    end, end_text = 0, b"0"
+    for entries in _plain_entries(text, metadata.end()):
+        encoded, described, begins, ends = zip(*entries, strict=True)
+        for one in set(described).difference(kinds):
+            kinds[one] = _kind(one)
+        dtypes, shapes, sizes_bytes = zip(*map(kinds.__getitem__, described), strict=True)
+        offsets = list(accumulate(sizes_bytes, initial=end))
+        if begins != (end_text, *ends[:-1]) or offsets[1:] != list(map(int, ends)):
             return None
-        kind = kinds.get(described)
-        if kind is None:
-            kind = kinds[described] = _kind(described)
-        dtype, shape, nbytes = kind
-        begin = end if begin_text == last_text else int(begin_text)
-        end = int(end_text)
-        if begin + nbytes != end:
-            return None
-        name = encoded.decode()
-        storage = new(Storage, (file, name, start + begin, nbytes))
-        tensors.append(new(StoredTensor, (name, dtype, shape, storage, 0, None, None, ())))
-    return tensors if len({tensor.name for tensor in tensors}) == len(tensors) else None
+        end, end_text = offsets[-1], ends[-1]
+        names = list(map(bytes.decode, encoded))
+        in_file = map(place.start.__add__, offsets)
+        storages = map(new, repeat(Storage), zip(repeat(place.file), names, in_file, sizes_bytes))
+        fields = zip(names, dtypes, shapes, storages, repeat(0), repeat(None), repeat(None), repeat(()))
+        tensors.extend(map(new, repeat(StoredTensor), fields))
+    return tensors if len({tensor[0] for tensor in tensors}) == len(tensors) else None
+
+
+def _plain_entries(text: bytes, position: int) -> Iterator[list[tuple[bytes, ...]]]:
+    """The entries from a position on, piece by piece; what is no plain one is four empty texts."""
+    while position < len(text):
+        between = text.find(_BETWEEN, position + _PIECE_BYTES)
+        end = len(text) if between < 0 else between + len(_BETWEEN) - 1
+        yield _PLAIN_ENTRY.findall(text, position, end)
+        position = end
 
 
 def _kind(described: bytes) -> _Kind:
@@ -234,17 +244,16 @@ def _nbytes(dtype: str, shape: tuple[int, ...]) -> int:
     return elements * BITS[dtype] // 8
 
 
-def _lay_out(tensors: list[StoredTensor], start: int) -> int:
-    """Put tensors in the order of their bytes, which almost every header has already; where the data ends."""
+def _lay_out(tensors: list[StoredTensor], start: int) -> None:
+    """Put tensors in the order of their bytes, which almost every header has already."""
     try:
-        return _check_cover(tensors, start)
+        _check_cover(tensors, start)
     except ValueError:
         tensors.sort(key=lambda tensor: (tensor.storage.offset, tensor.storage.nbytes, tensor.name))
-        return _check_cover(tensors, start)
+        _check_cover(tensors, start)
 
 
-def _check_cover(tensors: list[StoredTensor], start: int) -> int:
-    """Where the data ends that begins at `start`."""
+def _check_cover(tensors: list[StoredTensor], start: int) -> None:
     covered = start
     for tensor in tensors:
         _, _, offset, nbytes = tensor.storage
@@ -252,7 +261,6 @@ def _check_cover(tensors: list[StoredTensor], start: int) -> int:
             fault = "overlaps the one before it" if offset < covered else "leaves a hole before it"
             raise ValueError(f"the tensor '{shown(tensor.name)}' {fault}")
         covered += nbytes
-    return covered
 
 
 def _check_size(file: HeaderFile, promised: int) -> None:

@@ -17,7 +17,7 @@ from meminspect.errors import CheckpointError
 if TYPE_CHECKING:
     from pathlib import Path
 
-NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
+NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=6) | st.just("a},")  # as between two entries
 SHAPES = st.lists(st.integers(0, 5), max_size=3)
 CODES = st.sampled_from(["F16", "F32", "BOOL", "F4", "I64"])
 DAMAGE = (b"", b" ", b"0", b"9", b'"', b",", b"}", b"]", b"\\u0041", b"\xff", b"true")
@@ -46,12 +46,18 @@ def outcome(path: Path, text: bytes, data_bytes: int) -> object:
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(tensors=st.dictionaries(NAMES, st.tuples(CODES, SHAPES), max_size=4), metadata=st.booleans(), data=st.data())
+@given(
+    tensors=st.dictionaries(NAMES, st.tuples(CODES, SHAPES), max_size=4),
+    metadata=st.booleans(),
+    piece_bytes=st.sampled_from([0, 100, 1 << 16]),
+    data=st.data(),
+)
 def test_the_short_way_and_the_long_one_agree_on_whole_and_on_damaged_headers(
     tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,
     tensors: dict[str, tuple[str, list[int]]],
     metadata: bool,
+    piece_bytes: int,
     data: st.DataObject,
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "plain.safetensors"
@@ -61,7 +67,9 @@ def test_the_short_way_and_the_long_one_agree_on_whole_and_on_damaged_headers(
         replaced = data.draw(st.sampled_from(DAMAGE))
         text = text[:at] + replaced + text[at + data.draw(st.integers(0, 2)) :]
 
-    short = outcome(path, text, data_bytes)
+    with monkeypatch.context() as patch:
+        patch.setattr(safetensors_header, "_PIECE_BYTES", piece_bytes)
+        short = outcome(path, text, data_bytes)
     with monkeypatch.context() as patch:
         patch.setattr(safetensors_header, "_plain_tensors", lambda *_: None)
         long = outcome(path, text, data_bytes)
