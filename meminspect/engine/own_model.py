@@ -10,7 +10,6 @@ import subprocess
 from typing import TYPE_CHECKING, Any, Final
 
 from meminspect.architectures.own import OwnModel
-from meminspect.engine.worker_process import ENTRY
 from meminspect.errors import UsageError
 from meminspect.text import shown
 
@@ -59,6 +58,10 @@ def with_model_described(options: LoadOptions, checkpoint: Checkpoint) -> LoadOp
 
 
 def _told(python: str, own: OwnModel, checkpoint: Checkpoint) -> dict[str, Any]:
+    from meminspect.engine.worker_process import (
+        ENTRY,
+    )  # takes long, and few name a model
+
     question = json.dumps({"name": own.name, "folder": own.folder, "config": dict(checkpoint.config or {})})
     lifeline, our_end = os.pipe()
     try:

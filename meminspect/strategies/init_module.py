@@ -29,8 +29,9 @@ def _recipe(task: LoadTask) -> str:
 
 
 def _ledger(task: LoadTask) -> Iterator[Step]:
-    yield from steps.build(_built(task), in_place=True)
-    yield from steps.load_all(_built(task), to_device=False)
+    built = _built(task)
+    yield from steps.build(built, in_place=True)
+    yield from steps.load_all(built, to_device=False)
 
 
 STRATEGY = Strategy(

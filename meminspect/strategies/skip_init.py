@@ -29,8 +29,9 @@ def _recipe(task: LoadTask) -> str:
 
 
 def _ledger(task: LoadTask) -> Iterator[Step]:
-    yield from steps.reserve(_built(task))
-    yield from steps.load_all(_built(task), to_device=task.reads_to_device, untouched=True)
+    built = _built(task)
+    yield from steps.reserve(built)
+    yield from steps.load_all(built, to_device=task.reads_to_device, untouched=True)
 
 
 STRATEGY = Strategy(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter, defaultdict
+from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
 from meminspect.capture.records import Operation, Pool
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from meminspect.strategies.task import LoadTask
 
 __all__ = ["Sources", "sources_for"]
+
+# Looked up once: in Python 3.11 finding a member of an enumeration takes as long as the rest of a step.
+_MATERIALISE, _TOUCH = Operation.MATERIALISE, Operation.TOUCH
+_FILE, _HEAP, _NONE, _PINNED, _VRAM = Pool.FILE, Pool.HEAP, Pool.NONE, Pool.PINNED, Pool.VRAM
 
 # From then on safetensors copies each tensor that is for CUDA from its mapping into page-locked memory first
 # (bindings/python/src/lib.rs, get_tensor_pinned_cuda).
@@ -37,18 +41,18 @@ class Sources:
             which is filled from a mapping, or straight from that mapping.
     """
 
-    def __init__(self, pool: Pool, item: str, via: Pool = Pool.NONE) -> None:
+    def __init__(self, pool: Pool, item: str, via: Pool = _NONE) -> None:
         self.pool = pool
         self.item = item
         self._via = via
-        self._users: Counter[object] = Counter()
+        self._users: dict[object, int] = defaultdict(int)
         self._names: dict[Storage, str] = {}
         self._resident: dict[object, dict[Storage, Step]] = defaultdict(dict)
 
     @property
     def made_pool(self) -> Pool:
         """Where tensors that are made of these come to be."""
-        return Pool.VRAM if self.pool is Pool.VRAM else Pool.HEAP
+        return _VRAM if self.pool is _VRAM else _HEAP
 
     def read(self, tensors: Iterable[StoredTensor], phase: str = "read", item: str = "") -> Iterator[Step]:
         """Read or map tensors in file order.
@@ -67,26 +71,26 @@ class Sources:
                 self._users[tensor.storage] += 1
                 self._users[tensor.storage.file] += 1
             for step in touched:
-                yield step._replace(phase=self._sending(phase), operation=Operation.RELEASE)
+                yield step.given_back(self._sending(phase))
 
     def _sending(self, phase: str) -> str:
         """The phase in which tensors go to the device: torch.load sends each as it reads it."""
-        return phase if self._via in (Pool.NONE, Pool.HEAP) else "move"
+        return phase if self._via in (_NONE, _HEAP) else "move"
 
     def _come(self, phase: str, tensor: StoredTensor, item: str, touched: list[Step]) -> Iterator[Step]:
         """A storage comes into memory; the pages of a mapping that it passes through are added to `touched`."""
-        passing = Step(phase, Operation.MATERIALISE, self._via, Item.STAGING, tensor.name, tensor.storage.nbytes)
-        if self._via is not Pool.NONE:
+        passing = Step(phase, _MATERIALISE, self._via, Item.STAGING, tensor.name, tensor.storage.nbytes)
+        if self._via is not _NONE:
             yield passing
-        if self._via in (Pool.FILE, Pool.PINNED):
-            touched.append(passing._replace(operation=Operation.TOUCH, pool=Pool.FILE))
+        if self._via in (_FILE, _PINNED):
+            touched.append(passing._replace(operation=_TOUCH, pool=_FILE))
             yield touched[-1]
         sending = self._sending(phase)
-        step = self._step(sending, Operation.MATERIALISE, tensor, item)
+        step = self._step(sending, _MATERIALISE, tensor, item)
         yield step
-        if self._via in (Pool.HEAP, Pool.PINNED):
-            yield passing._replace(phase=sending, operation=Operation.RELEASE)
-        if self.pool is not Pool.FILE:
+        if self._via in (_HEAP, _PINNED):
+            yield passing.given_back(sending)
+        if self.pool is not _FILE:
             self._resident[tensor.storage][tensor.storage] = step
 
     def name_of(self, tensor: StoredTensor) -> str:
@@ -96,18 +100,18 @@ class Sources:
     def use(self, phase: str, tensor: StoredTensor, item: str = "") -> Iterator[Step]:
         """Look at a tensor's bytes, which makes a mapping's pages resident."""
         resident = self._resident[tensor.storage.file]
-        if self.pool is Pool.FILE and tensor.storage not in resident:
-            resident[tensor.storage] = self._step(phase, Operation.TOUCH, tensor, item or self.item)
+        if self.pool is _FILE and tensor.storage not in resident:
+            resident[tensor.storage] = self._step(phase, _TOUCH, tensor, item or self.item)
             yield resident[tensor.storage]
 
     def drop(self, phase: str, tensor: StoredTensor) -> Iterator[Step]:
         """Let go of a tensor."""
         self._users[tensor.storage] -= 1
         self._users[tensor.storage.file] -= 1
-        owner = tensor.storage.file if self.pool is Pool.FILE else tensor.storage
+        owner = tensor.storage.file if self.pool is _FILE else tensor.storage
         if not self._users[owner]:
             for step in self._resident.pop(owner, {}).values():
-                yield step._replace(phase=phase, operation=Operation.RELEASE)
+                yield step.given_back(phase)
 
     def _step(self, phase: str, operation: Operation, tensor: StoredTensor, item: str) -> Step:
         return Step(phase, operation, self.pool, item, tensor.name, tensor.storage.nbytes)
@@ -121,9 +125,9 @@ def sources_for(task: LoadTask, item: str, *, to_device: bool = False) -> Source
         item: what it is on a bill.
         to_device: whether it is read to the task's device rather than to the host.
     """
-    host = Pool.FILE if always_maps(task) else Pool.HEAP
-    if to_device and task.pool is Pool.VRAM:
+    host = _FILE if always_maps(task) else _HEAP
+    if to_device and task.pool is _VRAM:
         pins = kind_of(task.options.device) == "cuda" and is_safetensors(task)
         pins = pins and task.options.interpreter.lacks("safetensors", _PINS_SINCE) is None
-        return Sources(Pool.VRAM, item, via=Pool.PINNED if pins else host)
+        return Sources(_VRAM, item, via=_PINNED if pins else host)
     return Sources(host, item)

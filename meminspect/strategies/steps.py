@@ -32,6 +32,11 @@ __all__ = [
     "touch",
 ]
 
+# Looked up once: in Python 3.11 finding a member of an enumeration takes as long as the rest of a step.
+_ASSIGN, _COPY = Operation.ASSIGN, Operation.COPY
+_MATERIALISE, _RELEASE, _TOUCH = Operation.MATERIALISE, Operation.RELEASE, Operation.TOUCH
+_HEAP, _NONE, _VRAM = Pool.HEAP, Pool.NONE, Pool.VRAM
+
 
 def build(task: LoadTask, *, in_place: bool = False) -> Iterator[Step]:
     """Random weights: the model's floor, and what its initial dtype takes beyond that.
@@ -40,7 +45,7 @@ def build(task: LoadTask, *, in_place: bool = False) -> Iterator[Step]:
         task: what to load.
         in_place: build on the task's device at once, rather than on the host and then move.
     """
-    pool = task.pool if in_place else Pool.HEAP
+    pool = task.pool if in_place else _HEAP
     for parameter in task.architecture.parameters:
         if parameter.tied_to is None:
             yield from _built(task, parameter, pool)
@@ -55,21 +60,21 @@ def build_unsaved(task: LoadTask) -> Iterator[Step]:
             yield from _built(task, parameter, task.pool)
 
 
-def _built(task: LoadTask, parameter: Parameter, pool: Pool) -> Iterator[Step]:
-    nbytes = bytes_of(task.initial_dtype(parameter), parameter.elements)
-    floor = min(nbytes, bytes_of(task.target_dtype(parameter), parameter.elements))
-    for item, part in ((Item.FLOOR, floor), (Item.UPCAST, nbytes - floor)):
-        if part:
-            yield Step("build", Operation.MATERIALISE, pool, item, parameter.name, part)
+def _built(
+    task: LoadTask, parameter: Parameter, pool: Pool, phase: str = "build", operation: Operation = _MATERIALISE
+) -> list[Step]:
+    elements = parameter.elements
+    nbytes = bytes_of(task.initial_dtype(parameter), elements)
+    floor = min(nbytes, bytes_of(task.target_dtype(parameter), elements))
+    parts = ((Item.FLOOR, floor), (Item.UPCAST, nbytes - floor))
+    return [Step(phase, operation, pool, item, parameter.name, part) for item, part in parts if part]
 
 
 def _move(task: LoadTask) -> Iterator[Step]:
     """A built model goes to the device, tensor by tensor: `model.to`."""
     for parameter in _once(task.conversion_order):
-        for step in _built(task, parameter, task.pool):
-            yield step._replace(phase="move")
-        for step in _built(task, parameter, Pool.HEAP):
-            yield step._replace(phase="move", operation=Operation.RELEASE)
+        yield from _built(task, parameter, task.pool, "move")
+        yield from _built(task, parameter, _HEAP, "move", _RELEASE)
 
 
 def _once(parameters: Sequence[Parameter]) -> Iterator[Parameter]:
@@ -84,12 +89,12 @@ def _once(parameters: Sequence[Parameter]) -> Iterator[Parameter]:
 def reserve(task: LoadTask) -> Iterator[Step]:
     """`to_empty`: memory for the model, whose pages come on the host only as they are written to."""
     for parameter in task.conversion_order:
-        steps = list(_built(task, parameter, task.pool))
-        if task.pool is Pool.VRAM:
+        steps = _built(task, parameter, task.pool)
+        if task.pool is _VRAM:
             yield from steps
         elif steps:  # one allocation, which costs nothing yet
             nbytes = sum(step.nbytes for step in steps)
-            yield steps[0]._replace(pool=Pool.NONE, item="", nbytes=nbytes)
+            yield steps[0]._replace(pool=_NONE, item="", nbytes=nbytes)
 
 
 def cast(task: LoadTask, dtype: str) -> Iterator[Step]:
@@ -98,9 +103,8 @@ def cast(task: LoadTask, dtype: str) -> Iterator[Step]:
         built = task.initial_dtype(parameter)
         if built in FLOATING and built != dtype:
             nbytes = bytes_of(dtype, parameter.elements)
-            yield Step("cast", Operation.MATERIALISE, task.pool, Item.FLOOR, parameter.name, nbytes)
-            for step in _built(task, parameter, task.pool):
-                yield step._replace(phase="cast", operation=Operation.RELEASE)
+            yield Step("cast", _MATERIALISE, task.pool, Item.FLOOR, parameter.name, nbytes)
+            yield from _built(task, parameter, task.pool, "cast", _RELEASE)
 
 
 def read(task: LoadTask, sources: Sources, files: Iterable[int] | None = None) -> Iterator[Step]:
@@ -134,7 +138,7 @@ def join(task: LoadTask, sources: Sources, item: str) -> Iterator[Step]:
         for piece in pieces:
             yield from sources.use("merge", piece)
         whole = sum(piece.nbytes for piece in pieces)
-        yield Step("merge", Operation.MATERIALISE, sources.made_pool, item, name, whole)
+        yield Step("merge", _MATERIALISE, sources.made_pool, item, name, whole)
         for piece in pieces:
             yield from sources.drop("merge", piece)
 
@@ -144,11 +148,11 @@ def copy(
 ) -> Iterator[Step]:
     """Copy whole tensors into the model, in the model's order."""
     by_name = {tensor.name: tensor for tensor in tensors}
-    for parameter in task.loading_order:
-        tensor = by_name.get(parameter.name)
-        if tensor is not None:
-            yield from sources.use("copy", tensor)
-            yield from copied(task, parameter, tensor.dtype, sources.pool, untouched=untouched)
+    for place in sorted(task.loading_places[name] for name in by_name if name in task.loading_places):
+        parameter = task.loading_order[place]
+        tensor = by_name[parameter.name]
+        yield from sources.use("copy", tensor)
+        yield from copied(task, parameter, tensor.dtype, sources.pool, untouched=untouched)
 
 
 def load_all(task: LoadTask, *, to_device: bool, untouched: bool = False, one_by_one: bool = False) -> Iterator[Step]:
@@ -166,14 +170,14 @@ def load_all(task: LoadTask, *, to_device: bool, untouched: bool = False, one_by
     if task.checkpoint.parallel_files:
         yield from join(task, sources, Item.DUPLICATE)
         tensors = task.tensors_by_file[0]
-    if one_by_one and task.pool is Pool.VRAM:
+    if one_by_one and task.pool is _VRAM:
         yield from _copy_by_device(task, sources, tensors)
     else:
         yield from copy(task, sources, tensors, untouched=untouched)
     for tensor in tensors:
         if task.checkpoint.parallel_files and task.split_dims[tensor.name] is not None:
             whole = sum(piece.nbytes for piece in task.pieces[tensor.name])
-            yield Step("copy", Operation.RELEASE, sources.made_pool, Item.DUPLICATE, tensor.name, whole)
+            yield Step("copy", _RELEASE, sources.made_pool, Item.DUPLICATE, tensor.name, whole)
         else:
             yield from sources.drop("copy", tensor)
 
@@ -185,11 +189,11 @@ def _copy_by_device(task: LoadTask, sources: Sources, tensors: Iterable[StoredTe
         tensor = by_name.get(parameter.name)
         if tensor is not None:
             nbytes = bytes_of(tensor.dtype, parameter.elements)
-            staging = Step("move", Operation.MATERIALISE, Pool.VRAM, Item.STAGING, sources.name_of(tensor), nbytes)
+            staging = Step("move", _MATERIALISE, _VRAM, Item.STAGING, sources.name_of(tensor), nbytes)
             yield from sources.use("move", tensor)
             yield staging
-            yield from copied(task, parameter, tensor.dtype, Pool.VRAM)
-            yield staging._replace(phase="copy", operation=Operation.RELEASE)
+            yield from copied(task, parameter, tensor.dtype, _VRAM)
+            yield staging.given_back("copy")
 
 
 def copied(
@@ -202,19 +206,18 @@ def copied(
     `copy_to_mps_`). XPU's is taken to do as CUDA's.
     """
     nbytes, name = bytes_of(stored, parameter.elements), parameter.tied_to or parameter.name
-    work = Step("copy", Operation.COPY, Pool.NONE, "", name, nbytes)
+    work = Step("copy", _COPY, _NONE, "", name, nbytes)
     built = task.initial_dtype(parameter)
-    if untouched and task.pool is Pool.HEAP:
-        for step in _built(task, parameter, Pool.HEAP):
-            yield step._replace(phase="copy", operation=Operation.TOUCH)
-    if task.pool is not Pool.VRAM or source is Pool.VRAM or built == stored:
+    if untouched and task.pool is _HEAP:
+        yield from _built(task, parameter, _HEAP, "copy", _TOUCH)
+    if task.pool is not _VRAM or source is _VRAM or built == stored:
         yield work
         return
     nbytes = bytes_of(built, parameter.elements)
-    staging = Step("copy", Operation.MATERIALISE, Pool.HEAP, Item.WITHIN_COPY, name, nbytes)
+    staging = Step("copy", _MATERIALISE, _HEAP, Item.WITHIN_COPY, name, nbytes)
     yield staging
     yield work
-    yield staging._replace(operation=Operation.RELEASE)
+    yield staging._replace(operation=_RELEASE)
 
 
 def copied_slice(task: LoadTask, piece: StoredTensor) -> Iterator[Step]:
@@ -224,14 +227,14 @@ def copied_slice(task: LoadTask, piece: StoredTensor) -> Iterator[Step]:
     """
     parameter = task.parameters[piece.name]
     sliced = parameter._replace(shape=piece.shape)
-    scattered = task.pool is Pool.VRAM and bool(parameter.split_dim)
+    scattered = task.pool is _VRAM and bool(parameter.split_dim)
     nbytes = bytes_of(task.initial_dtype(parameter), piece.elements)
-    staging = Step("copy", Operation.MATERIALISE, Pool.VRAM, Item.WITHIN_COPY, piece.name, nbytes)
+    staging = Step("copy", _MATERIALISE, _VRAM, Item.WITHIN_COPY, piece.name, nbytes)
     if scattered:
         yield staging
-    yield from copied(task, sliced, piece.dtype, Pool.HEAP)
+    yield from copied(task, sliced, piece.dtype, _HEAP)
     if scattered:
-        yield staging._replace(operation=Operation.RELEASE)
+        yield staging._replace(operation=_RELEASE)
 
 
 def assign(task: LoadTask) -> Iterator[Step]:
@@ -239,12 +242,12 @@ def assign(task: LoadTask) -> Iterator[Step]:
     for parameter in task.loading_order:
         if parameter.name in task.pieces:
             nbytes = bytes_of(task.target_dtype(parameter), parameter.elements)
-            yield Step("assign", Operation.ASSIGN, Pool.NONE, "", parameter.name, nbytes)
+            yield Step("assign", _ASSIGN, _NONE, "", parameter.name, nbytes)
 
 
 def remakes(task: LoadTask) -> bool:
     """Whether what is read to the host is not what the model keeps: it is joined, cast or moved to a device."""
-    return task.checkpoint.parallel_files or task.casts or task.pool is not Pool.HEAP
+    return task.checkpoint.parallel_files or task.casts or task.pool is not _HEAP
 
 
 def into_final_form(task: LoadTask, sources: Sources) -> Iterator[Step]:
@@ -253,7 +256,7 @@ def into_final_form(task: LoadTask, sources: Sources) -> Iterator[Step]:
     Tied tensors come apart in a move or a cast: every name gets a copy of its own.
     """
     parallel = task.checkpoint.parallel_files
-    moves = task.pool is Pool.VRAM
+    moves = task.pool is _VRAM
     if parallel:
         yield from join(task, sources, Item.STAGING if task.casts or moves else Item.FLOOR)
     for name, pieces in task.pieces.items():
@@ -268,21 +271,21 @@ def into_final_form(task: LoadTask, sources: Sources) -> Iterator[Step]:
         stored = sum(piece.nbytes for piece in pieces) if joined else pieces[0].nbytes
         elements = sum(piece.elements for piece in pieces) if joined else pieces[0].elements
         owner = sources.name_of(pieces[0]) if not joined else name
-        final = Step("cast", Operation.MATERIALISE, task.pool, Item.FLOOR, owner, bytes_of(dtype, elements))
-        moved = Step(phase, Operation.MATERIALISE, task.pool, Item.STAGING if casts else Item.FLOOR, owner, stored)
+        final = Step("cast", _MATERIALISE, task.pool, Item.FLOOR, owner, bytes_of(dtype, elements))
+        moved = Step(phase, _MATERIALISE, task.pool, Item.STAGING if casts else Item.FLOOR, owner, stored)
         yield moved if moves else final
         if joined:
-            yield Step(phase, Operation.RELEASE, Pool.HEAP, Item.STAGING, name, stored)
+            yield Step(phase, _RELEASE, _HEAP, Item.STAGING, name, stored)
         else:
             yield from sources.drop(phase, pieces[0])
         if moves and casts:
             yield final
-            yield moved._replace(phase="cast", operation=Operation.RELEASE)
+            yield moved.given_back("cast")
 
 
 def touch(task: LoadTask, sources: Sources) -> Iterator[Step]:
     """Make every page of the model resident that is still only mapped."""
-    if task.pool is Pool.VRAM:
+    if task.pool is _VRAM:
         return
     for parameter in task.loading_order:
         pieces = task.pieces.get(parameter.name, ())

@@ -143,6 +143,11 @@ class LoadTask:
         return loading_order(self.architecture.parameters)
 
     @functools.cached_property
+    def loading_places(self) -> dict[str, int]:
+        """Each parameter's place in that order, by name."""
+        return {parameter.name: place for place, parameter in enumerate(self.loading_order)}
+
+    @functools.cached_property
     def conversion_order(self) -> tuple[Parameter, ...]:
         """The same in the order in which `model.to` meets them."""
         return conversion_order(self.architecture.parameters)

@@ -81,7 +81,10 @@ def evaluate(
                 else:
                     on_device.append(step)
             elif pool is not _NONE:
-                host.apply(step, delta, times)
+                if pool is _PINNED:
+                    host.pin(step)
+                else:
+                    host.apply(pool, item, delta, times)
         device.repeat(on_device, times)
     host.look()
     device.look()
@@ -120,15 +123,11 @@ class _Host:
         self._rising = False
         self._pinned = PinnedAllocator()
 
-    def apply(self, step: Step, delta: int, times: int) -> None:
+    def apply(self, pool: Pool, item: str, delta: int, times: int) -> None:
         """Take a step by which its pool grows by `delta`; of one that is taken more than once only the sum."""
-        pool = step.pool
-        if pool is _PINNED:  # that often, one after the other: each takes the block of the one before
-            self._take_or_give_back(step)
-            return
         if times > 1:
             self.pools[pool] += times * delta
-            self._live[step.item, pool] += times * delta
+            self._live[item, pool] += times * delta
             return
         if delta < 0:
             self.look()
@@ -137,10 +136,13 @@ class _Host:
         nbytes = self.pools[pool] = self.pools[pool] + delta
         if nbytes > self.peaks[pool]:
             self.peaks[pool] = nbytes
-        self._live[step.item, pool] += delta
+        self._live[item, pool] += delta
 
-    def _take_or_give_back(self, step: Step) -> None:
-        """Page-locked memory comes and goes through an allocator that gives nothing back to the system."""
+    def pin(self, step: Step) -> None:
+        """Page-locked memory comes and goes through an allocator that gives nothing back to the system.
+
+        As often as it may come, one after the other: each takes the block of the one before.
+        """
         if step.operation is _RELEASE:
             self.look()
         else:

@@ -71,6 +71,10 @@ class Step(NamedTuple):
         comes = self.operation is _MATERIALISE and self.pool not in _LATER
         return self.nbytes if comes or self.operation is _TOUCH else 0
 
+    def given_back(self, phase: str) -> Step:
+        """The step that takes away what this one adds."""
+        return Step(phase, _RELEASE, self.pool, self.item, self.tensor, self.nbytes, self.times)
+
 
 def spelt_out(steps: Iterable[Step]) -> Iterator[Step]:
     """Every step by itself: rounds are gone through as often as they come."""
