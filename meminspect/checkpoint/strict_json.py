@@ -70,9 +70,10 @@ def parse_object(text: bytes) -> dict[str, object]:
 
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
-    for name in found:
-        if not name.isascii() and _has_surrogates(name):
-            raise ValueError(f"the name '{shown(name)}' is not Unicode text")
+    if not "".join(found).isascii():
+        odd = next((name for name in found if _has_surrogates(name)), None)
+        if odd is not None:
+            raise ValueError(f"the name '{shown(odd)}' is not Unicode text")
     if len(found) != len(pairs):
         seen: set[str] = set()
         twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]

@@ -77,8 +77,8 @@ def grouped(task: LoadTask) -> Grouped:
     kept = set(rest)
     copies = {names[place]: run.blocks - 2 for run in runs for place in list(run.kept())[1]}
     checkpoint, architecture = task.checkpoint, task.architecture
-    tensors = tuple(tensor for tensor in checkpoint.tensors if tensor.name in kept)
-    parameters = tuple(parameter for parameter in architecture.parameters if parameter.name in kept)
+    tensors = tuple(itertools.compress(checkpoint.tensors, map(kept.__contains__, orders[1])))
+    parameters = tuple(itertools.compress(architecture.parameters, map(kept.__contains__, orders[2])))
     reduced = dataclasses.replace(
         task,
         checkpoint=dataclasses.replace(checkpoint, tensors=tensors),
@@ -107,12 +107,12 @@ def _kinds(task: LoadTask, *, in_step: bool) -> str:
     letters: dict[object, int] = {}
     codes = array("L")
     for parameter, tensor in zip(task.loading_order, tensors, strict=True):
-        if tensor is None or tensor.chunk or parameter.tied_to is not None or (shares and users[tensor.storage] > 1):
-            kind: object = parameter.name  # not stored, in chunks, or not alone with its memory: like no other
-        else:
-            name, dtype, shape, (file, _, _, nbytes), offset, strides, _, _ = tensor
-            name_alone = name.encode("utf-8", "surrogatepass").translate(None, _DIGITS)
-            kind = name_alone, parameter[1:], dtype, shape, file, nbytes, offset, strides
+        kind: object = parameter.name  # not stored, in chunks, or not alone with its memory: like no other
+        if tensor is not None:
+            name, dtype, shape, storage, offset, strides, chunk, _ = tensor
+            if chunk is None and parameter.tied_to is None and not (shares and users[storage] > 1):
+                name_alone = name.encode("utf-8", "surrogatepass").translate(None, _DIGITS)
+                kind = name_alone, parameter[1:], dtype, shape, storage.file, storage.nbytes, offset, strides
         codes.append(letters.setdefault(kind, len(letters)))
     return "".join(map(chr, codes)) if len(letters) <= _MOST_KINDS else ""
 
