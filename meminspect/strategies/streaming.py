@@ -186,7 +186,7 @@ def lacks(task: LoadTask) -> str | None:
     turned = next((file for file in task.checkpoint.files if file.big_endian), None)
     if turned is not None:
         return f"{shown(turned.name)} is big-endian, and {_AS_THEY_LIE}"
-    chunk = next((tensor for tensor in task.checkpoint.tensors if tensor.chunk is not None), None)
+    chunk = next((first for first, *_ in task.checkpoint.alike if first.chunk is not None), None)
     if chunk is not None:
         return f"tensors are stored in chunks, as {shown(chunk.name)}, which meta-assign and naive join"
     lazy = next((tensor for tensor in task.checkpoint.tensors if tensor.lazy), None)
