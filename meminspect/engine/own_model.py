@@ -58,9 +58,7 @@ def with_model_described(options: LoadOptions, checkpoint: Checkpoint) -> LoadOp
 
 
 def _told(python: str, own: OwnModel, checkpoint: Checkpoint) -> dict[str, Any]:
-    from meminspect.engine.worker_process import (
-        ENTRY,
-    )  # takes long, and few name a model
+    from meminspect.engine.worker_process import ENTRY  # takes long, and few name a model
 
     question = json.dumps({"name": own.name, "folder": own.folder, "config": dict(checkpoint.config or {})})
     lifeline, our_end = os.pipe()
