@@ -19,14 +19,14 @@ from meminspect.stream.sending import copy_to
 from meminspect.text import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator, Sequence
 
     from meminspect.checkpoint.model import StoredTensor
     from meminspect.stream.memory import Memory
     from meminspect.stream.quantised import QuantisedLinear
     from meminspect.stream.reading import Filling
 
-__all__ = ["Quantising", "quantise_int8", "quantise_nf4"]
+__all__ = ["INT8_ROOM", "NF4_ROOM", "Quantising", "carved", "quantise_int8", "quantise_nf4"]
 
 _TINY: Final = 1e-30  # the scale of what is all zeros
 _LARGEST_INT8: Final = 127
@@ -85,13 +85,12 @@ class Quantising:
         """The reads that fill its memory, each of whole groups."""
         values = values.view(len(scale), -1)
         kind, group = self._layer.kind, self._layer.group
-        quantise = quantise_int8 if kind == "int8" else quantise_nf4
         group_bytes = group * self._stored.itemsize
         at_once = max(1, CHUNK_BYTES // group_bytes)
         for first in range(0, len(scale), at_once):
             into, scales = values[first : first + at_once], scale[first : first + at_once]
             offset, nbytes = self.tensor.file_offset + first * group_bytes, len(scales) * group_bytes
-            deliver = partial(_by_pieces, quantise, self._stored, into, scales)
+            deliver = partial(_by_pieces, kind, self._stored, into, scales)
             yield Read(
                 self.tensor.storage.file, offset, nbytes, filling, None, deliver,
                 residue(offset, self._stored), scratch_bytes(kind, group),
@@ -99,7 +98,7 @@ class Quantising:
 
 
 def _by_pieces(
-    quantise: Callable[..., None],
+    kind: str,
     stored: torch.dtype,
     values: torch.Tensor,
     scale: torch.Tensor,
@@ -108,34 +107,45 @@ def _by_pieces(
 ) -> None:
     """Quantise what has been read, a few groups at a time."""
     groups = staged.view(stored).view(len(scale), -1)
-    at_once = groups_at_once(groups.shape[1])
+    at_once = min(groups_at_once(groups.shape[1]), len(groups))
+    quantise, dtypes = (quantise_int8, INT8_ROOM) if kind == "int8" else (quantise_nf4, NF4_ROOM)
+    room = list(carved(scratch, (at_once, groups.shape[1]), dtypes))
     pieces = (torch.split(tensor, at_once) for tensor in (groups, values, scale))
     for piece in zip(*pieces, strict=True):
-        quantise(*piece, scratch)
+        left = len(piece[0])
+        quantise(*piece, *(room if left == at_once else (part[:left] for part in room)))
 
 
-def quantise_int8(groups: torch.Tensor, values: torch.Tensor, scale: torch.Tensor, scratch: torch.Tensor) -> None:
+INT8_ROOM: Final = (torch.float32, torch.int8)
+"""What `quantise_int8` works in: tensors of these types, in the shape of the groups."""
+
+
+def quantise_int8(
+    groups: torch.Tensor, values: torch.Tensor, scale: torch.Tensor, block: torch.Tensor, whole: torch.Tensor
+) -> None:
     """Round each group to 127 steps either way.
 
     Args:
         groups: of shape (groups, elements), of any floating-point type.
         values: takes them as int8, in the same shape; on any device.
         scale: takes a float32 for each group, in shape (groups, 1).
-        scratch: bytes, as many as `scratch_bytes` says.
+        block: of `INT8_ROOM`, as all that follows.
+        whole: to be rounded to.
     """
-    block, whole = _carved(scratch, groups.shape, torch.float32, torch.int8)
-    step = _largest(block.copy_(groups)).div_(_LARGEST_INT8).clamp_(min=_TINY)
+    step = _largest(block.copy_(groups)).div_(_LARGEST_INT8).clamp_(_TINY)
     whole.copy_(block.div_(step).round_())
     copy_to(scale, step)
     copy_to(values, whole)
 
 
-def quantise_nf4(groups: torch.Tensor, values: torch.Tensor, scale: torch.Tensor, scratch: torch.Tensor) -> None:
+NF4_ROOM: Final = (torch.float32, torch.float32, torch.int32, torch.uint8, torch.uint8)
+"""What `quantise_nf4` works in."""
+
+
+def quantise_nf4(groups: torch.Tensor, values: torch.Tensor, scale: torch.Tensor, *room: torch.Tensor) -> None:
     """Find the nearest code of each value; as `quantise_int8`, but two codes of 4 bits go into each byte."""
-    block, found, bins, codes, above = _carved(
-        scratch, groups.shape, torch.float32, torch.float32, torch.int32, torch.uint8, torch.uint8
-    )
-    step = _largest(block.copy_(groups)).clamp_(min=_TINY)
+    block, found, bins, codes, above = room
+    step = _largest(block.copy_(groups)).clamp_(_TINY)
     torch.add(block.div_(step), 1, out=found).mul_(_BINS // 2)
     bins.copy_(found).clamp_(0, _BINS)  # what is not a number is in none
     torch.index_select(_CODE_OF_BIN, 0, bins.view(-1), out=codes.view(-1))
@@ -153,10 +163,10 @@ def _largest(block: torch.Tensor) -> torch.Tensor:
     return torch.maximum(block.amax(1, keepdim=True), block.amin(1, keepdim=True).neg_())
 
 
-def _carved(scratch: torch.Tensor, shape: torch.Size, *dtypes: torch.dtype) -> Iterator[torch.Tensor]:
+def carved(scratch: torch.Tensor, shape: tuple[int, int], dtypes: Sequence[torch.dtype]) -> Iterator[torch.Tensor]:
     """Tensors of one shape side by side in scratch memory; those of wider elements first."""
-    start = 0
+    start, elements = 0, shape[0] * shape[1]
     for dtype in dtypes:
-        end = start + shape.numel() * dtype.itemsize
+        end = start + elements * dtype.itemsize
         yield scratch[start:end].view(dtype).view(shape)
         start = end

@@ -207,6 +207,7 @@ def _convert_alone(torch_threads: int) -> None:
     Args:
         torch_threads: how many other threads begin with, which a thread that sets its own number changes as well.
     """
+    torch.get_num_threads()  # the first time, it takes the number that others begin with for this thread's own
     torch.set_num_threads(1)
     restoring = threading.Thread(target=torch.set_num_threads, args=(torch_threads,))
     restoring.start()

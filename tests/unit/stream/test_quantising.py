@@ -16,7 +16,7 @@ from meminspect import staging
 from meminspect.errors import StreamError
 from meminspect.nf4 import NF4_CODES
 from meminspect.stream import QuantisedLinear, load, quantise_linears
-from meminspect.stream.quantising import quantise_nf4
+from meminspect.stream.quantising import NF4_ROOM, carved, quantise_nf4
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -125,7 +125,7 @@ def test_a_code_is_the_one_that_a_search_among_all_bounds_finds(values: list[flo
     packed, scale = torch.empty(len(groups), 32, dtype=torch.uint8), torch.empty(len(groups), 1)
     scratch = torch.empty(staging.scratch_bytes("nf4", 64), dtype=torch.uint8)
 
-    quantise_nf4(groups, packed, scale, scratch)
+    quantise_nf4(groups, packed, scale, *carved(scratch, (len(groups), 64), NF4_ROOM))
 
     found = torch.stack((packed >> 4, packed & 15), -1).flatten(1)
     assert torch.equal(found.long(), torch.bucketize(groups, bounds))
