@@ -54,6 +54,7 @@ def haste(monkeypatch: pytest.MonkeyPatch) -> None:
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """16 GiB, of which 14 can be had; everything is in the page cache."""
     found = Machine(16 << 30, USABLE_BYTES, None, None, 0, (), "2.13.0", str(MACHINE["kernel"]), "madvise")
+    monkeypatch.setattr("meminspect.strategies.streaming.default_threads", lambda: 2)  # each has its staging
     monkeypatch.setattr("meminspect.analysis.subject.read_machine", lambda: found)
     monkeypatch.setattr("meminspect.analysis.subject.file_system_of", lambda _: "ext4")
     monkeypatch.setattr("meminspect.analysis.subject.page_cache.cached_fraction", lambda _: Residency(1.0, ""))
