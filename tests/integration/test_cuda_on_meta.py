@@ -151,7 +151,7 @@ def test_the_allocator_counts_what_theory_says(run: WorkerRun) -> None:
         pytest.skip("of Metal's allocator there is no theory")
     ledger = NATIVE[run.strategy].ledger(run.task)
     theory = evaluate((step for step in ledger if step.item != Item.WITHIN_COPY), 0)  # of which meta makes nothing
-    constants = 2 * BLOCK if NATIVE[run.strategy].quantises and run.task.options.quantisation == "nf4" else 0
+    constants = 2 * BLOCK if "CODES = " in NATIVE[run.strategy].recipe(run.task) else 0
 
     peak, allocated, reserved = run.reports["tensors"]["bytes"]
 

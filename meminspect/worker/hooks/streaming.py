@@ -86,7 +86,11 @@ def watch(tracker: Tracker) -> Iterator[None]:
         def watched(original: Callable[..., Any]) -> Callable[..., Any]:
             @functools.wraps(original)
             def call(*args: Any, **kwargs: Any) -> Any:
-                return original(*args, observer=watcher(tracker), **kwargs)
+                tracker.filling = True  # what it copies in its threads, it tells of as tensors that come to be
+                try:
+                    return original(*args, observer=watcher(tracker), **kwargs)
+                finally:
+                    tracker.filling = False
 
             return call
 
