@@ -33,7 +33,7 @@ def _ledger(task: LoadTask) -> Iterator[Step]:
 
 
 def _lacks(task: LoadTask) -> str | None:
-    return quantisation.why_not(task) or streaming.lacks(task) or _not_row_by_row(task)
+    return streaming.lacks(task) or quantisation.why_not(task) or _not_row_by_row(task)
 
 
 def _not_row_by_row(task: LoadTask) -> str | None:

@@ -125,7 +125,7 @@ def test_stream_holds_the_model_and_nothing_else(name: str, tasks: Tasks) -> Non
 def test_stream_that_casts_holds_the_model_and_a_buffer_for_each_thread(
     threads: int, tasks: Tasks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("meminspect.strategies.stream.default_threads", lambda: threads)
+    monkeypatch.setattr("meminspect.strategies.streaming.default_threads", lambda: threads)
     task = tasks("safetensors", dtype="float32")
     found = theory("stream", task)
     staged = max(tensor.nbytes for tensor in task.checkpoint.tensors)  # none is larger than a chunk
