@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, astuple
+from typing import TYPE_CHECKING, Any, Final
 
 from meminspect.analysis.plan import make_plan
 from meminspect.strategies import STRATEGIES
@@ -11,8 +11,11 @@ from meminspect.strategies import STRATEGIES
 if TYPE_CHECKING:
     from meminspect.analysis.plan import PlanRow
     from meminspect.strategies import LoadTask, Strategy
+    from meminspect.theory.ledger import Theory
 
 __all__ = ["better_than"]
+
+_SLIGHTLY: Final = 1.02
 
 
 def better_than(
@@ -26,7 +29,7 @@ def better_than(
 ) -> dict[str, Any] | None:
     """The recommended of the strategies that load the same model: its id, why, its peak and its recipe.
 
-    None if it is the one that was run, if that one would do as well, and if nothing fits.
+    None if it is the one that was run, if that one would hardly do better, and if nothing fits.
 
     Args:
         strategy_id: what was run.
@@ -43,7 +46,7 @@ def better_than(
     )
     rows = {row.strategy.id: row for row in plan.rows}
     row, run = rows.get(plan.recommendation.strategy_id or ""), rows[strategy_id]
-    if row is None or row.theory is None or _same(row, run):
+    if row is None or row.theory is None or _as_good(run, row):
         return None
     return {
         "strategy": row.strategy.id,
@@ -59,10 +62,13 @@ def _loads(strategy: Strategy, task: LoadTask) -> tuple[bool, bool]:
     return strategy.quantises, bool(strategy.adds(task))
 
 
-def _same(one: PlanRow, other: PlanRow) -> bool:
-    """Whether two strategies end alike: which of the equals is recommended is their order's doing."""
-    if one.theory is None or other.theory is None:
+def _as_good(run: PlanRow, other: PlanRow) -> bool:
+    """Whether a run ends as the other strategy would, within what nobody changes a loader for."""
+    if run.theory is None or other.theory is None or run.verdict != other.verdict:
         return False
-    return one.verdict == other.verdict and (one.theory.peak, one.theory.peak_rss_bytes) == (
-        other.theory.peak, other.theory.peak_rss_bytes,
-    )  # fmt: skip
+    peaks = zip(_peaks(run.theory), _peaks(other.theory), strict=True)
+    return all(nbytes <= _SLIGHTLY * fewer for nbytes, fewer in peaks)
+
+
+def _peaks(theory: Theory) -> list[int]:
+    return [nbytes or 0 for nbytes in (*astuple(theory.peak), theory.peak_rss_bytes)]

@@ -83,7 +83,7 @@ def command(strategy_id: str, ckpt: Path | None, load_options: LoadOptions, *, d
 
 def _instead(better: dict[str, Any] | None) -> str:
     if better is None:
-        return "nothing needs less"
+        return "nothing needs noticeably less"
     held = " + ".join(f"{format_bytes(better['peak'][key])} of {pool}" for pool, key in _NEEDED if better["peak"][key])
     return f"{better['strategy']}, which needs {held or 'nothing'}"
 

@@ -10,6 +10,7 @@ from meminspect.analysis.advice import better_than
 from meminspect.analysis.plan import make_plan
 from meminspect.analysis.verdict import PROCESS_BYTES
 from meminspect.architectures import ARCHITECTURES
+from meminspect.capture.records import Operation, Pool
 from meminspect.checkpoint import read_checkpoint
 from meminspect.strategies import STRATEGIES, LoadOptions
 from meminspect.strategies.task import LoadTask, task_for
@@ -54,6 +55,20 @@ def test_given_a_strategy_that_ends_like_the_recommended_one_then_it_is_not_told
     best = make_plan(task, GIB).recommendation.strategy_id or ""
     monkeypatch.setitem(STRATEGIES, "twin", replace(STRATEGIES[best], id="twin"))  # type: ignore[arg-type]
     assert better_than("twin", task, GIB) is None
+
+
+@pytest.mark.parametrize(("more", "told"), [(100, False), (10, True)])
+def test_given_a_hundredth_more_than_the_recommended_one_takes_then_that_is_no_reason_to_change(
+    task: LoadTask, monkeypatch: pytest.MonkeyPatch, more: int, told: bool
+) -> None:
+    best = STRATEGIES[make_plan(task, GIB).recommendation.strategy_id or ""]
+    step = next(step for step in best.ledger(task) if step.nbytes)
+    held = max(best.theory(task).peak.heap_bytes or 0, best.theory(task).peak.file_bytes or 0)
+    beyond = step._replace(operation=Operation.TOUCH, pool=Pool.FILE, nbytes=held // more)
+    twin = replace(best, id="twin", ledger=lambda task: iter([beyond, *best.ledger(task)]))
+    monkeypatch.setitem(STRATEGIES, "twin", twin)  # type: ignore[arg-type]
+
+    assert (better_than("twin", task, GIB) is not None) == told
 
 
 def test_given_options_that_no_strategy_takes_then_nothing_is_better(task: LoadTask) -> None:
