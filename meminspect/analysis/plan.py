@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from meminspect.analysis.verdict import Candidate, Recommendation, rank, recommend, verdict
 from meminspect.capture.records import Pool
+from meminspect.collection import collection_paused
 from meminspect.devices import kind_of
 from meminspect.strategies import STRATEGIES
 
@@ -64,10 +65,11 @@ def make_plan(
         strategies: all of the registry's unless given.
     """
     wanted: Aim = aim or ("vram" if task.pool is Pool.VRAM else "heap")
-    rows = [
-        _row(strategy, task, ram_bytes, vram_bytes, largest_mapping_bytes, shared=shared)
-        for strategy in (STRATEGIES.values() if strategies is None else strategies)
-    ]
+    with collection_paused():  # a theory goes through very many steps, and none of them is in a cycle
+        rows = [
+            _row(strategy, task, ram_bytes, vram_bytes, largest_mapping_bytes, shared=shared)
+            for strategy in (STRATEGIES.values() if strategies is None else strategies)
+        ]
     able = [(row, Candidate(row.strategy.id, row.theory, row.verdict)) for row in rows if row.theory is not None]
     able.sort(key=lambda pair: rank(pair[1], wanted))
     return Plan(
