@@ -202,7 +202,7 @@ class _Work:
 def _convert_alone(torch_threads: int) -> None:
     """Have torch do this thread's work in this thread: there is one like it for every processor already.
 
-    Torch's threads wait for each other in a loop, and took ten times as long on a busy machine.
+    Torch's threads wait for each other in a loop, and take processors from ours meanwhile.
 
     Args:
         torch_threads: how many other threads begin with, which a thread that sets its own number changes as well.
