@@ -115,7 +115,7 @@ class Sampler(threading.Thread):
             else:
                 self._taken.append((t_ns, self._memory.status(), self._vram_used_bytes(), self._others()))
             self.count += 1
-            time.sleep(_INTERVAL_S)  # to keep to a schedule would take longer than the sample itself delays the next
+            time.sleep(_INTERVAL_S)  # the next comes later by what this one took: nothing asks for even steps
 
     def _others(self) -> tuple[int | None, int | None, int | None]:
         minor, major = self._memory.faults() or (None, None)

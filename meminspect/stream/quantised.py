@@ -74,10 +74,11 @@ class QuantisedLinear(nn.Module):
 def quantise_linears(model: nn.Module, kind: str, *, keep: Collection[str] = ()) -> nn.Module:
     """Put a `QuantisedLinear` in the place of each linear layer of a model, to be loaded afterwards.
 
-    A layer whose weight is another module's too, as an output head that is tied to the embedding, stays as it is.
+    A layer whose weight is another module's too, as an output head that is tied to the embedding, stays as it is. One
+    that is in several places is replaced in all of them.
 
     Args:
-        model: on the meta device.
+        model: on the meta device; not a linear layer itself.
         kind: "int8" or "nf4".
         keep: the names of modules that stay as they are, as an output head should.
 
@@ -86,12 +87,15 @@ def quantise_linears(model: nn.Module, kind: str, *, keep: Collection[str] = ())
 
     Raises:
         ValueError: there is no such kind, or a weight cannot be quantised.
+        AttributeError: there is no module of a name that is to be kept.
     """
+    kept = {model.get_submodule(name) for name in keep}
+    layers: dict[nn.Module, QuantisedLinear] = {}
     owners = Counter(id(parameter) for module in model.modules() for parameter in module._parameters.values())
-    for name, module in list(model.named_modules()):
-        if type(module) is nn.Linear and name not in keep and owners[id(module.weight)] == 1:
+    for name, module in list(model.named_modules(remove_duplicate=False)):
+        if name and type(module) is nn.Linear and module not in kept and owners[id(module.weight)] == 1:
             try:
-                layer = QuantisedLinear(module, kind)
+                layer = layers[module] = layers.get(module) or QuantisedLinear(module, kind)
             except ValueError as error:
                 raise ValueError(f"'{name}' cannot be quantised: {error}") from None
             owner, _, attribute = name.rpartition(".")

@@ -225,10 +225,8 @@ class _Staging(NamedTuple):
     def of(cls, number: int, reads: Sequence[Read], *, pinned: bool) -> _Staging:
         """That of a thread which may meet any of the reads."""
         scratch_bytes = max(read.scratch_bytes for read in reads)
-        name, nbytes = (
-            f"staging of reader {number + 1}",
-            scratch_bytes + max(read.nbytes for read in reads) + SECTOR_BYTES,
-        )
+        nbytes = scratch_bytes + max(read.nbytes for read in reads) + SECTOR_BYTES
+        name = f"staging of reader {number + 1}"
         if pinned:
             locked = PinnedBlock(nbytes)
             return cls(locked, Part(name, None, locked.tensor, True), scratch_bytes)

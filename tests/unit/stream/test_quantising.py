@@ -203,6 +203,29 @@ def test_what_cannot_be_quantised_is_an_error_with_its_name(tmp_path: Path) -> N
         load(lambda: quantised_model("int8"), tmp_path / "model.pth")
 
 
+class Sharing(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(64, 64, bias=False)
+        self.second = self.first
+
+
+def test_a_layer_that_is_in_two_places_stays_one_layer(tmp_path: Path) -> None:
+    save_file({"first.weight": torch.randn(64, 64)}, tmp_path / "model.safetensors")
+
+    model = load(lambda: quantise_linears(Sharing(), "int8"), tmp_path)
+
+    assert isinstance(model, Sharing)
+    assert isinstance(model.first, QuantisedLinear)
+    assert model.second is model.first
+    assert isinstance(quantise_linears(Sharing(), "int8", keep=["second"]).get_submodule("first"), nn.Linear)
+
+
+def test_a_name_to_keep_that_no_module_has_is_an_error() -> None:
+    with pytest.raises(AttributeError, match="haed"):
+        quantise_linears(Model(), "int8", keep=["haed"])
+
+
 def test_given_another_shape_then_the_model_is_untouched_and_the_error_has_both(tmp_path: Path) -> None:
     tensors = saved(tmp_path, torch.float32)
     tensors["layers.0.weight"] = torch.randn(96, 130)
