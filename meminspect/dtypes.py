@@ -5,6 +5,7 @@ Sizes follow ``torch.finfo``/``torch.iinfo`` and the safetensors format descript
 
 from __future__ import annotations
 
+import functools
 from typing import Final
 
 __all__ = ["BITS", "FLOATING", "GGML_BLOCKS", "GGML_TYPES", "SAFETENSORS_CODES", "TORCH_STORAGES", "bytes_of"]
@@ -61,6 +62,7 @@ GGML_TYPES: Final[dict[int, str]] = {
 }  # fmt: skip
 
 
+@functools.lru_cache(maxsize=4096)  # a model has few sizes, and each strategy's theory asks for all of them
 def bytes_of(dtype: str, elements: int) -> int:
     """Bytes that `elements` elements of `dtype` take, sub-byte types packed and rounded up to a byte or a block."""
     if dtype in GGML_BLOCKS:

@@ -13,22 +13,31 @@ import itertools
 import re
 import sys
 from array import array
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Final
 
 from meminspect.capture.records import Pool
+from meminspect.checkpoint.model import Storage, StoredTensor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from meminspect.checkpoint.model import StoredTensor
+    from meminspect.architectures.model import Parameter
     from meminspect.strategies.task import LoadTask
 
 __all__ = ["Grouped", "grouped"]
 
 _RUN: Final = re.compile(r"(.{1,128}?)\1{3,}", re.DOTALL)  # a block of up to 128 tensors, four times or more
 _DIGITS: Final = b"0123456789"
+_ABSENT: Final = StoredTensor("", "", (), Storage(-1, "", -1, 0))  # of what is not stored
+# A million times: these take a third of what the attributes take one by one.
+_ALL_BUT_NAME: Final = itemgetter(slice(1, None))
+_TIED_TO: Final = attrgetter("tied_to")
+_CHUNK, _STORAGE = attrgetter("chunk"), attrgetter("storage")
+_FORM: Final = attrgetter("dtype", "shape", "offset", "strides")
+_FILE_AND_SIZE: Final = attrgetter("file", "nbytes")
 _MOST_KINDS: Final = 100_000  # of tensors, each a letter in the text that runs are looked for in; more are no groups
 
 
@@ -99,26 +108,38 @@ def _kinds(task: LoadTask, *, in_step: bool) -> str:
         task: what to load.
         in_step: the checkpoint's tensors are the parameters one by one.
     """
-    tensors: Sequence[StoredTensor | None] = task.checkpoint.tensors
+    parameters = task.loading_order
+    stored: Sequence[StoredTensor] = task.checkpoint.tensors
     if not in_step:
-        by_name = {tensor.name: tensor for tensor in task.checkpoint.tensors}
-        tensors = [by_name.get(parameter.name) for parameter in task.loading_order]
-    shares = task.checkpoint.shares
-    users = Counter(tensor.storage for tensor in task.checkpoint.tensors if shares)
-    letters: dict[object, int] = {}
-    codes = array("I")
-    for parameter, tensor in zip(task.loading_order, tensors, strict=True):
-        kind: object = parameter.name  # not stored, in chunks, or not alone with its memory: like no other
-        if tensor is not None:
-            name, dtype, shape, storage, offset, strides, chunk, _ = tensor
-            if chunk is None and parameter.tied_to is None and not (shares and users[storage] > 1):
-                name_alone = name.encode("utf-8", "surrogatepass").translate(None, _DIGITS)
-                kind = name_alone, parameter[1:], dtype, shape, storage.file, storage.nbytes, offset, strides
-        codes.append(letters.setdefault(kind, len(letters)))
+        by_name = {tensor.name: tensor for tensor in stored}
+        stored = [by_name.get(parameter.name, _ABSENT) for parameter in parameters]
+    names = "\n".join([parameter.name for parameter in parameters]).encode("utf-8", "surrogatepass")
+    bare_names = names.translate(None, _DIGITS).split(b"\n")
+    if len(bare_names) != len(parameters):  # a line break in a name: nobody's model
+        return ""
+    letters: defaultdict[object, int] = defaultdict(itertools.count().__next__)
+    places_in_files = map(_FILE_AND_SIZE, map(_STORAGE, stored))
+    columns = bare_names, map(_ALL_BUT_NAME, parameters), map(_FORM, stored), places_in_files
+    codes = array("I", [letters[kind] for kind in zip(*columns, strict=True)])
+    for place in _lonely(task, parameters, stored):
+        codes[place] = letters[place]
     if len(letters) > _MOST_KINDS:
         return ""
     # `chr` for each would take a tenth of a second in one go, in which no other thread runs.
     return codes.tobytes().decode("utf-32-le" if sys.byteorder == "little" else "utf-32-be", "surrogatepass")
+
+
+def _lonely(task: LoadTask, parameters: Sequence[Parameter], stored: Sequence[StoredTensor]) -> list[int]:
+    """The places of those that are like no other: not stored, in chunks, or not alone with their memory."""
+    shares = task.checkpoint.shares
+    if not shares and _ABSENT not in stored and not any(map(_CHUNK, stored)) and not any(map(_TIED_TO, parameters)):
+        return []
+    users = Counter(tensor.storage for tensor in task.checkpoint.tensors if shares)
+    return [
+        place
+        for place, (parameter, tensor) in enumerate(zip(parameters, stored, strict=True))
+        if tensor is _ABSENT or tensor.chunk or parameter.tied_to is not None or users[tensor.storage] > 1
+    ]
 
 
 def _orders(task: LoadTask) -> Iterator[list[str]]:
