@@ -2,7 +2,7 @@
 
 DistributedDataParallel keeps its model as `module`, torch.compile as `_orig_mod`, FullyShardedDataParallel as
 `_fsdp_wrapped_module`, and a LightningModule mostly as `model`; `state_dict` puts that before each name, and whoever
-loads into the bare model strips it.
+loads into the bare model strips it. Where parts of a model are wrapped, such as each layer, it stands within names.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ if TYPE_CHECKING:
 
     from meminspect.checkpoint.model import Checkpoint
 
-__all__ = ["ALWAYS_WRAPPERS", "unwrapped"]
+__all__ = ["ALWAYS_WRAPPERS", "inner_wrappers", "unwrapped"]
 
 ALWAYS_WRAPPERS: Final = ("module.", "_orig_mod.", "_fsdp_wrapped_module.")
 """What nobody calls a part of a model of his own; but one may well be all below "model"."""
 
+# Of a part; "module" within a name may be anybody's.
+_INNER_WRAPPERS: Final = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 _WRAPPERS: Final = (*ALWAYS_WRAPPERS, "model.")
 
 
@@ -29,6 +31,12 @@ def unwrapped(checkpoint: Checkpoint) -> Iterator[Checkpoint]:
         bare = tuple(tensor._replace(name=tensor.name.removeprefix(prefix)) for tensor in checkpoint.tensors)
         checkpoint = dataclasses.replace(checkpoint, tensors=bare, prefix=checkpoint.prefix + prefix)
         yield checkpoint
+
+
+def inner_wrappers(checkpoint: Checkpoint) -> list[str]:
+    """What wrappers of a model's parts have put into names, behind a dot."""
+    names = "\n".join([tensor.name for tensor in checkpoint.tensors])
+    return [wrapper for wrapper in _INNER_WRAPPERS if f".{wrapper}" in names]
 
 
 def _wrapper(checkpoint: Checkpoint) -> str:

@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, TypeGuard
 
 from meminspect.architectures import Headers, detect, skeleton
-from meminspect.checkpoint.wrappers import ALWAYS_WRAPPERS, unwrapped
+from meminspect.checkpoint.wrappers import ALWAYS_WRAPPERS, inner_wrappers, unwrapped
 from meminspect.errors import CheckpointError
 from meminspect.text import shown
 
@@ -42,6 +42,9 @@ def recognised(checkpoint: Checkpoint, own: OwnModel | None) -> tuple[Checkpoint
     if any(wrapper in prefix for wrapper in ALWAYS_WRAPPERS):
         strips = f"name.removeprefix({prefix!r}) strips"
         found = _noted(found, f"every name begins with {prefix}, which a wrapper puts there and {strips}")
+    for wrapper in inner_wrappers(bare):
+        strips = f"name.replace({wrapper!r}, '') strips"
+        found = _noted(found, f"names have {wrapper} within, which a wrapper of a part puts there and {strips}")
     return checkpoint, found
 
 
