@@ -24,6 +24,7 @@ from rich.text import Text
 from meminspect.synthesis import SynthesisSpec, architecture_for, synthesise
 from meminspect.tui.app import MeminspectApp
 from meminspect.tui.screens.watch import WatchScreen
+from meminspect.tui.widgets.strategy_list import StrategyList
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -40,6 +41,7 @@ COMMANDS: Final = {
     "run": ["run", "--demo", "-s", "all"],
 }
 CHECKPOINT: Final = Path("llama-1.3b")
+RACED: Final = ("mmap-assign", "stream", "meta-assign", "naive")
 MEDIUM, SMALL, LARGE = (120, 40), (80, 24), (200, 60)
 DEADLINE_S: Final = 300
 
@@ -73,7 +75,8 @@ async def draw_app(home: Path) -> None:
         await pilot.pause()
         _keep(app, "app-start-80")
         await pilot.resize_terminal(*MEDIUM)
-        await pilot.press("end", "enter")  # naive
+        await _choose(app, pilot, "naive")
+        await pilot.press("enter")
         await _until(pilot, lambda: "copy" in [name for _, name in _view(app).phases])
         _keep(app, "app-run")
         await _until(pilot, lambda: _has_ended(app))
@@ -82,7 +85,11 @@ async def draw_app(home: Path) -> None:
         await pilot.pause()
         _keep(app, "app-result-80")
         await pilot.resize_terminal(*MEDIUM)
-        await pilot.press("escape", "home", "space", "down", "space", "down", "space", "down", "space", "r")
+        await pilot.press("escape")
+        for strategy in RACED:
+            await _choose(app, pilot, strategy)
+            await pilot.press("space")
+        await pilot.press("r")
         await _until(pilot, lambda: _has_ended(app))
         _keep(app, "app-race")
         await pilot.resize_terminal(*LARGE)
@@ -92,11 +99,18 @@ async def draw_app(home: Path) -> None:
         await pilot.press("escape", "h")
         await _until(pilot, lambda: not app.screen.workers or all(worker.is_finished for worker in app.screen.workers))
         _keep(app, "app-history")
+
+
+async def draw_killed(home: Path) -> None:
+    """A run that does not survive its limit."""
     async with _app(home, MEDIUM) as (app, pilot):
         await _until(pilot, lambda: app.standby is not None)
-        await pilot.press("o", "tab", "tab", "tab", *"4GiB", "ctrl+s")
+        await pilot.press("o")
+        app.screen.query_one("#limit").focus()
+        await pilot.press(*"4GiB", "ctrl+s")
         await _until(pilot, lambda: app.standby is not None)
-        await pilot.press("end", "enter", "y")
+        await _choose(app, pilot, "naive")
+        await pilot.press("enter", "y")
         await _until(pilot, lambda: _has_ended(app))
         _keep(app, "app-killed")
 
@@ -108,6 +122,13 @@ async def _app(home: Path, size: tuple[int, int]) -> AsyncIterator[tuple[Meminsp
     async with app.run_test(size=size) as pilot:
         yield app, pilot
         await app.action_quit()
+
+
+async def _choose(app: MeminspectApp, pilot: Pilot[int], strategy: str) -> None:
+    rows = app.screen.query_one(StrategyList)
+    await pilot.press("home")
+    while rows.row is None or rows.row.strategy.id != strategy:
+        await pilot.press("down")
 
 
 def _watch(app: MeminspectApp) -> WatchScreen:
@@ -156,6 +177,7 @@ def main() -> None:
         architecture = architecture_for("llama", "meta", parameters=1_300_000_000)
         synthesise(SynthesisSpec(CHECKPOINT, architecture, "meta"))
         asyncio.run(draw_app(home))
+        asyncio.run(draw_killed(home))
         for name, arguments in COMMANDS.items():
             draw_command(name, arguments, home)
         for svg in sorted(FOLDER.glob("*.svg")):
