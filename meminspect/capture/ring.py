@@ -6,7 +6,8 @@ bytes have not all become visible yet is left for the next look rather than misr
 
 Layout, little-endian: a header (magic, capacity, bytes ever written, bytes ever read, records lost, and at 64 the mark:
 a length and a text) and `capacity` bytes of data, in which records wrap around. A record is a 4-byte length, a 4-byte
-CRC-32 of the rest, the fixed part and the two texts, padded to 8 bytes.
+Adler-32 of the rest (which looks nothing up: with the caches swept by a load, a CRC's tables cost microseconds), the
+fixed part and the two texts, one behind the other.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-import zlib
 from typing import TYPE_CHECKING, Any, Final
+from zlib import adler32
 
 from meminspect.capture.records import Event, EventKind, Operation, Pool, Reading
 from meminspect.errors import RunError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 __all__ = ["CAPACITY", "RingReader", "RingWriter", "create_ring", "pack", "unpack"]
 
@@ -33,8 +34,10 @@ _MAGIC: Final = 0x31474E49_524D454D  # "MEMRING1"
 _MAGIC_SLOT, _CAPACITY_SLOT, _WRITTEN, _READ, _LOST = range(5)
 
 _PREFIX: Final = struct.Struct("<II")
-_FIXED: Final = struct.Struct("<qBBBBIqiqqqqqHI")
-_WHOLE: Final = struct.Struct("<IIqBBBBIqiqqqqqHI")  # both in one
+_FIXED: Final = struct.Struct("<qBBBBIqiqqqqqH")
+_PREFIX_BYTES: Final = _PREFIX.size
+_pack_prefix: Final[Callable[..., bytes]] = _PREFIX.pack
+_pack_fixed: Final[Callable[..., bytes]] = _FIXED.pack
 _EXACT, _HAS_READING = 1, 2
 _NO_READING: Final = (0, 0, 0, 0)
 _KINDS: Final = {int(kind): kind for kind in EventKind}  # to ask an enumeration for a member takes ten times as long
@@ -46,26 +49,29 @@ _LONGEST_DETAIL: Final = 1 << 19
 _RESERVE: Final = 2 * _LONGEST_DETAIL  # for vital records only
 
 
-def pack(event: Event) -> bytes:
-    """Encode one event as a record; over-long texts are cut."""
-    name = event.name.encode("utf-8", "surrogatepass")[:_LONGEST_NAME]
-    detail = event.detail.encode("utf-8", "surrogatepass")[:_LONGEST_DETAIL]
-    flags = (_EXACT if event.exact else 0) | (_HAS_READING if event.reading is not None else 0)
-    body = _FIXED.pack(
-        event.t_ns, event.kind, event.operation, event.pool, flags, event.id, event.nbytes, event.file,
-        event.offset, *(event.reading or _NO_READING), len(name), len(detail),
-    )  # fmt: skip
-    body += name + detail
-    body += bytes(-len(body) % 8)
-    return _PREFIX.pack(_PREFIX.size + len(body), zlib.crc32(body)) + body
+def pack(event: tuple[Any, ...]) -> bytes:
+    """Encode an event, given as the plain tuple of its fields, as a record; over-long texts are cut."""
+    t_ns, kind, operation, pool, id_, nbytes, file, offset, exact, reading, name, detail = event
+    if len(name) > _LONGEST_NAME or len(detail) > _LONGEST_DETAIL:
+        name, detail = name[:_LONGEST_NAME], detail[:_LONGEST_DETAIL]
+    flags = exact if reading is None else exact + _HAS_READING
+    heap, in_file, pinned, high = reading or _NO_READING
+    text = name + detail
+    try:
+        encoded = text.encode()
+    except UnicodeEncodeError:  # half a surrogate pair; to name a handler at once takes microseconds longer
+        encoded = text.encode("utf-8", "replace")
+    fixed = _pack_fixed(
+        t_ns, kind, operation, pool, flags, id_, nbytes, file, offset, heap, in_file, pinned, high, len(name)
+    )
+    body: bytes = fixed + encoded
+    return _pack_prefix(_PREFIX_BYTES + len(body), adler32(body)) + body
 
 
 def unpack(body: bytes) -> Event:
     """Decode a record without its length and checksum."""
-    (t_ns, kind, operation, pool, flags, id_, nbytes, file, offset, *reading, name_length, detail_length) = (
-        _FIXED.unpack_from(body)
-    )
-    middle = _FIXED.size + name_length
+    t_ns, kind, operation, pool, flags, id_, nbytes, file, offset, *reading, name_length = _FIXED.unpack_from(body)
+    text = body[_FIXED.size :].decode("utf-8", "replace")
     return Event(
         t_ns,
         _KINDS[kind],
@@ -77,8 +83,8 @@ def unpack(body: bytes) -> Event:
         offset,
         bool(flags & _EXACT),
         Reading(*reading) if flags & _HAS_READING else None,
-        body[_FIXED.size : middle].decode("utf-8", "replace"),
-        body[middle : middle + detail_length].decode("utf-8", "replace"),
+        text[:name_length],
+        text[name_length:],
     )
 
 
@@ -128,7 +134,7 @@ class _Ring:
         self._slots = memoryview(self._map)[:_MARK_AT].cast("Q")
         if self._slots[_MAGIC_SLOT] != _MAGIC or self._slots[_CAPACITY_SLOT] != size - _HEADER_BYTES:
             raise RunError("the event ring is not one of ours", "this is a bug in meminspect")
-        self._capacity = size - _HEADER_BYTES
+        self._capacity, self._end = size - _HEADER_BYTES, size
 
     @property
     def lost(self) -> int:
@@ -146,61 +152,37 @@ class RingWriter(_Ring):
 
     def __init__(self, descriptor: int) -> None:
         super().__init__(descriptor)
-        self._bytes_view = memoryview(self._map)
-        self._words = self._bytes_view.cast("I")
+        self._reserve = _RESERVE if self._capacity > 2 * _RESERVE else 0
+        self._written = self._slots[_WRITTEN]
+        self._at = self._until = 0  # the next record's place, and the end of what is known to be free behind it
 
     def put(self, event: tuple[Any, ...], vital: bool = False) -> None:
-        """Append an event, given as the plain tuple of its fields; never waits.
+        """Append an event, given as the plain tuple of its fields, or count it as lost when there is no room.
 
         A part of a large ring is kept for vital records, which must find room when others no longer do.
         """
-        t_ns, kind, operation, pool, id_, nbytes, file, offset, exact, reading, name, detail = event
-        first, second = name.encode("utf-8", "surrogatepass"), detail.encode("utf-8", "surrogatepass")
-        end = _WHOLE.size + len(first) + len(second)
-        length = end + -end % 8
-        written = self._slots[_WRITTEN]
-        start = written % self._capacity
-        if start + length > self._capacity or len(first) > _LONGEST_NAME or len(second) > _LONGEST_DETAIL:
-            self.write(pack(Event(*event)), vital)
-            return
-        if not self._has_room(written, length, vital):
-            return
-        # In place: with the caches swept by a load, every object on the way costs microseconds.
-        at = _HEADER_BYTES + start
-        flags = exact if reading is None else exact + _HAS_READING
-        heap, in_file, pinned, high = reading or _NO_READING
-        _WHOLE.pack_into(
-            self._map, at, length, 0, t_ns, kind, operation, pool, flags, id_, nbytes,
-            file, offset, heap, in_file, pinned, high, len(first), len(second),
-        )  # fmt: skip
-        self._map[at + _WHOLE.size : at + end] = first + second
-        self._words[at // 4 + 1] = zlib.crc32(self._bytes_view[at + _PREFIX.size : at + length])
-        self._slots[_WRITTEN] = written + length
+        record = pack(event)
+        end = self._at + len(record)
+        if end <= self._until:
+            self._map[self._at : end] = record
+            self._at = end
+            self._written = self._slots[_WRITTEN] = self._written + len(record)
+        else:
+            self._put_where_room_is(record, vital)
 
-    def write(self, record: bytes, vital: bool = False) -> None:
-        """Append a packed record, or count it as lost when there is no room; never waits."""
-        written = self._slots[_WRITTEN]
-        if not self._has_room(written, len(record), vital):
+    def _put_where_room_is(self, record: bytes, vital: bool) -> None:
+        """Look how far the reader is; a record may go round the end."""
+        free = self._capacity - (self._written - self._slots[_READ])
+        if len(record) > free - (0 if vital else self._reserve):
+            self._slots[_LOST] += 1
             return
-        start = written % self._capacity
-        head = record[: self._capacity - start]
-        self._map[_HEADER_BYTES + start : _HEADER_BYTES + start + len(head)] = head
-        if len(head) < len(record):
-            self._map[_HEADER_BYTES : _HEADER_BYTES + len(record) - len(head)] = record[len(head) :]
-        self._slots[_WRITTEN] = written + len(record)
-
-    def _has_room(self, written: int, nbytes: int, vital: bool) -> bool:
-        room = self._capacity if vital or self._capacity <= 2 * _RESERVE else self._capacity - _RESERVE
-        if written + nbytes - self._slots[_READ] <= room:
-            return True
-        self._slots[_LOST] += 1
-        return False
-
-    def close(self) -> None:
-        """Unmap the ring."""
-        self._words.release()
-        self._bytes_view.release()
-        super().close()
+        at = _HEADER_BYTES + self._written % self._capacity
+        head, tail = record[: self._end - at], record[self._end - at :]
+        self._map[at : at + len(head)] = head
+        self._map[_HEADER_BYTES : _HEADER_BYTES + len(tail)] = tail
+        self._written = self._slots[_WRITTEN] = self._written + len(record)
+        self._at = _HEADER_BYTES + self._written % self._capacity
+        self._until = min(self._end, self._at + free - len(record) - self._reserve)
 
     def mark(self, name: str) -> None:
         """Say what is being worked on that no record tells yet, in case that it is never written; empty for nothing."""
@@ -226,11 +208,11 @@ class RingReader(_Ring):
         """Yield every whole record that has not been read; stop at the first that is not wholly visible."""
         read, written = self._slots[_READ], self._slots[_WRITTEN]
         while read < written:
-            length, checksum = _PREFIX.unpack(self._bytes(read, _PREFIX.size))
-            if not _PREFIX.size + _FIXED.size <= length <= written - read:
+            length, checksum = _PREFIX.unpack(self._bytes(read, _PREFIX_BYTES))
+            if not _PREFIX_BYTES + _FIXED.size <= length <= written - read:
                 return
-            body = self._bytes(read + _PREFIX.size, length - _PREFIX.size)
-            if zlib.crc32(body) != checksum:
+            body = self._bytes(read + _PREFIX_BYTES, length - _PREFIX_BYTES)
+            if adler32(body) != checksum:
                 return
             read += length
             self._slots[_READ] = read

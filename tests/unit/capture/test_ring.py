@@ -42,16 +42,8 @@ def test_any_event_packed_and_unpacked_is_the_same(event: Event) -> None:
 
 
 @settings(deadline=None)
-@given(events)
-def test_any_event_through_a_ring_is_the_same(event: Event) -> None:
-    with ring() as pair:
-        pair.writer.write(pack(event))
-        assert list(pair.reader.drain()) == [event]
-
-
-@settings(deadline=None)
 @given(st.lists(events, min_size=1, max_size=12))
-def test_events_put_as_their_fields_arrive_like_packed_ones_wherever_the_ring_wraps_around(given: list[Event]) -> None:
+def test_any_event_through_a_ring_is_the_same_wherever_that_wraps_around(given: list[Event]) -> None:
     with ring(2048) as pair:
         for event in given:
             pair.writer.put(tuple(event))
@@ -71,20 +63,14 @@ def test_a_full_ring_counts_what_is_put_as_lost() -> None:
 @given(st.text(st.characters(categories=["Cs", "Cc", "Lu"]), min_size=1, max_size=20))
 def test_a_name_with_lone_surrogates_arrives_as_text_that_sqlite_takes(name: str) -> None:
     arrived = unpack(pack(Event(0, EventKind.PHASE, name=name))[PREFIX_BYTES:]).name
-    arrived.encode("utf-8")
-    assert arrived == name.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+    assert arrived == name.encode("utf-8", "replace").decode()
 
 
 @pytest.mark.parametrize("name", ["x" * 5000, "ü" * 5000, "a" + "ü" * 5000])
 def test_a_name_that_is_too_long_is_cut_and_the_detail_stays_whole(name: str) -> None:
     event = unpack(pack(Event(0, EventKind.BEGIN, name=name, detail="float16 [2]"))[PREFIX_BYTES:])
-    assert name.startswith(event.name.rstrip("\ufffd"))
-    assert 4000 < len(event.name.encode()) <= 4096 + 2
+    assert event.name == name[:4096]
     assert event.detail == "float16 [2]"
-
-
-def test_records_lie_on_multiples_of_eight_bytes() -> None:
-    assert {len(pack(numbered(0, "x" * length))) % 8 for length in range(20)} == {0}
 
 
 @settings(deadline=None)
@@ -100,10 +86,9 @@ def test_a_small_ring_hands_over_in_order_what_it_had_room_for_and_counts_the_re
                 free, expected = SMALL_RING, []
                 continue
             event = numbered(index, "n" * action)
-            record = pack(event)
-            pair.writer.write(record)
-            if len(record) <= free:
-                free -= len(record)
+            pair.writer.put(event)
+            if len(pack(event)) <= free:
+                free -= len(pack(event))
                 expected.append(event)
             else:
                 lost += 1
@@ -115,7 +100,7 @@ def test_records_that_wrap_around_the_end_are_whole() -> None:
     # given a capacity that no number of records fills exactly
     with ring(1000) as pair:
         for index in range(500):
-            pair.writer.write(pack(numbered(index, f"tensor.{index}")))
+            pair.writer.put(numbered(index, f"tensor.{index}"))
             assert [event.id for event in pair.reader.drain()] == [index]
         assert pair.reader.lost == 0
 
@@ -123,19 +108,19 @@ def test_records_that_wrap_around_the_end_are_whole() -> None:
 def test_a_full_ring_keeps_the_oldest_and_takes_new_ones_once_it_is_drained() -> None:
     with ring() as pair:
         for index in range(100):
-            pair.writer.write(pack(numbered(index)))
+            pair.writer.put(numbered(index))
         kept = [event.id for event in pair.reader.drain()]
         assert kept == list(range(len(kept)))
         assert pair.reader.lost == 100 - len(kept) > 0
 
-        pair.writer.write(pack(numbered(1000)))
+        pair.writer.put(numbered(1000))
         assert [event.id for event in pair.reader.drain()] == [1000]
 
 
 def test_a_record_larger_than_the_ring_is_lost_and_counted() -> None:
     with ring(256) as pair:
-        pair.writer.write(pack(numbered(0, "x" * 500)))
-        pair.writer.write(pack(numbered(1)))
+        pair.writer.put(numbered(0, "x" * 500))
+        pair.writer.put(numbered(1))
         assert [event.id for event in pair.reader.drain()] == [1]
         assert pair.reader.lost == 1
 
@@ -143,7 +128,7 @@ def test_a_record_larger_than_the_ring_is_lost_and_counted() -> None:
 def test_a_drain_that_is_given_up_half_way_goes_on_where_it_stopped() -> None:
     with ring() as pair:
         for index in range(4):
-            pair.writer.write(pack(numbered(index)))
+            pair.writer.put(numbered(index))
         assert next(pair.reader.drain()).id == 0
         assert [event.id for event in pair.reader.drain()] == [1, 2, 3]
 
@@ -152,10 +137,10 @@ def test_a_drain_that_is_given_up_half_way_goes_on_where_it_stopped() -> None:
 @given(st.data())
 def test_a_torn_record_stops_the_reader_until_it_is_whole(data: st.DataObject) -> None:
     with ring() as pair:
-        records = [pack(numbered(index)) for index in range(3)]
-        for record in records:
-            pair.writer.write(record)
-        first, second = len(records[0]), len(records[1])
+        written = [numbered(index) for index in range(3)]
+        for event in written:
+            pair.writer.put(event)
+        first, second, _ = (len(pack(event)) for event in written)
         torn = data.draw(st.integers(first, first + second - 1))
 
         # given any one byte of the second record, its length and checksum included, that is not visible yet
@@ -183,11 +168,11 @@ import sys
 import tempfile
 sys.path[:] = sys.argv[2].split("\\n")
 from meminspect.capture.records import Event, EventKind
-from meminspect.capture.ring import RingWriter, pack
+from meminspect.capture.ring import RingWriter
 writer = RingWriter(int(sys.argv[1]))
 index = 0
 while True:
-    writer.write(pack(Event(index, EventKind.BEGIN, id=index, name=f"tensor.{index}" * 5)))
+    writer.put(Event(index, EventKind.BEGIN, id=index, name=f"tensor.{index}" * 5))
     index += 1
     if index == 200:
         print("under way", flush=True)
@@ -217,11 +202,10 @@ def test_a_writer_killed_in_the_middle_of_writing_leaves_every_finished_record()
 def test_a_ring_full_of_events_has_room_left_for_what_a_result_hangs_on() -> None:
     descriptor = create_ring(4 << 20)
     writer, reader = RingWriter(descriptor), RingReader(descriptor)
-    event, vital = pack(Event(1, EventKind.RELEASE, name="x" * 4000)), pack(Event(2, EventKind.REPORT, name="end"))
     while not writer.lost:
-        writer.write(event)
+        writer.put(Event(1, EventKind.RELEASE, name="x" * 4000))
 
-    writer.write(vital, vital=True)
+    writer.put(Event(2, EventKind.REPORT, name="end"), vital=True)
 
     assert writer.lost == 1
     assert [found.name for found in reader.drain()][-1] == "end"
@@ -239,7 +223,7 @@ def test_without_anonymous_memory_a_ring_lies_in_a_file_without_a_name(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
     with ring() as pair:
-        pair.writer.write(pack(numbered(7)))
+        pair.writer.put(numbered(7))
 
         assert list(pair.reader.drain()) == [numbered(7)]
         assert os.fstat(pair.descriptor).st_size == 4096 + SMALL_RING

@@ -262,20 +262,20 @@ def test_a_release_that_strikes_while_an_event_is_being_written_loses_neither(
 ) -> None:
     """The garbage collector runs callbacks between any two steps of the writer, in the same thread."""
     # given a ring that is empty, with so much room before it wraps around
-    filler = pack(Event(0, EventKind.REPORT, name="f" * 500))
-    recording = Recording(len(filler) + bytes_before_the_end)
-    recording.writer.write(filler)
+    filler = Event(0, EventKind.REPORT, name="f" * 500)
+    recording = Recording(len(pack(filler)) + bytes_before_the_end)
+    recording.writer.put(filler)
     recording.events()
-    recorder, struck, has_room = recording.recorder, [], recording.writer._has_room
+    recorder, struck = recording.recorder, []
 
-    def struck_while_asking(written: int, nbytes: int, vital: bool) -> bool:
+    def struck_while_packing(event: Event) -> bytes:
         if not struck:
             struck.append("now")
             recorder.release(7, HEAP, "gone", BIG)
             recorder.phase("read")  # which has it written
-        return has_room(written, nbytes, vital)
+        return pack(event)
 
-    monkeypatch.setattr(recording.writer, "_has_room", struck_while_asking)
+    monkeypatch.setattr("meminspect.capture.ring.pack", struck_while_packing)
     recorder.report("interrupted", {})
     recorder.report("after", {})
     assert struck
