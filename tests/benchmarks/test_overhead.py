@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from meminspect.strategies import STRATEGIES
+from meminspect.strategies import NATIVE
 from meminspect.synthesis import tiny_checkpoint
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_checkpoint("llama", "meta", "meta", "float16", tmp_path_factory.mktemp("tiny") / "tiny")
 
 
-@pytest.mark.parametrize("strategy", [id_ for id_ in STRATEGIES if id_ != "per-tensor-files"])
+@pytest.mark.parametrize("strategy", [id_ for id_ in NATIVE if id_ != "per-tensor-files"])
 def test_accounted_cost_and_memory_beside_a_twin(
     benchmark: BenchmarkFixture, figure: Figure, home: Home, half_a_gigabyte: Path, tiny: Path, strategy: str
 ) -> None:
