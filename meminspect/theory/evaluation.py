@@ -68,7 +68,7 @@ def evaluate(
         on_device: list[Step] = []
         for step in block:
             phase, operation, pool, item, _, nbytes, rounds = step
-            delta = step.delta_bytes
+            delta = 0 if pool is _NONE else step.delta_bytes
             if operation is not _RELEASE:
                 at_work = times * rounds * nbytes
                 if item != _WITHIN_COPY and (operation is not _TOUCH or phase == "touch"):  # events tell of it
@@ -129,10 +129,10 @@ class _Host:
             self.pools[pool] += times * delta
             self._live[item, pool] += times * delta
             return
-        if delta < 0:
-            self.look()
-        elif delta > 0:
+        if delta > 0:
             self._rising = True
+        elif self._rising and delta:
+            self.look()
         nbytes = self.pools[pool] = self.pools[pool] + delta
         if nbytes > self.peaks[pool]:
             self.peaks[pool] = nbytes
