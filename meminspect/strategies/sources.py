@@ -65,11 +65,18 @@ class Sources:
         for _, of_file in itertools.groupby(tensors, key=lambda tensor: tensor.storage.file):
             touched: list[Step] = []
             for tensor in of_file:
-                if not self._users[tensor.storage]:
-                    yield from self._come(phase, tensor, item or self.item, touched)
-                self._names.setdefault(tensor.storage, tensor.name)
-                self._users[tensor.storage] += 1
-                self._users[tensor.storage.file] += 1
+                storage = tensor.storage
+                if not self._users[storage]:
+                    self._names.setdefault(storage, tensor.name)
+                    step = self._step(self._sending(phase), _MATERIALISE, tensor, item or self.item)
+                    if self._via is _NONE:
+                        yield step
+                    else:
+                        yield from self._passing(phase, step, touched)
+                    if self.pool is not _FILE:
+                        self._resident[storage][storage] = step
+                self._users[storage] += 1
+                self._users[storage.file] += 1
             for step in touched:
                 yield step.given_back(self._sending(phase))
 
@@ -77,21 +84,16 @@ class Sources:
         """The phase in which tensors go to the device: torch.load sends each as it reads it."""
         return phase if self._via in (_NONE, _HEAP) else "move"
 
-    def _come(self, phase: str, tensor: StoredTensor, item: str, touched: list[Step]) -> Iterator[Step]:
-        """A storage comes into memory; the pages of a mapping that it passes through are added to `touched`."""
-        passing = Step(phase, _MATERIALISE, self._via, Item.STAGING, tensor.name, tensor.storage.nbytes)
-        if self._via is not _NONE:
-            yield passing
+    def _passing(self, phase: str, step: Step, touched: list[Step]) -> Iterator[Step]:
+        """A storage comes to the device; the pages of a mapping that it passes through are added to `touched`."""
+        passing = step._replace(phase=phase, pool=self._via, item=Item.STAGING)
+        yield passing
         if self._via in (_FILE, _PINNED):
             touched.append(passing._replace(operation=_TOUCH, pool=_FILE))
             yield touched[-1]
-        sending = self._sending(phase)
-        step = self._step(sending, _MATERIALISE, tensor, item)
         yield step
         if self._via in (_HEAP, _PINNED):
-            yield passing.given_back(sending)
-        if self.pool is not _FILE:
-            self._resident[tensor.storage][tensor.storage] = step
+            yield passing.given_back(step.phase)
 
     def name_of(self, tensor: StoredTensor) -> str:
         """The first tensor of a storage, whose name the storage goes by."""

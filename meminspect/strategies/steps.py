@@ -66,8 +66,10 @@ def _built(
     elements = parameter.elements
     nbytes = bytes_of(task.initial_dtype(parameter), elements)
     floor = min(nbytes, bytes_of(task.target_dtype(parameter), elements))
-    parts = ((Item.FLOOR, floor), (Item.UPCAST, nbytes - floor))
-    return [Step(phase, operation, pool, item, parameter.name, part) for item, part in parts if part]
+    steps = [Step(phase, operation, pool, Item.FLOOR, parameter.name, floor)] if floor else []
+    if nbytes > floor:
+        steps.append(Step(phase, operation, pool, Item.UPCAST, parameter.name, nbytes - floor))
+    return steps
 
 
 def _move(task: LoadTask) -> Iterator[Step]:
