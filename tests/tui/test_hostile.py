@@ -73,7 +73,14 @@ def is_harmless(pilot: Pilot[Any]) -> bool:
     return pilot.app.return_value is None
 
 
-@pytest.mark.parametrize("story", [Story("naive"), Story("naive", 0.7, "oom_killed", "x"), Story("naive", 0, "failed")])
+@pytest.mark.parametrize(
+    "story",
+    [
+        Story("naive"),
+        pytest.param(Story("naive", 0.7, "oom_killed", "x"), marks=pytest.mark.slow),
+        pytest.param(Story("naive", 0, "failed"), marks=pytest.mark.slow),
+    ],
+)
 async def test_a_hostile_capture_is_shown_in_every_part_of_its_screen(task: LoadTask, story: Story) -> None:
     path = poisoned(Path("run.meminspect"), task, story)
     async with MeminspectApp(captures=[path]).run_test(size=SIZE) as pilot:

@@ -295,7 +295,7 @@ async def test_cancelling_a_run_of_a_race_that_was_opened_ends_the_race(task: Lo
         assert len(FakeSession.begun) == 1
 
 
-@pytest.mark.parametrize("key", ["y", "click"])
+@pytest.mark.parametrize("key", ["y", pytest.param("click", marks=pytest.mark.slow)])
 async def test_leaving_a_race_under_way_cancels_it_once_the_user_says_so(task: LoadTask, key: str) -> None:
     async with at_start().run_test(size=SIZE) as pilot:
         run = await race_begun(pilot)
@@ -336,6 +336,7 @@ async def test_quitting_during_a_race_leaves_nothing_behind(task: LoadTask) -> N
         assert capture.fact("outcome")["outcome"] == "cancelled"
 
 
+@pytest.mark.slow
 async def test_from_a_run_that_is_over_the_next_of_its_race_cannot_be_cancelled(task: LoadTask) -> None:
     async with at_start().run_test(size=SIZE) as pilot:
         (await race_begun(pilot)).end()

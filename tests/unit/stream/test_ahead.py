@@ -131,6 +131,7 @@ def test_a_thread_that_fails_warns(load: Load, tmp_path: Path, monkeypatch: pyte
     assert "its file is shorter" in "".join(told)
 
 
+@pytest.mark.slow
 def test_an_interpreter_that_ends_meanwhile_ends_in_peace(tmp_path: Path) -> None:
     torch.save({f"t{number}": torch.ones(9000) for number in range(4000)}, tmp_path / "checkpoint")
     evict(tmp_path / "checkpoint")

@@ -51,7 +51,7 @@ def assert_same_file(ours: Path, torchs: Path) -> None:
 
 
 @pytest.mark.parametrize("ordered", [True, False])
-@pytest.mark.parametrize("count", [0, 1, 2, 40, 300])
+@pytest.mark.parametrize("count", [0, 1, 2, 40, pytest.param(300, marks=pytest.mark.slow)])
 def test_state_dict_is_what_torch_saves(tmp_path: Path, ordered: bool, count: int) -> None:
     # given shapes of every length, enough tensors for two-byte memo numbers, and lengths of one to four bytes
     shapes = [(), (3,), (300, 7), (2, 3, 4), (1, 2, 3, 4), (70_000,), (0, 5), (5, 0)]
