@@ -126,9 +126,8 @@ async def _app(home: Path, size: tuple[int, int]) -> AsyncIterator[tuple[Meminsp
 
 async def _choose(app: MeminspectApp, pilot: Pilot[int], strategy: str) -> None:
     rows = app.screen.query_one(StrategyList)
-    await pilot.press("home")
-    while rows.row is None or rows.row.strategy.id != strategy:
-        await pilot.press("down")
+    rows.highlighted = rows.get_option_index(strategy)
+    await pilot.pause()
 
 
 def _watch(app: MeminspectApp) -> WatchScreen:

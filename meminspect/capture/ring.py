@@ -6,8 +6,8 @@ bytes have not all become visible yet is left for the next look rather than misr
 
 Layout, little-endian: a header (magic, capacity, bytes ever written, bytes ever read, records lost, and at 64 the mark:
 a length and a text) and `capacity` bytes of data, in which records wrap around. A record is a 4-byte length, a 4-byte
-Adler-32 of the rest (which looks nothing up: with the caches swept by a load, a CRC's tables cost microseconds), the
-fixed part and the two texts, one behind the other.
+Adler-32 of the rest (which needs no tables, that a load would sweep out of the caches), the fixed part and the two
+texts, one behind the other.
 """
 
 from __future__ import annotations

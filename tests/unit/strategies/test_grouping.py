@@ -101,6 +101,11 @@ def test_of_equal_blocks_three_remain() -> None:
     assert few.copies == {"layers.1.up": 98, "layers.1.down": 98}
 
 
+def test_a_line_break_in_one_name_leaves_the_others_grouped() -> None:
+    layers = [(f"layers.{n}.up", "float16", (64,)) for n in range(100)]
+    assert named(task_for(spread([("first\nline", "float16", (9,)), *layers]), LoadOptions())) == 4
+
+
 def test_the_order_of_bytes_may_take_the_blocks_apart() -> None:
     """Safetensors writes wide types first: all norms, then all weights, where the model has them in turn."""
     norms = [(f"layers.{n}.norm", "float32", (64,)) for n in range(50)]
