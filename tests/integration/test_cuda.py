@@ -1,4 +1,4 @@
-"""On a CUDA device itself: `python -m pytest -m gpu`, with a build of torch for it. None of this has run so far."""
+"""On a CUDA device itself: `python -m pytest -m gpu`, with a build of torch for it, and nothing else on the device."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ordered_checkpoints import write
 
 from meminspect.capture.store import CaptureReader
 from meminspect.checkpoint import read_checkpoint
+from meminspect.staging import CHUNK_BYTES, default_threads
 from meminspect.strategies import NATIVE, LoadOptions
 from meminspect.strategies.task import task_for
 from meminspect.synthesis import SynthesisSpec, architecture_for, synthesise
@@ -60,8 +61,10 @@ def test_every_strategy_loads_what_the_checkpoint_holds_with_the_peak_that_theor
     tensors, theory = run["tensors"], run["theory"]
     assert run["outcome"] == "completed", run["message"]
     assert (tensors["verified"], tensors["mismatched"]) == (tensors["expected"], 0)
-    for figures, said in ((run["peak"], theory["peak"]), (run["steady"], theory["steady"])):
-        assert 0 <= figures["vram_allocated_bytes"] - said["vram_allocated_bytes"] <= CONSTANTS
+    # What scatters a slice of columns has a copy of the chunk on the device, in each thread. Theory has none of these.
+    scattered = default_threads() * CHUNK_BYTES if strategy == "stream" and task.checkpoint.parallel_files else 0
+    for figures, said, more in ((run["peak"], theory["peak"], scattered), (run["steady"], theory["steady"], 0)):
+        assert 0 <= figures["vram_allocated_bytes"] - said["vram_allocated_bytes"] <= CONSTANTS + more
     assert run["peak"]["vram_reserved_bytes"] == theory["peak"]["vram_reserved_bytes"]
 
 

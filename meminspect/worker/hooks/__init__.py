@@ -37,6 +37,7 @@ def installed(tracker: Tracker) -> Iterator[None]:
     Where attribution is asked for, every operation is: a library makes tensors of tensors in ways that no recipe has.
     """
     with contextlib.ExitStack() as stack:
+        stack.callback(tracker.forget_model)
         for hook in (torch_files, dcp_files, numpy_files, mappings, safetensors_files, streaming, modules, meta_models):
             stack.enter_context(hook.watch(tracker))
         if tracker.attribution is None:

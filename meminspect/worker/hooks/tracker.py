@@ -129,6 +129,10 @@ class Tracker:
                 self._by_offset.setdefault((storage.file, storage.offset), tensor)
             self._by_file[storage.file].append(tensor)
 
+    def forget_model(self) -> None:
+        """Let go of the model: torch.overrides and torch._dynamo keep the functions that they find, ours with them."""
+        self.model = None
+
     def take_over(self, tensor: torch.Tensor) -> str:
         """The name of a tensor of the model that has no memory yet and is about to get it; empty for any other."""
         if tensor.is_meta and id(tensor) not in self._on_meta and self.model is not None:

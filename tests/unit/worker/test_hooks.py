@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -221,6 +222,20 @@ def test_building_on_meta_reports_nothing(recording: Recording, tracker: Tracker
     with torch.device("meta"):
         constructed(tracker, lambda: nn.Linear(3, 4), [])
     assert recording.events(EventKind.BEGIN) == []
+
+
+def test_a_model_goes_with_its_last_user_though_torch_keeps_functions_of_ours(
+    tracker: Tracker,
+) -> None:
+    with installed(tracker), torch.device("meta"):
+        kept = torch.Tensor.copy_  # as torch.overrides and torch._dynamo do, who list what they find
+        model = constructed(tracker, lambda: nn.Linear(2, 2), {})
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+
+    assert gone() is None
+    assert kept is not torch.Tensor.copy_
 
 
 def test_a_description_is_type_and_shape() -> None:
