@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
+from torch.utils._device import _device_constructors
+
 from meminspect.worker.hooks import (
     casting,
     dcp_files,
@@ -36,6 +38,7 @@ def installed(tracker: Tracker) -> Iterator[None]:
 
     Where attribution is asked for, every operation is: a library makes tensors of tensors in ways that no recipe has.
     """
+    _device_constructors()  # torch lists them once in a process: with ours among them, torch.device("meta") is nothing
     with contextlib.ExitStack() as stack:
         stack.callback(tracker.forget_model)
         for hook in (torch_files, dcp_files, numpy_files, mappings, safetensors_files, streaming, modules, meta_models):

@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.utils._device import _device_constructors
 
 from meminspect.architectures import ARCHITECTURES, Parameter
 from meminspect.capture.records import EventKind, Operation, Pool
@@ -222,6 +223,14 @@ def test_building_on_meta_reports_nothing(recording: Recording, tracker: Tracker
     with torch.device("meta"):
         constructed(tracker, lambda: nn.Linear(3, 4), [])
     assert recording.events(EventKind.BEGIN) == []
+
+
+def test_a_device_that_is_first_asked_for_while_hooks_are_there_is_the_default_then_and_later(tracker: Tracker) -> None:
+    _device_constructors.cache_clear()
+    with installed(tracker), torch.device("meta"):
+        assert torch.empty(0).is_meta
+    with torch.device("meta"):
+        assert torch.empty(0).is_meta
 
 
 def test_a_model_goes_with_its_last_user_though_torch_keeps_functions_of_ours(
