@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Grouped", "grouped"]
 
-_RUN: Final = re.compile(r"(.{1,128}?)\1{3,}", re.DOTALL)  # a block of up to 128 tensors, four times or more
+_REPEATED: Final = re.compile(r"(.{1,128}?)\1{3}", re.DOTALL)  # a block of up to 128 tensors, four times
+_WINDOW, _LONGEST_MATCH = 8192, 4 * 128  # characters; a search of a million would stop all threads for seconds
 _DIGITS: Final = b"0123456789"
 _ABSENT: Final = StoredTensor("", "", (), Storage(-1, "", -1, 0))  # of what is not stored
 # For a million tensors: columns that are taken without a line of Python for each.
@@ -38,6 +39,7 @@ _TIED_TO: Final = attrgetter("tied_to")
 _CHUNK, _STORAGE = attrgetter("chunk"), attrgetter("storage")
 _FORM: Final = attrgetter("dtype", "shape", "offset", "strides")
 _FILE_AND_SIZE: Final = attrgetter("file", "nbytes")
+_AT_ONCE: Final = 10_000  # tensors: a call that takes a tenth of a second stops the app, whose thread waits for it
 _MOST_KINDS: Final = 100_000  # of tensors, each a letter in the text that runs are looked for in; more are no groups
 
 
@@ -49,14 +51,17 @@ class Grouped:
     copies: Mapping[str, int]  # by name
 
 
+@dataclass(frozen=True)
 class _Run:
     """Equal blocks of tensors one after the other: places in the model's order."""
 
-    def __init__(self, match: re.Match[str]) -> None:
-        self.start = match.start()
-        self.period = len(match[1])
-        self.blocks = len(match[0]) // self.period
-        self.end = self.start + self.period * self.blocks
+    start: int
+    period: int  # tensors of a block
+    end: int
+
+    @property
+    def blocks(self) -> int:
+        return (self.end - self.start) // self.period
 
     def kept(self) -> Iterator[range]:
         """The places of the first block, of the second and of the last."""
@@ -71,7 +76,7 @@ def grouped(task: LoadTask) -> Grouped:
         return Grouped(task, {})
     orders = list(_orders(task))
     names, stored = orders[:2]
-    runs = [_Run(match) for match in _RUN.finditer(_kinds(task, in_step=stored == names))]
+    runs = list(_runs(_kinds(task, in_step=stored == names)))
     others = [order for order in orders if order != names]
     places = {name: place for place, name in enumerate(names)} if others else {}
     for order in others:
@@ -101,6 +106,21 @@ def grouped(task: LoadTask) -> Grouped:
     return Grouped(reduced, copies)
 
 
+def _runs(kinds: str) -> Iterator[_Run]:
+    """The runs in a text of kinds, from left to right: of four blocks or more."""
+    at = 0
+    while at < len(kinds):
+        match = _REPEATED.search(kinds, at, at + _WINDOW)
+        if match is None:
+            at += _WINDOW - _LONGEST_MATCH
+            continue
+        at = match.end()
+        for stride in (match[1] * 1000, match[1]):
+            while kinds.startswith(stride, at):
+                at += len(stride)
+        yield _Run(match.start(), len(match[1]), at)
+
+
 def _kinds(task: LoadTask, *, in_step: bool) -> str:
     """A letter for every parameter in the model's order: alike if they differ in nothing but numbers in their names.
 
@@ -113,12 +133,15 @@ def _kinds(task: LoadTask, *, in_step: bool) -> str:
     if not in_step:
         by_name = {tensor.name: tensor for tensor in stored}
         stored = [by_name.get(parameter.name, _ABSENT) for parameter in parameters]
-    lines = "\n".join([parameter.name.replace("\n", " ") for parameter in parameters])
-    bare_names = lines.encode("utf-8", "surrogatepass").translate(None, _DIGITS).split(b"\n")
     letters: defaultdict[object, int] = defaultdict(itertools.count().__next__)
-    places_in_files = map(_FILE_AND_SIZE, map(_STORAGE, stored))
-    columns = bare_names, map(_ALL_BUT_NAME, parameters), map(_FORM, stored), places_in_files
-    codes = array("I", [letters[kind] for kind in zip(*columns, strict=True)])
+    codes = array("I")
+    for start in range(0, len(parameters), _AT_ONCE):
+        some, their_stored = parameters[start : start + _AT_ONCE], stored[start : start + _AT_ONCE]
+        lines = "\n".join([parameter.name.replace("\n", " ") for parameter in some])
+        bare_names = lines.encode("utf-8", "surrogatepass").translate(None, _DIGITS).split(b"\n")
+        places_in_files = map(_FILE_AND_SIZE, map(_STORAGE, their_stored))
+        columns = bare_names, map(_ALL_BUT_NAME, some), map(_FORM, their_stored), places_in_files
+        codes.extend([letters[kind] for kind in zip(*columns, strict=True)])
     for place in _lonely(task, parameters, stored):
         codes[place] = letters[place]
     if len(letters) > _MOST_KINDS:

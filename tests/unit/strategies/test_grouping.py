@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
 from header_checkpoints import checkpoint_of
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -99,6 +100,15 @@ def test_of_equal_blocks_three_remain() -> None:
         "first", "layers.0.up", "layers.0.down", "layers.1.up", "layers.1.down", "layers.99.up", "layers.99.down",
     ]  # fmt: skip
     assert few.copies == {"layers.1.up": 98, "layers.1.down": 98}
+
+
+@pytest.mark.parametrize("before", [0, 7500, 7700, 8191])
+def test_three_remain_wherever_the_blocks_begin(before: int) -> None:
+    """Runs are looked for in a window at a time; what stands before and behind is like no other."""
+    block = [(f"b.{n}.{index}.w", "float16", (1_000_000 + index,)) for n in range(6) for index in range(128)]
+    odd = [(f"{n}.w", "float16", (1 + n,)) for n in range(before + 100)]
+    task = task_for(spread([*odd[:before], *block, *odd[before:]]), LoadOptions())
+    assert named(task) == before + 100 + 3 * 128
 
 
 def test_a_line_break_in_one_name_leaves_the_others_grouped() -> None:
