@@ -55,20 +55,23 @@ def _ledger(task: LoadTask) -> Iterator[Step]:
     if left:
         yield from _offloading(task, left)
         return
-    remade = steps.remakes(task)
-    sources = sources_for(task, Item.STAGING if remade else Item.FLOOR)
+    to_device = recipes.is_safetensors(task)  # those it reads to where the model shall be; pickles to the host
+    remakes = task.casts or (task.pool is Pool.VRAM and not to_device)
+    sources = sources_for(task, Item.STAGING if remakes else Item.FLOOR, to_device=to_device)
     for file, tensors in enumerate(task.tensors_by_file):
         yield from steps.read(task, sources, [file])
-        for tensor in tensors:
-            dtype = task.cast_dtype(tensor.dtype)
-            if dtype != tensor.dtype or task.pool is not sources.made_pool:
-                yield from sources.use("cast", tensor)
-                nbytes = bytes_of(dtype, tensor.elements)
-                yield Step("cast", Operation.MATERIALISE, task.pool, Item.FLOOR, tensor.name, nbytes)
-        for tensor in tensors if remade else ():
+        remade = [
+            tensor
+            for tensor in tensors
+            if task.cast_dtype(tensor.dtype) != tensor.dtype or task.pool is not sources.made_pool
+        ]
+        for tensor in remade:
+            yield from sources.use("cast", tensor)
+            nbytes = bytes_of(task.cast_dtype(tensor.dtype), tensor.elements)
+            yield Step("cast", Operation.MATERIALISE, task.pool, Item.FLOOR, tensor.name, nbytes)
+        for tensor in remade:
             yield from sources.drop("cast", tensor)
-    if not remade:
-        yield from steps.touch(task, sources)
+    yield from steps.touch(task, sources)
 
 
 def _offloading(task: LoadTask, left: frozenset[str]) -> Iterator[Step]:

@@ -18,6 +18,7 @@ STRATEGY = strategy(
         # shifted. With the packed ones and their scales that is 14.06 bytes an element; 14.05 were measured.
         dropped=(),
         kept=(4, 4, 4, 1, 0.5),
+        kept_on_device=(),
     ),
     summary="from_pretrained quantises each linear layer to nf4 with bitsandbytes as it loads",
     good="a quarter of a float16 model, as QLoRA has it",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Final
 
 from meminspect.capture.records import Operation, Pool
+from meminspect.devices import index_of, kind_of
 from meminspect.dtypes import bytes_of
 from meminspect.strategies import packages, recipes, steps
 from meminspect.strategies.strategy import Strategy
@@ -13,7 +15,6 @@ from meminspect.theory.ledger import Item, Step
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from meminspect.checkpoint.model import StoredTensor
     from meminspect.strategies.task import LoadTask
 
 __all__ = ["STRATEGY"]
@@ -23,6 +24,8 @@ _BOUNCE_BYTES: Final = 16 << 20  # copier/nogds.py: `bbuf_size_kb`
 
 def _recipe(task: LoadTask) -> str:
     device = task.options.device
+    if task.pool is Pool.VRAM:
+        device = f"{kind_of(device)}:{index_of(device)}"  # it takes none without a number
     return recipes.recipe(
         recipes.header(task, "from fastsafetensors import fastsafe_open"),
         recipes.meta_build(task),
@@ -39,12 +42,11 @@ with fastsafe_open([str(file) for file in files], nogds=True, device={device!r})
 
 def _ledger(task: LoadTask) -> Iterator[Step]:
     yield from steps.build_unsaved(task)
-    item = Item.STAGING if task.casts else Item.FLOOR
-    bounce = Step("read", Operation.MATERIALISE, Pool.HEAP, Item.STAGING, "bounce buffer", _BOUNCE_BYTES)
+    host = Pool.HEAP if task.pool is Pool.HEAP else Pool.PINNED
+    bounce = Step("read", Operation.MATERIALISE, host, Item.STAGING, "bounce buffer", _BOUNCE_BYTES)
     yield bounce
-    for tensors in task.tensors_by_file:
-        for tensor in tensors:
-            yield _step("read", task.pool, item, tensor)
+    buffers = [_buffer(task, file) for file in range(len(task.checkpoint.files))]
+    yield from itertools.chain.from_iterable(buffers)
     yield bounce._replace(operation=Operation.RELEASE)
     left = [len(tensors) for tensors in task.tensors_by_file]
     for pieces in task.pieces.values() if task.casts else ():
@@ -54,13 +56,17 @@ def _ledger(task: LoadTask) -> Iterator[Step]:
             yield Step("cast", Operation.MATERIALISE, task.pool, Item.FLOOR, tensor.name, nbytes)
             left[tensor.storage.file] -= 1
         if not left[tensor.storage.file]:  # a file's buffer goes with its last tensor
-            for one in task.tensors_by_file[tensor.storage.file]:
-                yield _step("cast", task.pool, item, one)._replace(operation=Operation.RELEASE)
+            yield from (step.given_back("cast") for step in buffers[tensor.storage.file])
     yield from steps.assign(task)
 
 
-def _step(phase: str, pool: Pool, item: str, tensor: StoredTensor) -> Step:
-    return Step(phase, Operation.MATERIALISE, pool, item, tensor.name, tensor.storage.nbytes)
+def _buffer(task: LoadTask, file: int) -> list[Step]:
+    """What a file is read into: on the host tensor by tensor, of torch's allocator for a device in one piece."""
+    item = Item.STAGING if task.casts else Item.FLOOR
+    tensors = [(tensor.name, tensor.storage.nbytes) for tensor in task.tensors_by_file[file]]
+    if task.pool is Pool.VRAM:
+        tensors = [(task.checkpoint.files[file].name, sum(nbytes for _, nbytes in tensors))]
+    return [Step("read", Operation.MATERIALISE, task.pool, item, *tensor) for tensor in tensors]
 
 
 STRATEGY = Strategy(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from meminspect.capture.records import Operation, Pool
 from meminspect.dtypes import bytes_of
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from meminspect.strategies.task import LoadTask
 
 __all__ = ["STRATEGY"]
+
+_THREADS: Final = 4  # core_model_loading.py: GLOBAL_WORKERS, each of which brings a tensor to its device
 
 
 def _recipe(task: LoadTask) -> str:
@@ -52,12 +54,22 @@ def _ledger(task: LoadTask) -> Iterator[Step]:
         yield from from_pretrained(task)
         return
     sources = hugging_face.mapped_sources(task)
+    yield from hugging_face.allocator_warmup(task, task.floor_bytes)
     yield from steps.read(task, sources)
-    for parameter in task.loading_order:
-        for piece in task.pieces.get(parameter.name, ())[:1]:
-            yield from sources.use("move", piece)
-            nbytes = bytes_of(task.cast_dtype(piece.dtype), piece.elements)
-            yield Step("move", Operation.MATERIALISE, task.pool, Item.FLOOR, parameter.name, nbytes)
+    converted: list[Step] = []  # by torch on the host, within its copy to the device
+    for tensor in hugging_face.by_name(task):
+        yield from sources.use("move", tensor)
+        dtype = task.cast_dtype(tensor.dtype)
+        nbytes = bytes_of(dtype, tensor.elements)
+        moved = Step("move", Operation.MATERIALISE, task.pool, Item.FLOOR, tensor.name, nbytes)
+        if dtype != tensor.dtype:
+            converted.append(moved._replace(pool=Pool.HEAP, item=Item.WITHIN_COPY))
+            yield converted[-1]
+        yield moved
+        if len(converted) == _THREADS:
+            yield converted.pop(0).given_back("move")
+    for step in converted:
+        yield step.given_back("move")
     for tensor in task.checkpoint.tensors:
         yield from sources.drop("move", tensor)
 
@@ -65,9 +77,10 @@ def _ledger(task: LoadTask) -> Iterator[Step]:
 def _offloading(task: LoadTask, left: frozenset[str]) -> Iterator[Step]:
     """One by one by their names; what is left on disk is cast all the same, and dropped when the next one is there."""
     sources = hugging_face.mapped_sources(task)
+    yield from hugging_face.allocator_warmup(task, task.floor_bytes - task.target_bytes(left))
     yield from steps.read(task, sources)
     dropped: list[Step] = []
-    for tensor in sorted(task.checkpoint.tensors, key=lambda one: offloading.natural(one.name)):
+    for tensor in hugging_face.by_name(task):
         on_disk = tensor.name in left
         pool = Pool.HEAP if on_disk else task.pool
         dtype = task.cast_dtype(tensor.dtype)

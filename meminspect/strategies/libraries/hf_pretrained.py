@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING
 
 from meminspect.capture.records import Operation, Pool
@@ -33,7 +32,7 @@ def _recipe(task: LoadTask) -> str:
 def from_pretrained(task: LoadTask) -> Iterator[Step]:
     """What transformers 5 does to load to the host (`core_model_loading.py`): every file stays mapped to the end.
 
-    A tensor that is cast or moved is made anew; all others are the file's pages.
+    A tensor that is cast is made anew; all others are the file's pages.
     """
     sources = hugging_face.mapped_sources(task)
     yield from steps.read(task, sources)
@@ -55,21 +54,34 @@ def _ledger(task: LoadTask) -> Iterator[Step]:
     if task.pool is Pool.HEAP:
         yield from from_pretrained(task)
         return
-    on_host = dataclasses.replace(task, options=dataclasses.replace(task.options, device="cpu"))
-    held: dict[tuple[Pool, str], Step] = {}
-    for step in from_pretrained(on_host):
-        step = step._replace(item=Item.STAGING)
-        if step.delta_bytes > 0:
-            held[step.pool, step.tensor] = step
-        elif step.delta_bytes < 0:
-            held.pop((step.pool, step.tensor), None)
-        yield step
+    yield from _moved(task)
+
+
+def _moved(task: LoadTask) -> Iterator[Step]:
+    """To the host first, then parameter by parameter to the device; a file goes with the last one that it became."""
+    sources, cast = hugging_face.mapped_sources(task), dict[str, Step]()
+    yield from steps.read(task, sources)
+    for tensor in hugging_face.by_name(task):
+        dtype = task.cast_dtype(tensor.dtype)
+        if dtype != tensor.dtype:
+            yield from sources.use("cast", tensor)
+            nbytes = bytes_of(dtype, tensor.elements)
+            cast[tensor.name] = Step("cast", Operation.MATERIALISE, Pool.HEAP, Item.STAGING, tensor.name, nbytes)
+            yield cast[tensor.name]
+    for name in cast:
+        yield from sources.drop("cast", task.pieces[name][0])
     for parameter in task.conversion_order:
+        pieces = task.pieces.get(parameter.name, ())[:1]
+        for piece in () if parameter.name in cast else pieces:
+            yield from sources.use("move", piece)
         if parameter.tied_to is None:
             nbytes = bytes_of(task.target_dtype(parameter), parameter.elements)
             yield Step("move", Operation.MATERIALISE, task.pool, Item.FLOOR, parameter.name, nbytes)
-    for step in held.values():
-        yield step._replace(phase="move", operation=Operation.RELEASE)
+        if parameter.name in cast:
+            yield cast[parameter.name].given_back("move")
+        else:
+            for piece in pieces:
+                yield from sources.drop("move", piece)
 
 
 STRATEGY = Strategy(

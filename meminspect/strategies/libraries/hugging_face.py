@@ -6,21 +6,26 @@ import dataclasses
 from typing import TYPE_CHECKING, Final
 
 from meminspect.architectures import transformers_class
-from meminspect.capture.records import Pool
+from meminspect.capture.records import Operation, Pool
+from meminspect.devices import kind_of
 from meminspect.strategies.sources import Sources
 from meminspect.strategies.task import CASTABLE
-from meminspect.theory.ledger import Item
+from meminspect.theory.ledger import Item, Step
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
+    from meminspect.checkpoint.model import StoredTensor
     from meminspect.strategies.task import LoadTask
 
 __all__ = [
+    "allocator_warmup",
     "as_loaded",
     "auto_class",
     "built",
     "built_dtype",
+    "by_name",
     "dtype_argument",
     "folder",
     "folder_path",
@@ -105,6 +110,29 @@ def mapped_sources(task: LoadTask) -> Sources:
     mappable = not any(file.unmappable for file in task.checkpoint.files)
     pool, remade = (Pool.FILE if mappable else Pool.HEAP), task.casts or task.pool is not Pool.HEAP
     return Sources(pool, Item.STAGING if remade else Item.FLOOR)
+
+
+def by_name(task: LoadTask) -> list[StoredTensor]:
+    """The checkpoint's tensors as transformers takes them: layer 10 comes after layer 9 (`dot_natural_key`)."""
+
+    def key(tensor: StoredTensor) -> list[tuple[int, int, str]]:
+        return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in tensor.name.split(".")]
+
+    return sorted(task.checkpoint.tensors, key=key)
+
+
+def allocator_warmup(task: LoadTask, nbytes: int) -> Iterator[Step]:
+    """What a device_map asks of torch's allocator at first, and gives back at once (`caching_allocator_warmup`).
+
+    The model's tensors are then cut from this one piece, without the rounding that each would have by itself.
+
+    Args:
+        task: what to load.
+        nbytes: what will be on the device.
+    """
+    if kind_of(task.options.device) in ("cuda", "xpu"):
+        piece = Step("read", Operation.MATERIALISE, Pool.VRAM, Item.STAGING, "allocator warm-up", nbytes)
+        yield from (piece, piece.given_back("read"))
 
 
 def has_head(task: LoadTask) -> bool:

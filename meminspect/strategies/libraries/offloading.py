@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from meminspect.architectures.model import Parameter
     from meminspect.strategies.task import LoadTask
 
-__all__ = ["IMPORT", "layer_of", "left_on_disk", "max_memory", "natural", "why_not_offloaded"]
+__all__ = ["IMPORT", "layer_of", "left_on_disk", "max_memory", "why_not_offloaded"]
 
 IMPORT: Final = "from tempfile import mkdtemp\n"
 """What `max_memory` needs."""
@@ -147,8 +147,3 @@ def layer_of(name: str) -> str:
     parts = name.split(".")
     number = next((place for place, part in enumerate(parts) if part.isdecimal()), len(parts) - 2)
     return ".".join(parts[: number + 1])
-
-
-def natural(name: str) -> list[tuple[int, int, str]]:
-    """What names are sorted by so that layer 10 comes after layer 9, as transformers does (`dot_natural_key`)."""
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in name.split(".")]

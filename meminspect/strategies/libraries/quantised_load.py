@@ -34,6 +34,9 @@ class Quantiser:
         config: the expression of the config.
         dropped: bytes an element of what it makes and drops before the values are there.
         kept: bytes an element of what lives until they are.
+        kept_on_device: the same on a device that it has kernels of its own for, where nothing else is made; None: where
+            it has none.
+        by_host: from a device it takes the weight back to the host first.
     """
 
     package: Package
@@ -43,6 +46,8 @@ class Quantiser:
     dropped: Sequence[float]
     kept: Sequence[float]
     imports: str = ""
+    kept_on_device: Sequence[float] | None = None
+    by_host: bool = False
 
 
 def strategy(id: str, quantiser: Quantiser, *, summary: str, good: str, bad: str) -> Strategy:  # noqa: A002 - its own word
@@ -82,16 +87,21 @@ def _recipe(task: LoadTask, quantiser: Quantiser) -> str:
 def _ledger(task: LoadTask, quantiser: Quantiser) -> Iterator[Step]:
     """Weight by weight; no mapping goes, for what is not quantised is the file's pages."""
     layers, sources = quantisation.quantised(task), hugging_face.mapped_sources(task)
+    yield from hugging_face.allocator_warmup(task, _warmup_bytes(task))
     yield from steps.read(task, sources)
-    for parameter in task.loading_order:
-        for piece in task.pieces.get(parameter.name, ())[:1]:
-            if parameter.name in layers:
-                yield from sources.use("quantise", piece, Item.STAGING)
-                yield from _quantised(task, parameter, quantiser)
-            elif task.cast_dtype(piece.dtype) != piece.dtype or task.pool is Pool.VRAM:
-                yield from sources.use("cast", piece, Item.STAGING)
-                nbytes = bytes_of(task.cast_dtype(piece.dtype), piece.elements)
-                yield Step("cast", Operation.MATERIALISE, task.pool, Item.FLOOR, parameter.name, nbytes)
+    for tensor in hugging_face.by_name(task):
+        remade = task.cast_dtype(tensor.dtype) != tensor.dtype or task.pool is Pool.VRAM
+        nbytes = bytes_of(task.cast_dtype(tensor.dtype), tensor.elements)
+        made = Step("cast", Operation.MATERIALISE, task.pool, Item.FLOOR, tensor.name, nbytes)
+        if remade or tensor.name in layers:
+            yield from sources.use("cast" if remade else "quantise", tensor, Item.STAGING)
+        if tensor.name not in layers:
+            yield from (made,) if remade else ()
+            continue
+        whole = made._replace(item=Item.STAGING)
+        yield from (whole,) if remade else ()
+        yield from _quantised(task, layers[tensor.name], quantiser)
+        yield from (whole.given_back("quantise"),) if remade else ()
     if task.pool is Pool.VRAM:
         return
     for parameter in task.loading_order:
@@ -100,14 +110,24 @@ def _ledger(task: LoadTask, quantiser: Quantiser) -> Iterator[Step]:
                 yield from sources.use("touch", piece, Item.FLOOR)
 
 
+def _warmup_bytes(task: LoadTask) -> int:
+    """What the model is estimated at beforehand (`param_element_size`): values without their scales."""
+    layers = quantisation.quantised(task).values()
+    whole_bytes = task.target_bytes([parameter.name for parameter in layers])
+    return task.floor_bytes - whole_bytes + sum(quantisation.sizes(task, parameter)[0] for parameter in layers)
+
+
 def _quantised(task: LoadTask, parameter: Parameter, quantiser: Quantiser) -> Iterator[Step]:
     def made(item: str, nbytes: float) -> Step:
         return Step("quantise", Operation.MATERIALISE, task.pool, item, parameter.name, int(nbytes))
 
-    dropped, kept = (
-        [made(Item.STAGING, size * parameter.elements) for size in sizes]
-        for sizes in (quantiser.dropped, quantiser.kept)
-    )
+    made_bytes = quantiser.dropped, quantiser.kept
+    if task.pool is Pool.VRAM and quantiser.kept_on_device is not None:
+        made_bytes = (), quantiser.kept_on_device
+    dropped, kept = ([made(Item.STAGING, size * parameter.elements) for size in sizes] for sizes in made_bytes)
+    if task.pool is Pool.VRAM and quantiser.by_host:
+        nbytes = bytes_of(task.target_dtype(parameter), parameter.elements)
+        kept.insert(0, made(Item.STAGING, nbytes)._replace(pool=Pool.HEAP))
     yield from (*dropped, *kept)
     for step in dropped:
         yield step._replace(operation=Operation.RELEASE)
