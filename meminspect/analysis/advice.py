@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, astuple
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from meminspect.analysis.plan import make_plan
+from meminspect.analysis.verdict import SLIGHTLY
 from meminspect.strategies import STRATEGIES
 
 if TYPE_CHECKING:
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
     from meminspect.theory.ledger import Theory
 
 __all__ = ["better_than"]
-
-_SLIGHTLY: Final = 1.02
 
 
 def better_than(
@@ -67,7 +66,7 @@ def _as_good(run: PlanRow, other: PlanRow) -> bool:
     if run.theory is None or other.theory is None or run.verdict != other.verdict:
         return False
     peaks = zip(_peaks(run.theory), _peaks(other.theory), strict=True)
-    return all(nbytes <= _SLIGHTLY * fewer for nbytes, fewer in peaks)
+    return all(nbytes <= SLIGHTLY * fewer for nbytes, fewer in peaks)
 
 
 def _peaks(theory: Theory) -> list[int]:

@@ -6,6 +6,7 @@ A bin is nothing but maxima, so two of them merge field by field, in whatever or
 from __future__ import annotations
 
 import bisect
+import functools
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -59,6 +60,11 @@ class Series:
     def end_ns(self) -> int:
         """The time of the last reading since the load began; 0 without one."""
         return self._bins[-1].last[0] if self._bins else 0
+
+    @functools.cached_property
+    def vram_high_bytes(self) -> int:
+        """The most that was used of the device; 0 where nothing is known of it."""
+        return max((max(each.vram_bytes, 0) for each in self._bins), default=0)
 
     def columns(self, count: int, span_ns: int) -> list[Column | None]:
         """Cut 0..span_ns, both inclusive, into equal columns.

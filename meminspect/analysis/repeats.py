@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from meminspect.analysis.script_words import floor_bytes, floor_name
-from meminspect.analysis.words import ONE_RUN_NOISE, OUTCOME_WORDS, completed, model
+from meminspect.analysis.words import ONE_RUN_NOISE, OUTCOME_WORDS, completed, model, what_runs_short
 from meminspect.units import format_bytes, format_duration
 
 if TYPE_CHECKING:
@@ -204,9 +204,7 @@ def comparison(runs: Sequence[Run]) -> list[str]:
 
 
 def _least_memory(found: Sequence[Group]) -> str:
-    """Heap is what loads die of; the total stands for it where the system does not tell them apart."""
-    told = all(group.peak("heap_bytes") for group in found)
-    pool, key = ("heap", "heap_bytes") if told else ("memory", "rss_bytes")
+    pool, key = what_runs_short(run["peak"] for group in found for run in group.good)
     medians = {group.strategy: spread.median for group in found if (spread := group.peak(key))}
     shown = {strategy: format_bytes(nbytes) for strategy, nbytes in medians.items()}
     thrifty = min(medians, key=lambda strategy: medians[strategy])

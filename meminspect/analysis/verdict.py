@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
+from meminspect.analysis.words import heap_words
 from meminspect.units import format_bytes
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AIM_WORDS",
     "PROCESS_BYTES",
+    "SLIGHTLY",
     "VERDICT_WORDS",
     "Aim",
     "Candidate",
@@ -33,6 +35,9 @@ __all__ = [
 
 Aim: TypeAlias = Literal["heap", "vram", "resident"]
 Verdict: TypeAlias = Literal["fits", "tight", "does_not_fit"]
+
+SLIGHTLY: Final = 1.02
+"""A ratio of what two strategies need for which nobody changes a loader."""
 
 AIM_WORDS: Final[dict[Aim, str]] = {
     "heap": "least heap",
@@ -132,7 +137,9 @@ def rank(candidate: Candidate, aim: Aim) -> tuple[int, ...]:
 
 
 def recommend(candidates: Sequence[Candidate], aim: Aim = "heap") -> Recommendation:
-    """Choose the first by `rank`; equals are settled by the candidates' order.
+    """Choose the first by `rank`, but of those that need next to as little the one that needs least of the rest.
+
+    Equals are settled by the candidates' order.
 
     What does not fit is never recommended; where the budget is unknown, what needs least is.
 
@@ -142,7 +149,10 @@ def recommend(candidates: Sequence[Candidate], aim: Aim = "heap") -> Recommendat
     """
     if not candidates:
         return Recommendation(None, "no strategy can load this checkpoint with these options")
-    best = min(candidates, key=lambda candidate: rank(candidate, aim))
+    ranks = [(candidate, rank(candidate, aim)) for candidate in candidates]
+    verdict_rank, least, *_ = min(ranked for _, ranked in ranks)
+    near = [one for one in ranks if one[1][0] == verdict_rank and one[1][1] <= SLIGHTLY * least]
+    best, _ = min(near, key=lambda one: one[1][2:])
     needs = _needs(best.theory)
     if best.verdict == "does_not_fit":
         return Recommendation(None, f"no strategy fits: even {best.strategy_id} needs {needs}")
@@ -159,8 +169,7 @@ def recommend(candidates: Sequence[Candidate], aim: Aim = "heap") -> Recommendat
 
 def _needs(theory: Theory) -> str:
     """What cannot be taken back, of the device's memory and of the host's."""
-    heap, vram = unreclaimable_bytes(theory.peak), vram_bytes(theory.peak)
-    on_host = f"{format_bytes(heap)} of heap" if heap else "no heap"
+    on_host, vram = heap_words(theory.peak.heap_bytes, theory.peak.pinned_bytes), vram_bytes(theory.peak)
     return f"{format_bytes(vram)} of device memory and {on_host}" if vram else on_host
 
 

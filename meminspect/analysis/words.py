@@ -11,13 +11,13 @@ from meminspect.theory.ledger import Item
 from meminspect.units import format_bytes, format_duration
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     Run = Mapping[str, Any]
 
 __all__ = [
-    "ONE_RUN_NOISE", "OUTCOME_WORDS", "PHASE_WORDS", "advice", "bill", "comparison", "completed", "excess", "model",
-    "names", "no_pools", "sentence", "times",
+    "ONE_RUN_NOISE", "OUTCOME_WORDS", "PHASE_WORDS", "advice", "bill", "comparison", "completed", "excess",
+    "heap_words", "model", "names", "no_pools", "sentence", "times", "what_runs_short",
 ]  # fmt: skip
 
 ONE_RUN_NOISE: Final = 0.25
@@ -73,8 +73,10 @@ def sentence(run: Run) -> str:
     if not completed(run):
         return f"{name}: {run['message'] or OUTCOME_WORDS.get(outcome, outcome)}"
     floor = floor_bytes(run)
-    times = f", {peak / floor:.2f} × {floor_name(run) or model(run['theory'])}" if floor else ""
-    size = format_bytes(peak)
+    size, on_device = format_bytes(peak), run["peak"].get("vram_allocated_bytes")
+    times = f", {(on_device or peak) / floor:.2f} × {floor_name(run) or model(run['theory'])}" if floor else ""
+    if on_device:
+        size, times = f"{format_bytes(on_device)} of the device{times}; at {size} of the host", ""
     words = f"{name} peaked at {size}{_under(run.get('limit'))}{times}{_place(run['peak_at'])}"
     wrong = run["tensors"]["mismatched"]
     lost = run["overhead"]["events_lost"]
@@ -133,13 +135,19 @@ def advice(run: Run) -> str:
     if not better:
         return ""
     peak = better["peak"]
-    heap_bytes = (peak["heap_bytes"] or 0) + (peak["pinned_bytes"] or 0)
-    needs = f"{format_bytes(heap_bytes)} of heap" if heap_bytes else "no heap"
+    needs = heap_words(peak["heap_bytes"], peak["pinned_bytes"])
     if peak["file_bytes"]:
         needs += f", {format_bytes(peak['file_bytes'])} of reclaimable file pages"
     if peak.get("vram_reserved_bytes"):
         needs = f"{format_bytes(peak['vram_reserved_bytes'])} of the device, {needs}"
     return f"{better['strategy']}: {needs}"
+
+
+def heap_words(heap_bytes: int | None, pinned_bytes: int | None) -> str:
+    """How much of the host's memory cannot be taken back: of heap, and page-locked where there is such."""
+    heap = f"{format_bytes(heap_bytes)} of heap" if heap_bytes else ""
+    pinned = f"{format_bytes(pinned_bytes)} page-locked" if pinned_bytes else ""
+    return " and ".join(filter(None, (heap, pinned))) or "no heap"
 
 
 def excess(run: Run) -> str:
@@ -191,9 +199,7 @@ def comparison(runs: Sequence[Run]) -> str:
     ]
     if not finished:
         return ""
-    # Heap is what loads die of; the total stands for it where the system does not tell them apart.
-    told = all(run["peak"]["heap_bytes"] is not None for _, run in finished)
-    pool, key = ("heap", "heap_bytes") if told else ("memory", "rss_bytes")
+    pool, key = what_runs_short(run["peak"] for _, run in finished)
     thrifty, least = min(finished, key=lambda named: (named[1]["peak"][key], named[1]["peak"]["rss_bytes"]))
     quick, soonest = min(finished, key=lambda named: named[1]["resident_s"] or math.inf)
     size = format_bytes(least["peak"][key])
@@ -206,6 +212,18 @@ def comparison(runs: Sequence[Run]) -> str:
     after = f"was resident soonest, after {format_duration(soonest['resident_s'])}"
     words = f"{words}, and {after}" if soonest is least else f"{words}; {quick} {after}"
     return words + _too_close(finished, soonest)
+
+
+def what_runs_short(peaks: Iterable[Mapping[str, int | None]]) -> tuple[str, str]:
+    """What loads die of, in words and as a key of all these peaks.
+
+    The device's memory where they load to one, else heap; the total where the system does not tell that apart.
+    """
+    every = list(peaks)
+    for pool, key in (("device memory", "vram_allocated_bytes"), ("heap", "heap_bytes")):
+        if every and all(peak.get(key) is not None for peak in every):
+            return pool, key
+    return "memory", "rss_bytes"
 
 
 def _too_close(finished: Sequence[tuple[str, Run]], soonest: Run) -> str:

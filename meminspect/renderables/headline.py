@@ -141,8 +141,10 @@ def title(view: RunView, name: str, *, waits: bool) -> Text:
         waits: it will be run, if it has not been.
     """
     if view.result is not None:
-        peak, outcome = view.result["peak"]["rss_bytes"], view.result["outcome"]
-        at = "" if peak is None else f" {format_bytes(peak)}"
+        peak, outcome = view.result["peak"], view.result["outcome"]
+        at = "" if peak["rss_bytes"] is None else f" {format_bytes(peak['rss_bytes'])}"
+        if peak.get("vram_allocated_bytes"):
+            at = f" {format_bytes(peak['vram_allocated_bytes'])} vram,{at}"
         if completed(view.result):
             return Text.assemble(safe(f"{name} "), ("✓", "fits"), at)
         return Text.assemble(

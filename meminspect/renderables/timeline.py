@@ -47,6 +47,7 @@ class Picture:
     peak_ns: int | None = None  # where the peak is
     died_ns: int | None = None  # where the run died
     vram_total_bytes: int | None = None  # of the device: draws its lane
+    vram_axis_bytes: int = 0  # what the lane's height stands for at least: for lanes that are compared
     vram_note: str = ""  # why there is no lane, in one line
     vram_theory: tuple[int, ...] = ()  # bytes of the device, evenly over the width: its lane where nothing is measured
     timed: bool = True  # whether the width stands for time, so that moments are written below it
@@ -133,9 +134,7 @@ def _levels(picture: Picture, axis: ByteAxis) -> list[tuple[int, str, str]]:
 def _device_texts(picture: Picture, used_bytes: int) -> list[str]:
     if picture.vram_total_bytes is None:
         return [f"max {format_bytes(max(picture.vram_theory))}", "by theory"] if picture.vram_theory else []
-    total = format_bytes(picture.vram_total_bytes)
-    unit = total[total.index(" ") :]
-    return [f"max {format_bytes(used_bytes).removesuffix(unit)}", f"of {total}"]
+    return [f"max {format_bytes(used_bytes)}", f"of {format_bytes(picture.vram_total_bytes)}"]
 
 
 class _Drawing:
@@ -313,10 +312,11 @@ class _Drawing:
             return
         theory, width = self.picture.vram_theory, layout.plot_width
         if total_bytes is None:
-            used, total_bytes, style = [theory[at * len(theory) // width] for at in range(width)], max(theory), "theory"
+            used, style = [theory[at * len(theory) // width] for at in range(width)], "theory"
         else:
             used, style = [column.vram_bytes or 0 if column else 0 for column in self.columns], "vram"
-        scale = Scale(max(total_bytes, 1), layout.lane_rows)
+        # As high as what is used: on a large device a model would be a flat line, and full is what the words say.
+        scale = Scale(max(self.picture.vram_axis_bytes, *used, 1), layout.lane_rows)
         stacks = [padded(solid(scale.seen_eighths(nbytes), style, self.glyphs), layout.lane_rows) for nbytes in used]
         first, end = layout.lane_first, layout.lane_first + layout.lane_rows
         self.canvas.rows[first:end] = self._across(stacks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 from meminspect.capture.records import Operation, Pool
@@ -47,7 +48,7 @@ def _left(task: LoadTask) -> frozenset[str]:
 def _lacks(task: LoadTask) -> str | None:
     if task.options.max_memory_bytes is not None and task.pool is not Pool.HEAP:
         return "with --max-memory it is planned on the cpu alone: hf-device-map takes it on a device too"
-    return hugging_face.why_not(task) or offloading.why_not_offloaded(task, _left(task))
+    return hugging_face.why_not_built(task) or offloading.why_not_offloaded(task, _left(task))
 
 
 def _ledger(task: LoadTask) -> Iterator[Step]:
@@ -55,6 +56,9 @@ def _ledger(task: LoadTask) -> Iterator[Step]:
     if left:
         yield from _offloading(task, left)
         return
+    # What is not told a dtype is cast to that of the parameter in its place (`set_module_tensor_to_device`).
+    dtype = task.options.dtype or hugging_face.built_dtype(task)
+    task = dataclasses.replace(task, options=dataclasses.replace(task.options, dtype=dtype))
     to_device = recipes.is_safetensors(task)  # those it reads to where the model shall be; pickles to the host
     remakes = task.casts or (task.pool is Pool.VRAM and not to_device)
     sources = sources_for(task, Item.STAGING if remakes else Item.FLOOR, to_device=to_device)

@@ -46,6 +46,6 @@ STRATEGY = Strategy(
     maps=recipes.always_maps,
     casts=False,
     built_dtype=hugging_face.built_dtype,
-    lacks=hugging_face.why_not,
+    lacks=hugging_face.why_not_built,
     packages=(packages.TRANSFORMERS,),
 )

@@ -68,8 +68,9 @@ def _moved(task: LoadTask) -> Iterator[Step]:
             nbytes = bytes_of(dtype, tensor.elements)
             cast[tensor.name] = Step("cast", Operation.MATERIALISE, Pool.HEAP, Item.STAGING, tensor.name, nbytes)
             yield cast[tensor.name]
-    for name in cast:
-        yield from sources.drop("cast", task.pieces[name][0])
+    for tensor in task.checkpoint.tensors:
+        if tensor.name in cast or tensor.name not in task.parameters:
+            yield from sources.drop("cast", tensor)
     for parameter in task.conversion_order:
         pieces = task.pieces.get(parameter.name, ())[:1]
         for piece in () if parameter.name in cast else pieces:

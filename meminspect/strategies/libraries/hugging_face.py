@@ -10,6 +10,7 @@ from meminspect.capture.records import Operation, Pool
 from meminspect.devices import kind_of
 from meminspect.strategies.sources import Sources
 from meminspect.strategies.task import CASTABLE
+from meminspect.text import shown
 from meminspect.theory.ledger import Item, Step
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ __all__ = [
     "imports",
     "mapped_sources",
     "why_not",
+    "why_not_built",
 ]
 
 _LAYOUTS: Final = ("safetensors", "safetensors-sharded", "torch", "torch-sharded")
@@ -49,9 +51,20 @@ def why_not(task: LoadTask) -> str | None:
         return "from_pretrained takes model.safetensors or pytorch_model.bin, whole or in shards with their index"
     if task.options.trust_pickle:
         return "from_pretrained reads pickles with weights_only=True: leave --trust-pickle out"
+    named = config_dtype(task)
+    if named not in ("", *CASTABLE):
+        return f"its config names the dtype {shown(named)}, in which torch builds no model: name another there"
     if task.options.model is not None:
         return "the model is transformers' own: leave --model out"
     return None
+
+
+def why_not_built(task: LoadTask) -> str | None:
+    """The same of a model that is built from its config before the checkpoint is looked at."""
+    form = task.checkpoint.quantisation
+    if form is not None:
+        return f"its weights are quantised ({shown(form)}), and it builds plain layers: hf-pretrained builds theirs"
+    return why_not(task)
 
 
 def folder_path(task: LoadTask) -> Path:
@@ -77,16 +90,16 @@ def imports(task: LoadTask, *more: str) -> str:
 
 
 def config_dtype(task: LoadTask) -> str:
-    """The dtype that the config names; empty where it names none that a model can have."""
+    """The dtype that the config names; empty where it names none."""
     config = task.checkpoint.config or {}
-    dtype = str(config.get("dtype") or config.get("torch_dtype") or "").removeprefix("torch.")
-    return dtype if dtype in CASTABLE else ""
+    return str(config.get("dtype") or config.get("torch_dtype") or "").removeprefix("torch.")
 
 
 def dtype_argument(task: LoadTask) -> str:
     """What `from_pretrained` is told of the dtype; "auto" is the config's, else the checkpoint's own."""
-    named = config_dtype(task)
-    return 'dtype="auto"' if named in ("", task.main_dtype) else f"dtype=torch.{task.main_dtype}"
+    stored = task.options.dtype is None and task.main_dtype in task.checkpoint.dtypes
+    automatic = config_dtype(task) == task.main_dtype or (not config_dtype(task) and stored)
+    return 'dtype="auto"' if automatic else f"dtype=torch.{task.main_dtype}"
 
 
 def as_loaded(task: LoadTask) -> LoadTask:
@@ -113,12 +126,12 @@ def mapped_sources(task: LoadTask) -> Sources:
 
 
 def by_name(task: LoadTask) -> list[StoredTensor]:
-    """The checkpoint's tensors as transformers takes them: layer 10 comes after layer 9 (`dot_natural_key`)."""
+    """The model's tensors as transformers takes them: layer 10 comes after layer 9 (`dot_natural_key`)."""
 
     def key(tensor: StoredTensor) -> list[tuple[int, int, str]]:
         return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in tensor.name.split(".")]
 
-    return sorted(task.checkpoint.tensors, key=key)
+    return sorted((tensor for tensor in task.checkpoint.tensors if tensor.name in task.parameters), key=key)
 
 
 def allocator_warmup(task: LoadTask, nbytes: int) -> Iterator[Step]:

@@ -63,7 +63,9 @@ def config_of(spec: SynthesisSpec) -> dict[str, object]:
     if architecture.naming != "hf":
         return dict(architecture.config)
     model = {"architectures": [_MODEL_CLASSES[architecture.id]], "model_type": architecture.id}
-    config = {**model, **architecture.config, "torch_dtype": spec.dtype}
+    # Of float8 the weights alone may be: torch builds no model in it, so that such configs name what it computes in.
+    dtype = "bfloat16" if spec.dtype.startswith("float8") else spec.dtype
+    config = {**model, **architecture.config, "torch_dtype": dtype}
     # Versions before 4.56 know only the name above, those after read either; two names could contradict each other.
     config.pop("dtype", None)
     return config

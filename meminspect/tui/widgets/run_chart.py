@@ -27,6 +27,7 @@ class Scale(NamedTuple):
 
     span_ns: int
     axis_bytes: int
+    vram_bytes: int = 0  # the device's
 
 
 def scale_for(views: Iterable[RunView]) -> Scale:
@@ -37,7 +38,8 @@ def scale_for(views: Iterable[RunView]) -> Scale:
     span = max(ended, _round_up(going) if going else 0) or _UNKNOWN_SPAN_NS
     peaks = [_highest_bytes(view) for view in every]
     ceilings = [view.ceiling_bytes for view in every if view.ceiling_bytes is not None]
-    return Scale(span, axis_for(peaks, min(ceilings, default=None)))
+    vram_bytes = max((view.series.vram_high_bytes for view in every), default=0)
+    return Scale(span, axis_for(peaks, min(ceilings, default=None)), vram_bytes)
 
 
 def _highest_bytes(view: RunView) -> int:
@@ -107,6 +109,7 @@ def _picture(view: RunView, scale: Scale, *, alone: bool) -> Picture:
         peak_ns=_peak_ns(view),
         died_ns=view.load_ns if view.died else None,
         vram_total_bytes=gpu["total_bytes"] if gpu and not note else None,
+        vram_axis_bytes=scale.vram_bytes,
         vram_note=f"vram: {note}" if note and alone else "",
         vram_theory=tuple(vram.get("theory_bytes") or ()),
     )

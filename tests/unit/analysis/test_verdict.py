@@ -159,6 +159,18 @@ def test_on_a_device_its_memory_is_told_first_and_what_is_saved_of_it() -> None:
     assert found == ("x", "6.00 GiB of device memory and 1.00 GiB of heap, 6.00 GiB of device memory less than naive")
 
 
+def test_what_saves_next_to_nothing_of_it_is_not_preferred_to_what_needs_less_of_the_rest() -> None:
+    package = Candidate("x", theory(GIB, vram=100 * GIB), "fits")
+    plain = Candidate("y", theory(0, vram=102 * GIB), "fits")
+    assert recommend([package, plain], "vram").strategy_id == "y"
+    assert recommend([package, Candidate("y", theory(0, vram=103 * GIB), "fits")], "vram").strategy_id == "x"
+
+
+def test_page_locked_memory_is_called_that() -> None:
+    found = recommend([Candidate("x", theory(0, pinned=GIB, vram=GIB), "fits")], "vram")
+    assert found.why == "1.00 GiB of device memory and 1.00 GiB page-locked"
+
+
 def test_for_the_soonest_resident_it_is_told_how_much_less_is_moved() -> None:
     naive = Candidate("naive", replace(theory(GIB), moved_bytes=3 * GIB), "fits")
     found = recommend([naive, Candidate("x", replace(theory(GIB), moved_bytes=GIB), "fits")], "resident")

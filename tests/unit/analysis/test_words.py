@@ -81,6 +81,13 @@ def test_given_a_completed_run_then_its_peak_is_said_with_its_place() -> None:
     assert sentence(a_run()).startswith("naive peaked at 7.52 GB, 3.50 × the model, in 'copy'")
 
 
+def test_on_a_device_its_memory_is_the_answer_and_the_host_s_is_said_behind_it() -> None:
+    peak = {"rss_bytes": GIB, "heap_bytes": GIB, "vram_allocated_bytes": 5 * GIB}
+    assert sentence(a_run(peak=peak)) == (
+        "naive peaked at 5.00 GiB of the device, 2.50 × the model; at 1.00 GiB of the host, in 'copy' at layers.0.wq"
+    )
+
+
 def test_given_a_peak_between_tensors_then_only_its_phase_is_said() -> None:
     run = a_run(peak_at={"t_s": 1.0, "phase": "finalise", "tensor": None})
     assert sentence(run).endswith("× the model, in 'finalise'")
@@ -198,7 +205,10 @@ def better(heap: int | None = 0, pinned: int | None = 0, file: int | None = 0) -
     [
         (better(file=2 * GIB), "mmap-assign: no heap, 2.00 GiB of reclaimable file pages"),
         (better(heap=GIB), "mmap-assign: 1.00 GiB of heap"),
-        (better(heap=GIB, pinned=GIB, file=GIB), "mmap-assign: 2.00 GiB of heap, 1.00 GiB of reclaimable file pages"),
+        (
+            better(heap=GIB, pinned=GIB, file=GIB),
+            "mmap-assign: 1.00 GiB of heap and 1.00 GiB page-locked, 1.00 GiB of reclaimable file pages",
+        ),
         (better(None, None, None), "mmap-assign: no heap"),
     ],
 )
@@ -238,6 +248,13 @@ def measured(strategy: str, heap: int, rss: int, resident_s: float | None, outco
 def test_given_one_that_is_both_then_it_is_said_once() -> None:
     runs = [measured("naive", 4 * GIB, 5 * GIB, 3.0), measured("mmap-assign", GIB, 5 * GIB, 1.0)]
     assert comparison(runs) == ("mmap-assign took least heap, 1.00 GiB, and was resident soonest, after 1.00 s")
+
+
+def test_on_a_device_its_memory_is_what_is_compared() -> None:
+    runs = [measured("lazy", GIB, GIB, 2.0), measured("stream", 2 * GIB, 2 * GIB, 1.0)]
+    for run, vram_bytes in zip(runs, (3 * GIB, 2 * GIB), strict=True):
+        run["peak"]["vram_allocated_bytes"] = vram_bytes
+    assert comparison(runs) == "stream took least device memory, 2.00 GiB, and was resident soonest, after 1.00 s"
 
 
 def test_given_two_that_share_it_then_both_are_named() -> None:

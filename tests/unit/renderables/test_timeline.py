@@ -261,10 +261,17 @@ def test_the_device_has_a_lane_of_its_own() -> None:
         "   0 └─────────┬─────────┴────┬──────────────┴───────────────────┴",
         "      build    │ read         │ copy",
         "      0                20 ms               40 ms               60 ms",
-        "VRAM │                                                                 max 16.00",
-        "     │                  ▁▁▂▂▃▃▄▄▅▅▆▆▇████████                       of 24.00 GiB",
-        "     │ ▁▁▁▂▂▃▃▄▄▅▅▆▆▇▇███████████████████████",
+        "VRAM │                       ▁▂▂▃▄▅▅▇████████                      max 16.00 GiB",
+        "     │            ▁▁▂▃▄▄▅▆▇▇█████████████████                       of 24.00 GiB",
+        "     │ ▁▁▂▃▃▄▅▆▆▇████████████████████████████",
     ]
+
+
+def test_lanes_that_are_compared_are_as_high_as_the_highest() -> None:
+    half = picture(series([(4, 0, 4, 8)] * 61), 61, vram_total_bytes=24 * GIB, vram_axis_bytes=16 * GIB)
+    top, *below = lines(half, (80, 14))[-3:]
+    assert "█" not in top
+    assert all("█" in line for line in below[1:])
 
 
 def test_without_a_device_a_note_says_why() -> None:

@@ -92,6 +92,38 @@ def test_given_a_quantisation_then_all_files_stay_mapped_for_what_is_not_quantis
         assert LIBRARIES[strategy].changes
 
 
+def configured(task: LoadTask, **changes: object) -> LoadTask:
+    """The same with another config; None leaves a key out."""
+    config = {**(task.checkpoint.config or {}), **changes}
+    known = {key: value for key, value in config.items() if value is not None}
+    return replace(task, checkpoint=replace(task.checkpoint, config=known))
+
+
+def test_given_a_config_without_a_dtype_then_what_is_asked_for_is_told(tasks: Tasks) -> None:
+    recipe = LIBRARIES["hf-pretrained"].recipe
+    assert 'dtype="auto"' in recipe(configured(tasks("safetensors"), torch_dtype=None))
+    assert "dtype=torch.bfloat16" in recipe(configured(tasks("safetensors", dtype="bfloat16"), torch_dtype=None))
+
+
+def test_given_a_config_of_float8_then_it_says_that_torch_builds_no_model_in_it(tasks: Tasks) -> None:
+    for strategy in THROUGH_TRANSFORMERS:
+        why_not = LIBRARIES[strategy].why_not(configured(tasks("safetensors"), torch_dtype="float8_e4m3fn"))
+        assert why_not == "its config names the dtype float8_e4m3fn, in which torch builds no model: name another there"
+
+
+def test_accelerate_casts_to_the_dtype_of_the_config(tasks: Tasks) -> None:
+    task = tasks("safetensors 3")
+    assert peaks("accelerate-dispatch", configured(task, torch_dtype="float32"))[0] == 2 * task.floor_bytes
+
+
+def test_given_weights_that_are_quantised_already_then_nothing_builds_plain_layers_for_them(tasks: Tasks) -> None:
+    task = tasks("safetensors")
+    quantised = replace(task, checkpoint=replace(task.checkpoint, quantisation="GPTQ, 4 bits"))
+    for strategy in ("accelerate-dispatch", "hf-naive"):
+        assert "quantised (GPTQ, 4 bits), and it builds plain layers" in (LIBRARIES[strategy].why_not(quantised) or "")
+    assert LIBRARIES["hf-pretrained"].why_not(quantised) is None
+
+
 def test_fabric_holds_model_and_checkpoint_and_makes_random_numbers_only_where_it_is_told_to(tasks: Tasks) -> None:
     task = tasks("meta", dtype="bfloat16")
     for strategy, empty in (("fabric-init-module", True), ("fabric-random-init", False)):

@@ -272,6 +272,13 @@ def test_config_decides_the_architecture(write: Write) -> None:
         architecture_for("llama", "bin", config=config)
 
 
+def test_of_float8_the_config_names_what_a_model_is_built_in(
+    write: Write, small: Callable[[str, str], Architecture]
+) -> None:
+    folder = write(small("llama", "safetensors"), "safetensors", dtype="float8_e4m3fn")
+    assert json.loads((folder / "config.json").read_text())["torch_dtype"] == "bfloat16"
+
+
 @pytest.mark.parametrize("layout", ["safetensors", "bin"])
 def test_config_names_the_dtype_once(write: Write, small: Callable[[str, str], Architecture], layout: str) -> None:
     model = small("llama", layout)

@@ -10,16 +10,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meminspect.analysis.follow import RunView
+from meminspect.analysis.reduction import Series, Timeline
 from meminspect.capture.records import Reading
 from meminspect.renderables.timeline import axis_for
 from meminspect.tui.widgets.run_chart import Scale, scale_for
 
-S = 1_000_000_000
+S, GIB = 1_000_000_000, 1 << 30
 BASE = Reading(1000, 0, 0, 1000)
 
 
 def going(load_ns: int | None, **changes: Any) -> RunView:
     return RunView(Path("x"), load_ns=load_ns, **changes)
+
+
+def frozen(vram_bytes: int | None) -> Series:
+    timeline = Timeline()
+    timeline.add(0, GIB, 0, 0, vram_bytes)
+    return timeline.frozen()
 
 
 def ended(load_ns: int | None) -> RunView:
@@ -37,6 +44,11 @@ def span_s(*views: RunView) -> float:
 def test_before_anything_has_begun_a_second_is_shown_of_nothing() -> None:
     assert scale_for([]) == scale_for([going(None)]) == scale_for([going(0)]) == Scale(S, 1)
     assert scale_for([ended(None)]).span_ns == S, "one that never began its load"
+
+
+def test_a_device_s_lane_is_as_high_for_all_that_are_compared() -> None:
+    used = [going(S, series=frozen(vram_bytes)) for vram_bytes in (GIB, 3 * GIB, None)]
+    assert scale_for(used).vram_bytes == 3 * GIB
 
 
 def test_a_run_that_is_over_fills_the_width_exactly() -> None:
