@@ -1,7 +1,8 @@
 """Draws the pictures in screenshots/ from real runs: `python -m tests.screenshots`.
 
-The app on a LLaMA of 2.5 GiB and the command line on the demo, each as SVG, and as PNG by a headless Chromium where
-there is one. Nothing is written outside a temporary folder, the demo in the cache and screenshots/.
+The app on a LLaMA of 2.5 GiB, on a GPU too where torch has one, and the command line on the demo, each as SVG, and as
+PNG by a headless Chromium where there is one. Nothing is written outside a temporary folder, the demo in the cache and
+screenshots/.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import torch
 from rich.console import Console
 from rich.text import Text
+from textual.widgets import Select
 
 from meminspect.synthesis import SynthesisSpec, architecture_for, synthesise
 from meminspect.tui.app import MeminspectApp
@@ -115,6 +118,22 @@ async def draw_killed(home: Path) -> None:
         _keep(app, "app-killed")
 
 
+async def draw_on_gpu(home: Path) -> None:
+    """A race to a CUDA device."""
+    async with _app(home, MEDIUM) as (app, pilot):
+        await _until(pilot, lambda: app.standby is not None)
+        await pilot.press("o")
+        app.screen.query_one("#device", Select).value = "cuda"
+        await pilot.press("ctrl+s")
+        await _until(pilot, lambda: app.standby is not None)
+        for strategy in RACED:
+            await _choose(app, pilot, strategy)
+            await pilot.press("space")
+        await pilot.press("r")
+        await _until(pilot, lambda: _has_ended(app))
+        _keep(app, "app-race-gpu")
+
+
 @contextlib.asynccontextmanager
 async def _app(home: Path, size: tuple[int, int]) -> AsyncIterator[tuple[MeminspectApp, Pilot[int]]]:
     app = MeminspectApp(CHECKPOINT, folder=home / "captures")
@@ -177,6 +196,8 @@ def main() -> None:
         synthesise(SynthesisSpec(CHECKPOINT, architecture, "meta"))
         asyncio.run(draw_app(home))
         asyncio.run(draw_killed(home))
+        if torch.cuda.is_available():
+            asyncio.run(draw_on_gpu(home))
         for name, arguments in COMMANDS.items():
             draw_command(name, arguments, home)
         for svg in sorted(FOLDER.glob("*.svg")):

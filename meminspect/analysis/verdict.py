@@ -7,6 +7,7 @@ when they and the heap exceed what is there, every pass over the model reads fro
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
 from meminspect.analysis.words import heap_words
@@ -150,13 +151,12 @@ def recommend(candidates: Sequence[Candidate], aim: Aim = "heap") -> Recommendat
     if not candidates:
         return Recommendation(None, "no strategy can load this checkpoint with these options")
     ranks = [(candidate, rank(candidate, aim)) for candidate in candidates]
-    verdict_rank, least, *_ = min(ranked for _, ranked in ranks)
+    first, (verdict_rank, least, *_) = min(ranks, key=itemgetter(1))
+    if first.verdict == "does_not_fit":
+        return Recommendation(None, f"no strategy fits: even {first.strategy_id} needs {_needs(first.theory)}")
     near = [one for one in ranks if one[1][0] == verdict_rank and one[1][1] <= SLIGHTLY * least]
     best, _ = min(near, key=lambda one: one[1][2:])
-    needs = _needs(best.theory)
-    if best.verdict == "does_not_fit":
-        return Recommendation(None, f"no strategy fits: even {best.strategy_id} needs {needs}")
-    why = [", ".join(filter(None, [needs, _saving(best, candidates, aim)]))]
+    why = [", ".join(filter(None, [_needs(best.theory), _saving(best, candidates, aim)]))]
     mapped_bytes = best.theory.peak.file_bytes or 0
     if best.verdict == "tight" and not unreclaimable_bytes(best.theory.peak):
         why.append("but its pages find no room at once and are read from disk over and over")

@@ -166,6 +166,11 @@ def test_what_saves_next_to_nothing_of_it_is_not_preferred_to_what_needs_less_of
     assert recommend([package, Candidate("y", theory(0, vram=103 * GIB), "fits")], "vram").strategy_id == "x"
 
 
+def test_of_what_does_not_fit_the_very_least_is_told() -> None:
+    candidates = [Candidate("x", theory(101), "does_not_fit"), Candidate("y", theory(100, 5), "does_not_fit")]
+    assert recommend(candidates).why == "no strategy fits: even y needs 100 B of heap"
+
+
 def test_page_locked_memory_is_called_that() -> None:
     found = recommend([Candidate("x", theory(0, pinned=GIB, vram=GIB), "fits")], "vram")
     assert found.why == "1.00 GiB of device memory and 1.00 GiB page-locked"
