@@ -89,11 +89,7 @@ async def draw_app(home: Path) -> None:
         _keep(app, "app-result-80")
         await pilot.resize_terminal(*MEDIUM)
         await pilot.press("escape")
-        for strategy in RACED:
-            await _choose(app, pilot, strategy)
-            await pilot.press("space")
-        await pilot.press("r")
-        await _until(pilot, lambda: _has_ended(app))
+        await _race(app, pilot)
         _keep(app, "app-race")
         await pilot.resize_terminal(*LARGE)
         await pilot.pause()
@@ -107,11 +103,9 @@ async def draw_app(home: Path) -> None:
 async def draw_killed(home: Path) -> None:
     """A run that does not survive its limit."""
     async with _app(home, MEDIUM) as (app, pilot):
-        await _until(pilot, lambda: app.standby is not None)
-        await pilot.press("o")
-        app.screen.query_one("#limit").focus()
-        await pilot.press(*"4GiB", "ctrl+s")
-        await _until(pilot, lambda: app.standby is not None)
+        async with _options(app, pilot):
+            app.screen.query_one("#limit").focus()
+            await pilot.press(*"4GiB")
         await _choose(app, pilot, "naive")
         await pilot.press("enter", "y")
         await _until(pilot, lambda: _has_ended(app))
@@ -121,16 +115,9 @@ async def draw_killed(home: Path) -> None:
 async def draw_on_gpu(home: Path) -> None:
     """A race to a CUDA device."""
     async with _app(home, MEDIUM) as (app, pilot):
-        await _until(pilot, lambda: app.standby is not None)
-        await pilot.press("o")
-        app.screen.query_one("#device", Select).value = "cuda"
-        await pilot.press("ctrl+s")
-        await _until(pilot, lambda: app.standby is not None)
-        for strategy in RACED:
-            await _choose(app, pilot, strategy)
-            await pilot.press("space")
-        await pilot.press("r")
-        await _until(pilot, lambda: _has_ended(app))
+        async with _options(app, pilot):
+            app.screen.query_one("#device", Select).value = "cuda"
+        await _race(app, pilot)
         _keep(app, "app-race-gpu")
 
 
@@ -141,6 +128,24 @@ async def _app(home: Path, size: tuple[int, int]) -> AsyncIterator[tuple[Meminsp
     async with app.run_test(size=size) as pilot:
         yield app, pilot
         await app.action_quit()
+
+
+@contextlib.asynccontextmanager
+async def _options(app: MeminspectApp, pilot: Pilot[int]) -> AsyncIterator[None]:
+    """The dialog, whose fields are set meanwhile and taken at the end."""
+    await _until(pilot, lambda: app.standby is not None)
+    await pilot.press("o")
+    yield
+    await pilot.press("ctrl+s")
+    await _until(pilot, lambda: app.standby is not None)
+
+
+async def _race(app: MeminspectApp, pilot: Pilot[int]) -> None:
+    for strategy in RACED:
+        await _choose(app, pilot, strategy)
+        await pilot.press("space")
+    await pilot.press("r")
+    await _until(pilot, lambda: _has_ended(app))
 
 
 async def _choose(app: MeminspectApp, pilot: Pilot[int], strategy: str) -> None:

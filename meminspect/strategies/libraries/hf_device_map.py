@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["STRATEGY"]
 
-_THREADS: Final = 4  # core_model_loading.py: GLOBAL_WORKERS, each of which brings a tensor to its device
+_THREADS: Final = 4  # core_model_loading.py: GLOBAL_WORKERS at most, each of which brings a tensor to its device
 
 
 def _recipe(task: LoadTask) -> str:

@@ -51,7 +51,7 @@ def why_not(task: LoadTask) -> str | None:
         return "from_pretrained takes model.safetensors or pytorch_model.bin, whole or in shards with their index"
     if task.options.trust_pickle:
         return "from_pretrained reads pickles with weights_only=True: leave --trust-pickle out"
-    named = config_dtype(task)
+    named = _named_dtype(task)
     if named not in ("", *CASTABLE):
         return f"its config names the dtype {shown(named)}, in which torch builds no model: name another there"
     if task.options.model is not None:
@@ -89,10 +89,16 @@ def imports(task: LoadTask, *more: str) -> str:
     return "\n".join(["import torch", f"from transformers import {', '.join([*more, auto_class(task)])}"])
 
 
-def config_dtype(task: LoadTask) -> str:
-    """The dtype that the config names; empty where it names none."""
+def _named_dtype(task: LoadTask) -> str:
+    """What the config has for a dtype, which may be anything; empty where it has nothing."""
     config = task.checkpoint.config or {}
     return str(config.get("dtype") or config.get("torch_dtype") or "").removeprefix("torch.")
+
+
+def config_dtype(task: LoadTask) -> str:
+    """The dtype that the config names; empty where it names none that a model can have."""
+    named = _named_dtype(task)
+    return named if named in CASTABLE else ""
 
 
 def dtype_argument(task: LoadTask) -> str:

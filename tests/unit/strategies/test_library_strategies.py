@@ -105,10 +105,16 @@ def test_given_a_config_without_a_dtype_then_what_is_asked_for_is_told(tasks: Ta
     assert "dtype=torch.bfloat16" in recipe(configured(tasks("safetensors", dtype="bfloat16"), torch_dtype=None))
 
 
-def test_given_a_config_of_float8_then_it_says_that_torch_builds_no_model_in_it(tasks: Tasks) -> None:
-    for strategy in THROUGH_TRANSFORMERS:
-        why_not = LIBRARIES[strategy].why_not(configured(tasks("safetensors"), torch_dtype="float8_e4m3fn"))
-        assert why_not == "its config names the dtype float8_e4m3fn, in which torch builds no model: name another there"
+@pytest.mark.parametrize("named", ["float8_e4m3fn", "x; import os"])
+@pytest.mark.parametrize("strategy", THROUGH_TRANSFORMERS)
+def test_given_a_dtype_that_no_model_can_have_in_the_config_then_it_says_so(
+    tasks: Tasks, strategy: str, named: str
+) -> None:
+    task = configured(tasks("safetensors"), torch_dtype=named)
+    why_not = LIBRARIES[strategy].why_not(task)
+    assert why_not == f"its config names the dtype {named}, in which torch builds no model: name another there"
+    assert named not in LIBRARIES[strategy].recipe(task)
+    assert LIBRARIES[strategy].theory(task).floor_bytes, "a run that is refused has its theory all the same"
 
 
 def test_accelerate_casts_to_the_dtype_of_the_config(tasks: Tasks) -> None:
