@@ -143,8 +143,8 @@ def title(view: RunView, name: str, *, waits: bool) -> Text:
     if view.result is not None:
         peak, outcome = view.result["peak"], view.result["outcome"]
         at = "" if peak["rss_bytes"] is None else f" {format_bytes(peak['rss_bytes'])}"
-        if peak.get("vram_allocated_bytes"):
-            at = f" {format_bytes(peak['vram_allocated_bytes'])} vram,{at}"
+        if peak.get("vram_allocated_bytes"):  # the host's has no room beside it in a narrow panel
+            at = f" {format_bytes(peak['vram_allocated_bytes'])} vram"
         if completed(view.result):
             return Text.assemble(safe(f"{name} "), ("✓", "fits"), at)
         return Text.assemble(
